@@ -1,1 +1,26 @@
-//! Under construction.
+//! The switch itself: frames, the forwarding database, bridging and the worker that runs them.
+//!
+//! Pure logic. There are no sockets, no threads and no clock in here: frames come and go through
+//! the [`datapath::Datapath`] trait, and time is an argument. What a backend has to promise is
+//! written on the traits and checked by the conformance suite in `testing` (feature `test-utils`).
+//!
+//! The way of a frame, in one direction and to completion:
+//!
+//! ```text
+//! poll -> rx_burst(port) -> parse -> admit-in -> learn -> lookup -> Verdict
+//!                per output:  admit-out -> rewrite -> per-port Batch -> tx_burst
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod clock;
+pub mod datapath;
+pub mod drop;
+pub mod frame;
+pub mod ids;
+pub mod stats;
+
+pub use batch::Batch;
+pub use clock::Nanos;
+pub use drop::DropReason;
+pub use ids::{BridgeId, Domain, PortId, WorkerId};
