@@ -19,6 +19,7 @@ pub mod drop;
 pub mod frame;
 pub mod ids;
 pub mod stats;
+pub mod wire;
 
 pub use batch::Batch;
 pub use clock::Nanos;
