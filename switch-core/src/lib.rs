@@ -14,6 +14,7 @@
 
 pub mod batch;
 pub mod clock;
+pub mod config;
 pub mod datapath;
 pub mod drop;
 pub mod frame;

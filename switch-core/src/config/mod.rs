@@ -1,0 +1,5 @@
+//! Desired state, typed ([`spec`]).
+
+mod spec;
+
+pub use spec::{BridgeSpec, Netns, PortKind, PortSpec, PortType, Rate, VlanSpec};
