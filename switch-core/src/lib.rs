@@ -18,8 +18,10 @@ pub mod config;
 pub mod datapath;
 pub mod drop;
 pub mod frame;
+pub mod handover;
 pub mod ids;
 pub mod stats;
+pub mod verdict;
 pub mod wire;
 
 pub use batch::Batch;

@@ -1,5 +1,9 @@
-//! Desired state, typed ([`spec`]).
+//! Desired state, typed, and the snapshot of it that workers read.
 
+mod snapshot;
 mod spec;
 
+pub use snapshot::{
+    BridgeConf, Egress, PortConf, PortState, PortVlans, Snapshot, VID_MAX, VlanSet,
+};
 pub use spec::{BridgeSpec, Netns, PortKind, PortSpec, PortType, Rate, VlanSpec};

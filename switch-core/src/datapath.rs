@@ -1,0 +1,291 @@
+//! What the switch asks of a backend: [`Datapath`], a worker's own view of the ports (hot), and
+//! [`Backend`], which opens and closes them (cold).
+//!
+//! Both backends and all test datapaths pass the same conformance suite
+//! (`testing::conformance`); every "must" below is one of its tests.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::batch::Batch;
+use crate::config::PortSpec;
+use crate::frame::Frame;
+use crate::ids::{PortId, WorkerId};
+use crate::stats::PortCounters;
+
+/// How long [`Datapath::poll`] may wait for frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// At most this long; a frame, a hand-over or a [`Wake`] ends it.
+    AtMost(Duration),
+}
+
+/// Which ports want attention. Kept by the worker and refilled by each poll.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// Ports that may have frames to receive.
+    pub rx: Vec<PortId>,
+    /// Ports for which other workers left frames in the hand-over ring.
+    pub handed_over: Vec<PortId>,
+}
+
+impl Ready {
+    /// Empties both lists.
+    pub fn clear(&mut self) {
+        self.rx.clear();
+        self.handed_over.clear();
+    }
+
+    /// Whether both are empty.
+    pub fn is_empty(&self) -> bool {
+        self.rx.is_empty() && self.handed_over.is_empty()
+    }
+}
+
+/// Ends a worker's wait from another thread.
+pub trait Wake: Send + Sync + fmt::Debug {
+    /// Makes the present or the next [`Datapath::poll`] return at once.
+    fn wake(&self);
+}
+
+/// A worker's own view of the ports. `Send`, used by exactly one thread.
+///
+/// Nothing in here fails: what goes wrong with a frame is a named drop on `counters`, what goes
+/// wrong with a device is told by [`Backend::events`].
+pub trait Datapath: Send {
+    /// The frame of all its ports.
+    type Frame: Frame;
+    /// What connects this worker to one port: an own queue, or the way to the worker that has it.
+    type Queue: Send;
+
+    /// Takes a port in. The port's earlier queue, if there is one, comes back.
+    fn attach(&mut self, port: PortId, queue: Self::Queue) -> Option<Self::Queue>;
+
+    /// Lets a port go. Afterwards nothing of this worker touches its device; the queue (and with it
+    /// the file or the device) comes back so that the control side closes it.
+    fn detach(&mut self, port: PortId) -> Option<Self::Queue>;
+
+    /// Fills `ready` (which comes in empty) with the ports that want attention.
+    ///
+    /// A port that was reported stays reported until a receive has drained it.
+    fn poll(&mut self, wait: Wait, ready: &mut Ready);
+
+    /// Appends received frames, at most the batch's free room. Never blocks.
+    ///
+    /// Counts `rx_frames` and `rx_bytes`, and drops what no frame can be made of (runt, giant,
+    /// invalid virtio header). A received frame is at least 14 bytes long, its offload metadata is
+    /// validated, and its head is as [`Frame::head`] promises.
+    fn rx_burst(
+        &mut self,
+        port: PortId,
+        batch: &mut Batch<Self::Frame>,
+        counters: &PortCounters,
+    ) -> usize;
+
+    /// Sends the frames in order. Takes every one and leaves the batch empty, whatever happens:
+    /// each is counted as sent (`tx_frames`, `tx_bytes`), dropped by name, or handed over to the
+    /// worker that owns the queue, which counts it then. Never blocks, never spins.
+    ///
+    /// Frames come with no more offload metadata left than [`PortInfo::caps`] allows.
+    fn tx_burst(
+        &mut self,
+        port: PortId,
+        batch: &mut Batch<Self::Frame>,
+        counters: &PortCounters,
+    );
+
+    /// Sends what other workers handed over for this port, at most a few bursts of it.
+    fn tx_handed_over(&mut self, port: PortId, counters: &PortCounters);
+
+    /// An empty frame with headroom, or `None` when the pool is dry.
+    fn alloc(&mut self) -> Option<Self::Frame>;
+
+    /// What ends this worker's wait.
+    fn waker(&self) -> Arc<dyn Wake>;
+}
+
+/// Which unfinished work a port can send as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caps {
+    /// Unfinished TCP and UDP checksums.
+    pub csum: bool,
+    /// TCP super-frames over IPv4.
+    pub tso4: bool,
+    /// TCP super-frames over IPv6.
+    pub tso6: bool,
+    /// UDP super-frames.
+    pub uso: bool,
+}
+
+impl Caps {
+    /// Everything.
+    pub const ALL: Self = Self { csum: true, tso4: true, tso6: true, uso: true };
+}
+
+/// What the control side learns about an open port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortInfo {
+    /// The kernel's name of the device, or the DPDK device's.
+    pub device: String,
+    /// What drives it, for example `tun`, `af_packet` or a PMD's name.
+    pub driver: String,
+    /// Largest layer-3 packet, in bytes.
+    pub mtu: u32,
+    /// Its address, as six bytes; zeroes if it has none.
+    pub mac: [u8; 6],
+    /// What it can send unfinished.
+    pub caps: Caps,
+    /// How many queues it has.
+    pub queues: u16,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// What the kernel or device refused and the port works without, in words.
+    pub lost: Vec<String>,
+}
+
+/// A port that was opened: what is known of it, and a queue for each worker.
+#[derive(Debug)]
+pub struct OpenPort<Q> {
+    /// What is known of it.
+    pub info: PortInfo,
+    /// One a worker, in the order of [`WorkerId`]: its own queue or the way to the owner's.
+    pub queues: Vec<Q>,
+    /// The worker that receives from it (the first, where there are several queues).
+    pub owner: WorkerId,
+}
+
+/// Frames lost outside the switch, from the start of the port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutsideLoss {
+    /// Dropped before the switch saw them (a full socket buffer, `imissed`).
+    pub missed_rx: u64,
+    /// Accepted by the kernel from the switch and dropped later (the netdev's `tx_dropped`).
+    pub lost_after_tx: u64,
+}
+
+/// Something that happened to a port's device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortEvent {
+    /// The port.
+    pub port: PortId,
+    /// What happened.
+    pub kind: PortEventKind,
+}
+
+/// What happened to a port's device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortEventKind {
+    /// The link came up.
+    LinkUp,
+    /// The link went down.
+    LinkDown,
+    /// The device is gone: the port must be closed, and can be opened again when it is back.
+    Gone(String),
+    /// The device of a port that waits for it may have appeared: try to open it again.
+    Appeared,
+    /// The MTU changed to this.
+    Mtu(u32),
+}
+
+/// Why a backend could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The device is not there yet: the port waits for it.
+    #[error("{what}: no such device")]
+    NotThere {
+        /// The device, in words.
+        what: String,
+    },
+    /// It failed.
+    #[error("{attempted}: {cause}")]
+    Failed {
+        /// What was attempted, on what.
+        attempted: String,
+        /// Why it failed.
+        cause: String,
+        /// The command or setting that mends it, if there is one.
+        hint: Option<String>,
+    },
+    /// This backend has no such kind of port.
+    #[error("{backend} has no ports of type {kind}")]
+    Unsupported {
+        /// Name of the backend.
+        backend: &'static str,
+        /// The kind asked for.
+        kind: &'static str,
+    },
+}
+
+impl BackendError {
+    /// What mends it, if that is known.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Failed { hint, .. } => hint.as_deref(),
+            Self::NotThere { .. } => Some("the port comes up by itself when the device appears"),
+            Self::Unsupported { .. } => None,
+        }
+    }
+}
+
+/// The control side of a backend: opens and closes ports and makes one [`Datapath`] a worker.
+///
+/// All calls come from one thread. A queue is closed only after every worker has detached it.
+pub trait Backend: Send {
+    /// What its workers get.
+    type Datapath: Datapath;
+
+    /// Its name: `tap`, `dpdk`, `loopback`.
+    fn name(&self) -> &'static str;
+
+    /// Makes the datapath of worker `id`. Called once for each, before any port is opened.
+    ///
+    /// # Errors
+    /// Whatever the system refuses.
+    fn worker(&mut self, id: WorkerId) -> Result<Self::Datapath, BackendError>;
+
+    /// Opens a port and makes its queues.
+    ///
+    /// # Errors
+    /// [`BackendError::NotThere`] if the device may appear later; after any error nothing is left.
+    fn open_port(
+        &mut self,
+        port: PortId,
+        spec: &PortSpec,
+    ) -> Result<OpenPort<<Self::Datapath as Datapath>::Queue>, BackendError>;
+
+    /// Closes a port. `queues` are all that [`Self::open_port`] gave out. `remove` says that the
+    /// port is deleted for good, so that what would persist (a TAP device) goes too.
+    ///
+    /// # Errors
+    /// What could not be undone; the port is closed all the same.
+    fn close_port(
+        &mut self,
+        port: PortId,
+        queues: Vec<<Self::Datapath as Datapath>::Queue>,
+        remove: bool,
+    ) -> Result<(), BackendError>;
+
+    /// Applies what can be changed while the port is open (MTU, address, link state) and says
+    /// whether that was all: `false` means that the port has to be closed and opened again.
+    ///
+    /// # Errors
+    /// Whatever the system refuses; the port stays as it was.
+    fn adjust_port(
+        &mut self,
+        port: PortId,
+        old: &PortSpec,
+        new: &PortSpec,
+    ) -> Result<bool, BackendError>;
+
+    /// The state of an open port as the system tells it now.
+    fn port_info(&mut self, port: PortId) -> Option<PortInfo>;
+
+    /// Loss outside the switch.
+    fn outside_loss(&mut self, port: PortId) -> OutsideLoss;
+
+    /// What happened since the last call. Called a few times a second.
+    fn events(&mut self) -> Vec<PortEvent>;
+}
