@@ -158,7 +158,8 @@ impl HeapFrame {
     /// Replaces the content; false (and an empty frame) if it is longer than [`MAX_FRAME`].
     pub fn fill(&mut self, bytes: &[u8]) -> bool {
         if bytes.len() > MAX_FRAME {
-            return self.set_received(0);
+            self.set_received(0);
+            return false;
         }
         let in_head = bytes.len().min(HEAD_CAPACITY);
         let (first, rest) = bytes.split_at(in_head);
