@@ -1,5 +1,1 @@
-//! What `vswitchd` and `vswitch-ctl` share: the configuration, the API's requests and replies, its
-//! error codes, and the client.
-#![forbid(unsafe_code)]
-
-pub mod config;
+//! Under construction.

@@ -1,0 +1,390 @@
+//! QEMU guests: a machine with its own kernel, whose NICs are TAP devices that QEMU owns.
+//!
+//! Always emulated (`-accel tcg`): nested virtualisation is missing on most CI machines, and a
+//! half-working one hangs.
+
+mod cpio;
+mod image;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
+
+pub use image::{Image, ensure_image};
+
+use crate::command::{Cmd, Host, Output, Process, until, until_ok};
+
+/// A boot takes 2 to 4 s alone, and much longer beside a compiler.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// One virtio-net NIC of a guest, on a TAP device that QEMU makes and owns.
+#[derive(Clone, Debug)]
+pub struct Nic {
+    /// Name of the TAP device on the host, at most 15 bytes.
+    pub tap: String,
+    /// MAC address in the guest, for example `52:54:00:00:00:01`.
+    pub mac: String,
+    /// Addresses with prefix lengths, IPv4 or IPv6, which the guest takes at boot.
+    pub addresses: Vec<String>,
+    /// MTU in the guest, bytes.
+    pub mtu: u32,
+    /// More properties of the device, for example `gso=off,guest_tso4=off`.
+    pub properties: String,
+}
+
+impl Nic {
+    /// A NIC with all offloads and an MTU of 1500.
+    pub fn new(tap: &str, mac: &str, addresses: &[&str]) -> Self {
+        Self {
+            tap: tap.to_owned(),
+            mac: mac.to_owned(),
+            addresses: addresses.iter().map(|&a| a.to_owned()).collect(),
+            mtu: 1500,
+            properties: String::new(),
+        }
+    }
+}
+
+/// What guest to boot.
+#[derive(Clone, Debug)]
+pub struct GuestSpec {
+    /// Its name in messages and of its directory.
+    pub name: String,
+    /// Its NICs: the first is `eth0` in the guest.
+    pub nics: Vec<Nic>,
+    /// The network namespace QEMU runs in, where the TAP devices appear; `None` is the current.
+    pub netns: Option<String>,
+    /// Memory, MiB.
+    pub memory: u32,
+    /// Where the console log and the sockets go; `None` is a temporary directory.
+    pub dir: Option<PathBuf>,
+    /// The guest outlives this process (`cargo xtask demo --keep`).
+    pub survives: bool,
+}
+
+impl GuestSpec {
+    /// A guest with 256 MiB and these NICs, in the current network namespace.
+    pub fn new(name: &str, nics: Vec<Nic>) -> Self {
+        let name = name.to_owned();
+        Self { name, nics, netns: None, memory: 256, dir: None, survives: false }
+    }
+}
+
+/// A running guest, killed when dropped.
+#[derive(Debug)]
+pub struct Guest {
+    name: String,
+    process: Process,
+    control: Mutex<Control>,
+    console: PathBuf,
+    _temp: Option<tempfile::TempDir>,
+}
+
+impl Guest {
+    /// Boots a guest and waits until it answers.
+    ///
+    /// # Errors
+    /// No image, QEMU does not start (a taken TAP name, no permission), or the guest does not
+    /// answer; the message holds what QEMU or the guest's console said last.
+    pub fn boot(spec: GuestSpec) -> Result<Self> {
+        let mut guest = Self::start(spec)?;
+        guest.wait_ready()?;
+        Ok(guest)
+    }
+
+    /// Starts QEMU and returns as soon as its TAP devices exist; see [`Guest::wait_ready`].
+    ///
+    /// # Errors
+    /// As [`Guest::boot`], but for the guest's answer.
+    pub fn start(spec: GuestSpec) -> Result<Self> {
+        let image = ensure_image(&|step| eprintln!("guest image: {step}"))?;
+        let (dir, temp) = match &spec.dir {
+            Some(dir) => (dir.clone(), None),
+            None => {
+                let temp = tempfile::Builder::new().prefix("vst-guest-").tempdir()?;
+                (temp.path().to_owned(), Some(temp))
+            }
+        };
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let console = dir.join(format!("{}.console", spec.name));
+        let socket = dir.join(format!("{}.sock", spec.name));
+        let errors = dir.join(format!("{}.qemu", spec.name));
+        let err = fs::File::create(&errors).context("cannot create QEMU's log")?;
+        let mut process = command(&spec, &image, &console, &socket)
+            .spawn(Stdio::null(), Stdio::from(err))
+            .context("is qemu-system-x86 installed?")?;
+
+        // QEMU binds the socket after it has opened the TAP devices.
+        let stream = until_ok(Duration::from_secs(20), "QEMU's control socket", || {
+            UnixStream::connect(&socket).map_err(anyhow::Error::from)
+        });
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                let _ = process.kill();
+                let said = fs::read_to_string(&errors).unwrap_or_default();
+                return Err(error.context(format!("QEMU did not start: {}", said.trim())));
+            }
+        };
+        let control = Mutex::new(Control::new(stream)?);
+        Ok(Self { name: spec.name, process, control, console, _temp: temp })
+    }
+
+    /// Waits until the guest has booted and answers commands.
+    ///
+    /// # Errors
+    /// It does not, in two minutes; the message holds the end of its console.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner);
+        control.wait_ready().map_err(|error| {
+            error.context(format!("guest {} does not boot\n{}", self.name, tail(&self.console)))
+        })
+    }
+
+    /// Connects to a guest that another process started with [`GuestSpec::dir`] and
+    /// [`GuestSpec::survives`], runs one command and hangs up.
+    ///
+    /// # Errors
+    /// The guest is gone or does not answer.
+    pub fn run_in(dir: &Path, name: &str, command: &str) -> Result<Output> {
+        let socket = dir.join(format!("{name}.sock"));
+        let stream = UnixStream::connect(&socket)
+            .with_context(|| format!("cannot reach the guest on {}", socket.display()))?;
+        let mut control = Control::new(stream)?;
+        control.wait_ready()?;
+        control.run(command, Duration::from_secs(60))
+    }
+
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Runs a shell command in the guest, for at most a minute.
+    ///
+    /// # Errors
+    /// The guest does not answer. A failing command is not an error: see [`Output::ok`].
+    pub fn run(&self, command: &str) -> Result<Output> {
+        self.sh(command)
+    }
+
+    /// Stops the whole machine (SIGSTOP): it no longer reads its TAP devices.
+    ///
+    /// # Errors
+    /// QEMU is gone.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it run again (SIGCONT).
+    ///
+    /// # Errors
+    /// QEMU is gone.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGCONT)
+    }
+
+    /// What the guest's kernel printed.
+    pub fn console(&self) -> String {
+        fs::read(&self.console)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+}
+
+impl Host for Guest {
+    fn label(&self) -> &str {
+        &self.name
+    }
+
+    fn sh_for(&self, command: &str, limit: Duration) -> Result<Output> {
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut output = control
+            .run(command, limit)
+            .with_context(|| format!("guest {}: {command}\n{}", self.name, tail(&self.console)))?;
+        output.command = format!("{}: {command}", self.name);
+        Ok(output)
+    }
+}
+
+fn command(spec: &GuestSpec, image: &Image, console: &Path, socket: &Path) -> Cmd {
+    // Words without a dot reach /init as environment variables.
+    let mut append = String::from(
+        "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr tsc=reliable \
+         random.trust_cpu=on no_timer_check",
+    );
+    let mut command = Cmd::new("qemu-system-x86_64")
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1"])
+        .args(["-m", &spec.memory.to_string()])
+        .arg("-kernel")
+        .arg(image.kernel.display())
+        .arg("-initrd")
+        .arg(image.initramfs.display())
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .arg("-chardev")
+        .arg(format!("socket,id=control,path={},server=on,wait=off", socket.display()))
+        .args(["-device", "virtio-serial-pci"])
+        .args(["-device", "virtserialport,chardev=control,name=control"]);
+    for (n, nic) in spec.nics.iter().enumerate() {
+        append.push_str(&format!(" nic{n}_mtu={}", nic.mtu));
+        if !nic.addresses.is_empty() {
+            append.push_str(&format!(" nic{n}_addr={}", nic.addresses.join(",")));
+        }
+        let more = if nic.properties.is_empty() { "" } else { "," };
+        command = command
+            .arg("-netdev")
+            // vhost=off: one program, QEMU, reads the device, so that stopping it stops reading.
+            .arg(format!("tap,id=n{n},ifname={},script=no,downscript=no,vhost=off", nic.tap))
+            .arg("-device")
+            // No boot ROM: it only costs time.
+            .arg(format!(
+                "virtio-net-pci,netdev=n{n},mac={},romfile={more}{}",
+                nic.mac, nic.properties
+            ));
+    }
+    command = command.arg("-append").arg(append).survives(spec.survives);
+    match &spec.netns {
+        Some(netns) => command.netns(netns),
+        None => command,
+    }
+}
+
+fn tail(path: &Path) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    format!("last lines of its console:\n{}", lines[lines.len().saturating_sub(15)..].join("\n"))
+}
+
+/// The host's end of the protocol that `init.sh` describes.
+#[derive(Debug)]
+struct Control {
+    reader: BufReader<UnixStream>,
+    sequence: u64,
+}
+
+impl Control {
+    fn new(stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+        Ok(Self { reader: BufReader::new(stream), sequence: 0 })
+    }
+
+    /// A line, without waiting longer than `limit`.
+    fn line(&mut self, limit: Duration, what: &str) -> Result<String> {
+        let mut line = Vec::new();
+        until(limit, what, || {
+            match self.reader.read_until(b'\n', &mut line) {
+                Ok(0) => Err(anyhow!("QEMU hung up")),
+                Ok(_) if line.ends_with(b"\n") => Ok(Some(())),
+                // What was read before the time was over stays in `line`.
+                Ok(_) => Ok(None),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+                Err(e) => Err(e.into()),
+            }
+        })?;
+        Ok(String::from_utf8_lossy(&line).trim().to_owned())
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        // A "ready" from before somebody else's connection may be lost, so a command is the proof.
+        self.send("true", Duration::from_secs(10))?;
+        self.receive(BOOT_LIMIT)?;
+        Ok(())
+    }
+
+    fn run(&mut self, command: &str, limit: Duration) -> Result<Output> {
+        self.send(command, limit)?;
+        let mut output = self.receive(limit + Duration::from_secs(30))?;
+        output.command = command.to_owned();
+        // busybox's timeout reports the signal it sent; GNU's, used on the host, reports 124.
+        if output.code == 143 {
+            output.code = 124;
+        }
+        Ok(output)
+    }
+
+    fn send(&mut self, command: &str, limit: Duration) -> Result<()> {
+        self.sequence += 1;
+        let line = format!("{} {} {}\n", self.sequence, limit.as_secs(), base64(command));
+        self.reader.get_mut().write_all(line.as_bytes()).context("QEMU hung up")
+    }
+
+    fn receive(&mut self, limit: Duration) -> Result<Output> {
+        loop {
+            let line = self.line(limit, "the guest's answer")?;
+            let words: Vec<&str> = line.split(' ').collect();
+            let [sequence, code, out, err] = words[..] else {
+                ensure!(line == "ready", "the guest answered {line:?}");
+                continue;
+            };
+            let stdout = self.exactly(out.parse().context("a length")?)?;
+            let stderr = self.exactly(err.parse().context("a length")?)?;
+            // An answer to a command whose time was over before: not ours.
+            if sequence == self.sequence.to_string() {
+                let code = code.parse().context("an exit code")?;
+                return Ok(Output { command: String::new(), code, stdout, stderr });
+            }
+        }
+    }
+
+    fn exactly(&mut self, length: usize) -> Result<String> {
+        let mut bytes = vec![0; length];
+        let mut have = 0;
+        until(Duration::from_secs(60), "the guest's output", || {
+            while have < length {
+                match self.reader.read(&mut bytes[have..]) {
+                    Ok(0) => return Err(anyhow!("QEMU hung up")),
+                    Ok(n) => have += n,
+                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            Ok(Some(()))
+        })?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// RFC 4648 base64, so that a command of any bytes is one word.
+fn base64(text: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in text.as_bytes().chunks(3) {
+        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            let digit = (bits >> (18 - 6 * i) & 63) as usize;
+            out.push(if i <= chunk.len() { DIGITS[digit] as char } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn base64_of_rfc_4648_section_10() {
+        for (text, expected) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(text), expected);
+        }
+    }
+}
