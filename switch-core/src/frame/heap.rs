@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
-use super::{Frame, HEAD_MIN, NoHeadroom, Offload, TooShort};
+use super::{Frame, HEAD_MIN, NoHeadroom, NoTailroom, Offload, TooShort};
 
 /// Room kept free in front of a received frame.
 ///
@@ -305,6 +305,32 @@ impl Frame for HeapFrame {
         Ok(())
     }
 
+    fn append(&mut self, bytes: &[u8]) -> Result<(), NoTailroom> {
+        let head_end = self.start as usize + self.head_len as usize;
+        let room = if self.tail_len == 0 { HEAD_BYTES - head_end } else { 0 };
+        let (first, rest) = bytes.split_at(bytes.len().min(room));
+        if !rest.is_empty() {
+            let (from, len) = (self.tail_start as usize, self.tail_len as usize);
+            if from + len + rest.len() > TAIL_BYTES {
+                return Err(NoTailroom);
+            }
+            if self.tail.as_mut().and_then(Arc::get_mut).is_none() {
+                // No tail yet, or one that is shared and so not to be written.
+                let mut tail = self.pool.tail();
+                let new = Arc::get_mut(&mut tail).ok_or(NoTailroom)?;
+                new.bytes[from..from + len].copy_from_slice(self.tail_bytes());
+                self.tail = Some(tail);
+            }
+            let tail = self.tail.as_mut().and_then(Arc::get_mut).ok_or(NoTailroom)?;
+            tail.bytes[from + len..][..rest.len()].copy_from_slice(rest);
+            self.tail_len += rest.len() as u32;
+        }
+        self.buf_mut()[head_end..head_end + first.len()].copy_from_slice(first);
+        self.head_len += first.len() as u16;
+        self.pull_up();
+        Ok(())
+    }
+
     fn truncate(&mut self, len: usize) {
         self.head_len = len.min(self.head_len as usize) as u16;
         let rest = len.saturating_sub(self.head_len as usize);
@@ -384,6 +410,43 @@ mod tests {
             assert!(frame.head().len() >= n.min(HEAD_MIN));
         }
         assert!(pool.frame(&bytes(MAX_FRAME + 1)).is_none());
+    }
+
+    #[test]
+    fn appending_in_any_steps_makes_the_same_frame() {
+        let pool = pool();
+        for step in [1, 7, 100, 1448, HEAD_CAPACITY, 5000] {
+            let mut frame = pool.alloc().unwrap();
+            bytes(9000).chunks(step).for_each(|piece| frame.append(piece).unwrap());
+            assert_eq!(content(&frame), bytes(9000), "in steps of {step}");
+            assert!(frame.head().len() >= HEAD_MIN);
+        }
+        let mut frame = pool.frame(&bytes(MAX_FRAME)).unwrap();
+        assert_eq!(frame.append(&[0]), Err(NoTailroom));
+        assert_eq!(content(&frame), bytes(MAX_FRAME));
+    }
+
+    #[test]
+    fn appending_leaves_a_shared_tail_alone() {
+        let pool = pool();
+        let mut frame = pool.frame(&bytes(3000)).unwrap();
+        let copy = frame.share().unwrap();
+        frame.append(b"more").unwrap();
+        assert_eq!(content(&copy), bytes(3000));
+        assert_eq!(content(&frame), [&bytes(3000)[..], b"more"].concat());
+    }
+
+    #[test]
+    fn appending_behind_a_far_trimmed_head_keeps_the_head_long_enough() {
+        let pool = pool();
+        let mut frame = pool.frame(&bytes(HEAD_CAPACITY)).unwrap();
+        frame.trim_front(HEAD_CAPACITY - 10).unwrap();
+        frame.append(&bytes(2000)).unwrap();
+        assert!(frame.head().len() >= HEAD_MIN);
+        assert_eq!(
+            content(&frame),
+            [&bytes(HEAD_CAPACITY)[HEAD_CAPACITY - 10..], &bytes(2000)].concat()
+        );
     }
 
     #[test]

@@ -25,6 +25,11 @@ pub struct NoHeadroom;
 #[error("frame too short")]
 pub struct TooShort;
 
+/// The frame has no room for more bytes at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no tailroom")]
+pub struct NoTailroom;
+
 /// One owned layer-2 frame, from the destination address to the payload, without FCS.
 ///
 /// Dropping a frame returns its buffers to where they came from, on whatever thread that happens.
@@ -67,6 +72,12 @@ pub trait Frame: Send + Sized {
     /// [`TooShort`] if the head has fewer bytes, with the frame unchanged. Afterwards the head
     /// again has [`HEAD_MIN`] bytes or the whole frame: the implementation pulls up what is needed.
     fn trim_front(&mut self, n: usize) -> Result<(), TooShort>;
+
+    /// Adds bytes at the end, for frames the switch makes itself.
+    ///
+    /// # Errors
+    /// [`NoTailroom`], with the frame unchanged, if it would be longer than its buffers can be.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), NoTailroom>;
 
     /// Shortens the frame to `len` bytes; longer values change nothing. For trailing padding.
     fn truncate(&mut self, len: usize);
