@@ -58,7 +58,7 @@ impl<F> HandoverRing<F> {
             }
         }
         if full > 0 {
-            counters.drop(DropReason::HandoverFull, full);
+            counters.count_drop(DropReason::HandoverFull, full);
         }
         if !self.shared.announced.swap(true, Ordering::AcqRel) {
             self.shared.owner.wake();

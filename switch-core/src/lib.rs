@@ -17,10 +17,12 @@ pub mod clock;
 pub mod config;
 pub mod datapath;
 pub mod drop;
+pub mod fdb;
 pub mod frame;
 pub mod handover;
 pub mod ids;
 pub mod stats;
+mod sync;
 pub mod verdict;
 pub mod wire;
 

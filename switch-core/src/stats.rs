@@ -77,7 +77,7 @@ impl fmt::Debug for Drops {
 
 impl PortCounters {
     /// Counts `n` frames dropped for `reason`.
-    pub fn drop(&self, reason: DropReason, n: u64) {
+    pub fn count_drop(&self, reason: DropReason, n: u64) {
         self.drops.0[reason.index()].add(n);
     }
 

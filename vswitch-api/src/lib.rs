@@ -1,1 +1,5 @@
-//! Under construction.
+//! What `vswitchd` and `vswitch-ctl` share: the configuration, the API's requests and replies, its
+//! error codes, and the client.
+#![forbid(unsafe_code)]
+
+pub mod config;

@@ -31,14 +31,32 @@
     )
 )]
 
+pub mod arp;
+pub mod checksum;
 pub mod ethernet;
+pub mod icmp;
+pub mod ip;
+pub mod ipv4;
+pub mod ipv6;
+pub mod layers;
 pub mod mac;
+pub mod tcp;
+pub mod udp;
 pub mod vlan;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+pub use arp::{ArpError, ArpOperation, ArpPacket};
+pub use checksum::Checksum;
 pub use ethernet::{EtherType, EthernetHeader};
+pub use icmp::IcmpHeader;
+pub use ip::{Fragment, IpProtocol};
+pub use ipv4::{Ipv4, Ipv4Error, Ipv4Header};
+pub use ipv6::{Ipv6, Ipv6Error, Ipv6Header};
+pub use layers::{Layers, LayersError, Network, Transport};
 pub use mac::{MacAddr, ParseMacError};
+pub use tcp::{Tcp, TcpError, TcpFlags, TcpHeader};
+pub use udp::{Udp, UdpError, UdpHeader};
 pub use vlan::{BadVlanId, MAX_TAGS, TagStack, Tci, VlanHeader, VlanId, VlanTag};
 
 /// A slice that ends before the header it should hold does.

@@ -1,0 +1,113 @@
+//! What workers do with every frame.
+
+use super::ageing::elapsed;
+use super::entry::{Dest, Flags, Key, Learn, Tick};
+use super::limits::Holder;
+use super::slot::{Place, Value};
+use super::table::Hash;
+use super::{ATTEMPTS, Fdb};
+
+/// What a known entry says to a frame that came from `place`.
+enum Standing {
+    Here,
+    Pinned,
+    Elsewhere(Dest),
+}
+
+fn standing(value: Value, place: Place) -> Standing {
+    let flags = value.flags();
+    // The switch's own address as a source is a loop or a lie, wherever it comes from.
+    if flags.contains(Flags::LOCAL) {
+        Standing::Pinned
+    } else if value.place() == place {
+        Standing::Here
+    } else if flags.is_pinned() {
+        Standing::Pinned
+    } else {
+        value.dest().map_or(Standing::Pinned, Standing::Elsewhere)
+    }
+}
+
+impl Fdb {
+    /// Loads both cache lines a key may be in, so that what a burst has to wait for it waits for
+    /// once. The result means nothing; fold it into [`std::hint::black_box`] so that the loads
+    /// stay.
+    #[inline]
+    pub fn warm(&self, hash: Hash) -> u64 {
+        self.table.touch(hash)
+    }
+
+    /// Where frames for `key` go. `hash` is [`hash`](Self::hash) of `key`.
+    #[inline]
+    pub fn lookup(&self, key: Key, hash: Hash) -> Option<Dest> {
+        self.table.find(key, hash).and_then(|(_, value)| value.dest())
+    }
+
+    /// Notes that a frame from `key` came from `dest` at `now`. The caller has made sure that it
+    /// is one station's address ([`MacAddr::is_station`](crate::wire::MacAddr::is_station)).
+    #[inline]
+    pub fn learn(&self, key: Key, hash: Hash, dest: Dest, now: Tick) -> Learn {
+        let Some(place) = Place::of(dest) else { return Learn::NoSlot };
+        if let Some((slot, value)) = self.table.find(key, hash)
+            && let Standing::Here = standing(value, place)
+        {
+            if elapsed(value.seen(), now) != 0 && value.flags().is_learned() {
+                // If it changed meanwhile, another worker saw the same station a moment ago.
+                slot.replace(value, value.seen_at(now));
+            }
+            return Learn::Refreshed;
+        }
+        self.learn_news(key, hash, dest, now)
+    }
+
+    /// The rest of [`learn`](Self::learn): what happens to few frames, kept out of line.
+    #[cold]
+    #[inline(never)]
+    fn learn_news(&self, key: Key, hash: Hash, dest: Dest, now: Tick) -> Learn {
+        let Some(place) = Place::of(dest) else { return Learn::NoSlot };
+        for _ in 0..ATTEMPTS {
+            let Some((slot, value)) = self.table.find(key, hash) else {
+                return match self.insert(key, hash, Value::new(key, place, Flags::NONE, now)) {
+                    Ok(true) => Learn::New,
+                    Ok(false) => Learn::NoSlot,
+                    Err(refused) => refused.into(),
+                };
+            };
+            let from = match standing(value, place) {
+                Standing::Here => return Learn::Refreshed,
+                Standing::Pinned => return Learn::Pinned,
+                Standing::Elsewhere(from) => from,
+            };
+            match self.rewrite(slot, key, value, value.becoming(place, Flags::NONE, now)) {
+                Ok(true) => return Learn::Moved { from },
+                Ok(false) => {}
+                Err(refused) => return refused.into(),
+            }
+        }
+        // Other workers moved it every time: it is known, and the last of them is right.
+        Learn::Refreshed
+    }
+
+    /// What [`learn`](Self::learn) would answer, without doing it.
+    pub fn learn_dry(&self, key: Key, hash: Hash, dest: Dest) -> Learn {
+        let Some(place) = Place::of(dest) else { return Learn::NoSlot };
+        let holder = Holder::of(dest);
+        let Some((_, value)) = self.table.find(key, hash) else {
+            return match self.limits.judge(key.bridge(), None, holder) {
+                Ok(()) if self.table.has_room(hash) => Learn::New,
+                Ok(()) => Learn::NoSlot,
+                Err(refused) => refused.into(),
+            };
+        };
+        match standing(value, place) {
+            Standing::Here => Learn::Refreshed,
+            Standing::Pinned => Learn::Pinned,
+            Standing::Elsewhere(from) => {
+                match self.limits.judge(key.bridge(), Some(value.charge()), holder) {
+                    Ok(()) => Learn::Moved { from },
+                    Err(refused) => refused.into(),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The slots, and which of them a key may be in.
+
+use std::hash::Hasher;
+
+use foldhash::SharedSeed;
+use foldhash::quality::FoldHasher;
+
+use super::entry::Key;
+use super::slot::{Slot, Value};
+use crate::sync::{Ordering, fence};
+
+/// Slots to a bucket: one cache line of 64 bytes. (Fewer under loom, which tries everything.)
+const SLOTS: usize = if cfg!(loom) { 2 } else { 4 };
+/// Entries a bucket holds on average in a full table, times five: 2.2 of 4 slots.
+const FULL_TIMES_5: usize = if cfg!(loom) { 5 } else { 11 };
+/// Buckets beyond that, so that tables of a few entries do not run out of slots by bad luck.
+const SPARE: usize = if cfg!(loom) { 1 } else { 16 };
+/// How often [`Table::settle`] starts over before it leaves the rest to the next insert.
+const SETTLE_ATTEMPTS: usize = 64;
+
+/// A key's two buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hash {
+    first: u32,
+    second: u32,
+}
+
+#[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Bucket([Slot; SLOTS]);
+
+impl Bucket {
+    fn free() -> Self {
+        Self(std::array::from_fn(|_| Slot::free()))
+    }
+
+    fn vacancies(&self) -> usize {
+        self.0.iter().filter(|slot| slot.load().is_free()).count()
+    }
+}
+
+/// The memory of the database: all of it is there from the start, none is added later.
+#[derive(Debug)]
+pub(super) struct Table {
+    buckets: Box<[Bucket]>,
+    seed: u64,
+    shared: SharedSeed,
+}
+
+impl Table {
+    /// Room for `entries` at a load of 0.55.
+    pub(super) fn new(entries: u32, seed: u64) -> Self {
+        let count = (entries as usize * 5).div_ceil(FULL_TIMES_5) + SPARE;
+        Self { buckets: allocate(count.max(2)), seed, shared: SharedSeed::from_u64(seed) }
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, key: Key) -> Hash {
+        let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
+        hasher.write_u128(u128::from(key.low()) | u128::from(key.high()) << 64);
+        let hash = hasher.finish();
+        // Multiply and shift instead of a remainder, one half of the hash for each bucket. The
+        // second is drawn from the others, so that the two always differ.
+        let count = self.buckets.len() as u64;
+        let first = ((hash >> 32) * count) >> 32;
+        let second = ((hash & 0xffff_ffff) * (count - 1)) >> 32;
+        Hash { first: first as u32, second: (second + u64::from(second >= first)) as u32 }
+    }
+
+    /// Loads a word of each of the key's two cache lines.
+    #[inline]
+    pub(super) fn touch(&self, hash: Hash) -> u64 {
+        let line = |index| self.bucket(index).first().map_or(0, Slot::touch);
+        line(hash.first) ^ line(hash.second)
+    }
+
+    /// The live slot of `key`, and its value.
+    #[inline]
+    pub(super) fn find(&self, key: Key, hash: Hash) -> Option<(&Slot, Value)> {
+        for slot in self.bucket(hash.first) {
+            if let Some(value) = slot.holds(key) {
+                return Some((slot, value));
+            }
+        }
+        for slot in self.bucket(hash.second) {
+            if let Some(value) = slot.holds(key) {
+                return Some((slot, value));
+            }
+        }
+        None
+    }
+
+    /// Puts a new entry into the emptier of its buckets; false when both are full. The caller
+    /// has to [`settle`](Self::settle) afterwards.
+    pub(super) fn insert(&self, key: Key, hash: Hash, value: Value) -> bool {
+        let (Some(first), Some(second)) =
+            (self.buckets.get(hash.first as usize), self.buckets.get(hash.second as usize))
+        else {
+            return false;
+        };
+        let (near, far) =
+            if second.vacancies() > first.vacancies() { (second, first) } else { (first, second) };
+        for slot in near.0.iter().chain(&far.0) {
+            if let Some(claim) = slot.claim() {
+                claim.publish(key, value);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// There is a slot that [`insert`](Self::insert) could take.
+    pub(super) fn has_room(&self, hash: Hash) -> bool {
+        self.candidates(hash).any(|slot| slot.load().is_free())
+    }
+
+    /// Leaves one entry for `key` when several threads inserted it at once.
+    ///
+    /// Every inserter publishes, then comes here and looks at all the slots the key may be in.
+    /// The fence puts publish and look in one order for all threads, so of two inserters at least
+    /// the later one sees both entries. Whoever sees two removes the one that ranks lower, be it
+    /// its own or not: one that traffic may replace before one that it may not, then the one
+    /// further back in the order of the search. As only one compare-and-swap can succeed, `lost`
+    /// is called once for each entry that went, by one thread.
+    pub(super) fn settle(&self, key: Key, hash: Hash, mut lost: impl FnMut(Value)) {
+        fence(Ordering::SeqCst);
+        for _ in 0..SETTLE_ATTEMPTS {
+            let mut best: Option<(&Slot, Value)> = None;
+            let mut doomed: Option<(&Slot, Value)> = None;
+            for slot in self.candidates(hash) {
+                let Some(value) = slot.holds(key) else { continue };
+                match best {
+                    Some((_, kept)) if kept.flags().is_learned() && !value.flags().is_learned() => {
+                        doomed = best.replace((slot, value));
+                    }
+                    Some(_) => doomed = Some((slot, value)),
+                    None => best = Some((slot, value)),
+                }
+            }
+            let Some((slot, value)) = doomed else { return };
+            if slot.clear(value) {
+                lost(value);
+            }
+        }
+    }
+
+    /// Every slot the key may be in, in the order of the search.
+    pub(super) fn candidates(&self, hash: Hash) -> impl Iterator<Item = &Slot> {
+        self.bucket(hash.first).iter().chain(self.bucket(hash.second))
+    }
+
+    /// Every slot there is.
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.buckets.iter().flat_map(|bucket| &bucket.0)
+    }
+
+    /// The slot at this index of [`slots`](Self::slots).
+    pub(super) fn slot(&self, index: usize) -> Option<&Slot> {
+        self.buckets.get(index / SLOTS)?.0.get(index % SLOTS)
+    }
+
+    /// Bytes of memory the slots take.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.buckets)
+    }
+
+    /// Empty for a hash that another table made: a miss, not a panic.
+    #[inline]
+    fn bucket(&self, index: u32) -> &[Slot] {
+        self.buckets.get(index as usize).map_or(&[], |bucket| &bucket.0)
+    }
+}
+
+/// Zeroed memory comes from the kernel page by page as it is first written, so a large limit
+/// costs nothing until it is used.
+#[cfg(not(loom))]
+fn allocate(count: usize) -> Box<[Bucket]> {
+    use zerocopy::FromZeros;
+    // When that fails, so will the plain way, and end as running out of memory ends everywhere.
+    Bucket::new_vec_zeroed(count)
+        .unwrap_or_else(|_| std::iter::repeat_with(Bucket::free).take(count).collect())
+        .into_boxed_slice()
+}
+
+#[cfg(loom)]
+fn allocate(count: usize) -> Box<[Bucket]> {
+    std::iter::repeat_with(Bucket::free).take(count).collect()
+}

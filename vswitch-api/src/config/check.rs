@@ -1,0 +1,92 @@
+//! What only the whole shows: references, collisions and totals.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use switch_core::config::{PortKind, PortSpec};
+use switch_core::ids::{BridgeId, PortId};
+
+use super::desired::{Datapath, Desired};
+use super::problem::{Problem, Problems};
+use super::value::nearest;
+
+/// Checks desired state that was changed object by object.
+///
+/// # Errors
+/// Everything that does not fit together.
+pub fn check(desired: &Desired) -> Result<(), Problems> {
+    let problems = all(desired, &BTreeSet::new());
+    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+}
+
+/// `declared` names bridges that are in the file but have problems of their own, so that what
+/// refers to them is not reported as well.
+pub(crate) fn all(desired: &Desired, declared: &BTreeSet<String>) -> Vec<Problem> {
+    let mut out = Vec::new();
+    let counts = [
+        ("bridge", desired.bridges.len(), BridgeId::MAX_BRIDGES),
+        ("port", desired.ports.len(), PortId::MAX_PORTS),
+    ];
+    for (section, have, most) in counts {
+        if have > most {
+            out.push(Problem::new(section, format!("{have} of these are more than {most}")));
+        }
+    }
+    let mut owners: BTreeMap<String, &str> = BTreeMap::new();
+    for (name, port) in &desired.ports {
+        out.extend(bridge_exists(desired, declared, port));
+        out.extend(fits_datapath(desired.daemon.datapath, port));
+        let (key, resource, shown) = resource(port);
+        if let Some(other) = owners.insert(resource, name) {
+            let message = format!("{shown} is that of port {other:?} already");
+            out.push(Problem::new(format!("port.{name}.{key}"), message));
+        }
+    }
+    out
+}
+
+fn bridge_exists(
+    desired: &Desired,
+    declared: &BTreeSet<String>,
+    port: &PortSpec,
+) -> Option<Problem> {
+    let bridge = port.bridge.as_deref()?;
+    if desired.bridges.contains_key(bridge) || declared.contains(bridge) {
+        return None;
+    }
+    let key = format!("port.{}.bridge", port.name);
+    let problem = Problem::new(key, format!("there is no bridge {bridge:?}"));
+    Some(match nearest(bridge, desired.bridges.keys().map(String::as_str)) {
+        Some(near) => problem.with_hint(format!("did you mean {near:?}?")),
+        None => problem.with_hint(format!("add a [[bridge]] with name = {bridge:?}")),
+    })
+}
+
+fn fits_datapath(datapath: Datapath, port: &PortSpec) -> Option<Problem> {
+    let poll_mode = matches!(port.kind, PortKind::Dpdk { .. } | PortKind::VhostUser { .. });
+    if datapath == Datapath::Dpdk || !poll_mode {
+        return None;
+    }
+    let port_type = port.kind.port_type();
+    let message = format!("a port of type {port_type} needs the DPDK datapath");
+    let hint = "set datapath = \"dpdk\" in [daemon]";
+    Some(Problem::new(format!("port.{}.type", port.name), message).with_hint(hint))
+}
+
+/// What only one port can have: the key that names it, an identity, and words for it.
+fn resource(port: &PortSpec) -> (&'static str, String, String) {
+    match &port.kind {
+        PortKind::Tap { device, netns, .. } => {
+            let place = netns.as_ref().map_or_else(String::new, |netns| format!(" in {netns}"));
+            ("device", format!("device {device}{place}"), format!("the device {device:?}{place}"))
+        }
+        PortKind::Netdev { device, .. } => {
+            ("device", format!("device {device}"), format!("the device {device:?}"))
+        }
+        PortKind::Dpdk { devargs } => {
+            ("devargs", format!("devargs {devargs}"), format!("the DPDK device {devargs:?}"))
+        }
+        PortKind::VhostUser { socket } => {
+            ("socket", format!("socket {socket}"), format!("the socket {socket:?}"))
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The configuration: one contract for the file, the API and the command line.
+//!
+//! [`keys::KEYS`] is the single source. [`from_toml`] and its JSON siblings read by it, [`to_toml`]
+//! and [`to_json`] write by it, and [`schema`], [`manual`] and [`example`] document it.
+
+mod check;
+mod cpus;
+mod desired;
+mod diff;
+mod fields;
+pub mod keys;
+mod problem;
+mod read;
+mod tree;
+mod value;
+mod write;
+
+pub use check::check;
+pub use cpus::{BadCpuList, CpuList};
+pub use desired::{DaemonSpec, Datapath, Desired, DpdkSpec, Idle};
+pub use diff::{Change, ChangeKind, diff};
+pub use keys::{Key, MAX_CONFIG_BYTES, Section, VERSION};
+pub use problem::{Problem, Problems};
+pub use read::{bridge_from_json, from_json, from_toml, from_toml_bytes, port_from_json};
+pub use value::{Hugepages, KeyType};
+pub use write::{bridge_to_json, port_to_json, to_json, to_toml};

@@ -1,0 +1,172 @@
+//! From [`Desired`] back to TOML and JSON: canonical, defaults left out.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value as Json, json};
+use switch_core::config::{BridgeSpec, PortKind, PortSpec};
+
+use super::desired::{DaemonSpec, Desired, DpdkSpec};
+use super::fields::{self, Pairs};
+use super::value::{Value, vlan_ranges};
+
+/// The canonical file: keys in the order of the key table, objects by name, defaults left out.
+#[must_use]
+pub fn to_toml(desired: &Desired) -> String {
+    let mut out = format!("version = {}\n", desired.version);
+    let daemon = changed(fields::of_daemon(&desired.daemon), daemon_defaults());
+    let dpdk = changed(fields::of_dpdk(&desired.dpdk), dpdk_defaults());
+    for (head, pairs) in [("[daemon]", daemon), ("[dpdk]", dpdk)] {
+        if !pairs.is_empty() {
+            table(&mut out, head, &pairs);
+        }
+    }
+    for bridge in desired.bridges.values() {
+        table(&mut out, "[[bridge]]", &bridge_pairs(bridge));
+    }
+    for port in desired.ports.values() {
+        table(&mut out, "[[port]]", &port_pairs(port));
+    }
+    out
+}
+
+/// The same as JSON, with the same keys as the file.
+#[must_use]
+pub fn to_json(desired: &Desired) -> Json {
+    let mut out = Map::new();
+    out.insert("version".into(), json!(desired.version));
+    let daemon = changed(fields::of_daemon(&desired.daemon), daemon_defaults());
+    let dpdk = changed(fields::of_dpdk(&desired.dpdk), dpdk_defaults());
+    for (name, pairs) in [("daemon", daemon), ("dpdk", dpdk)] {
+        if !pairs.is_empty() {
+            out.insert(name.into(), object(&pairs));
+        }
+    }
+    let bridges: Vec<_> = desired.bridges.values().map(bridge_to_json).collect();
+    let ports: Vec<_> = desired.ports.values().map(port_to_json).collect();
+    for (name, list) in [("bridge", bridges), ("port", ports)] {
+        if !list.is_empty() {
+            out.insert(name.into(), list.into());
+        }
+    }
+    Json::Object(out)
+}
+
+/// One bridge with the keys of `[[bridge]]`, defaults left out.
+#[must_use]
+pub fn bridge_to_json(bridge: &BridgeSpec) -> Json {
+    object(&bridge_pairs(bridge))
+}
+
+/// One port with the keys of `[[port]]`, defaults left out.
+#[must_use]
+pub fn port_to_json(port: &PortSpec) -> Json {
+    object(&port_pairs(port))
+}
+
+/// What differs from the defaults, `name` and `type` always.
+fn bridge_pairs(bridge: &BridgeSpec) -> Pairs {
+    changed(fields::of_bridge(bridge), fields::of_bridge(&BridgeSpec::new("")))
+}
+
+fn port_pairs(port: &PortSpec) -> Pairs {
+    let kind = match &port.kind {
+        PortKind::Tap { .. } => {
+            PortKind::Tap { device: port.name.clone(), netns: None, persist: true }
+        }
+        PortKind::Netdev { .. } => PortKind::Netdev { device: String::new(), take_over: false },
+        PortKind::Dpdk { .. } => PortKind::Dpdk { devargs: String::new() },
+        PortKind::VhostUser { .. } => PortKind::VhostUser { socket: String::new() },
+    };
+    let default = PortSpec::new(port.name.clone(), kind, None);
+    changed(fields::of_port(port), fields::of_port(&default))
+}
+
+fn daemon_defaults() -> Pairs {
+    fields::of_daemon(&DaemonSpec::default())
+}
+
+fn dpdk_defaults() -> Pairs {
+    fields::of_dpdk(&DpdkSpec::default())
+}
+
+fn changed(pairs: Pairs, defaults: Pairs) -> Pairs {
+    let always = |key: &str| matches!(key, "name" | "type");
+    pairs.into_iter().filter(|pair| always(pair.0) || !defaults.contains(pair)).collect()
+}
+
+fn table(out: &mut String, head: &str, pairs: &Pairs) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "\n{head}");
+    for (key, value) in pairs {
+        let _ = writeln!(out, "{key} = {}", value.to_toml());
+    }
+}
+
+fn object(pairs: &Pairs) -> Json {
+    Json::Object(pairs.iter().map(|(key, value)| ((*key).to_owned(), value.to_json())).collect())
+}
+
+impl Value {
+    /// As it stands in a file.
+    pub(crate) fn to_toml(&self) -> String {
+        self.to_json_or(|text| toml_edit::Value::from(text).to_string())
+    }
+
+    fn to_json_or(&self, quote: impl Fn(&str) -> String) -> String {
+        fn text(value: &Json, quote: &impl Fn(&str) -> String) -> String {
+            match value {
+                Json::String(value) => quote(value),
+                Json::Array(items) => {
+                    let items: Vec<_> = items.iter().map(|item| text(item, quote)).collect();
+                    format!("[{}]", items.join(", "))
+                }
+                other => other.to_string(),
+            }
+        }
+        text(&self.to_json(), &quote)
+    }
+
+    /// As it stands in a request.
+    pub(crate) fn to_json(&self) -> Json {
+        let off = || json!("off");
+        match self {
+            Self::Bool(flag) => json!(flag),
+            Self::Int(number) => json!(number),
+            Self::Limit(limit) => limit.map_or_else(off, |limit| json!(limit)),
+            Self::Rate(rate) => rate.map_or_else(off, |rate| json!(rate.to_string())),
+            Self::Duration(duration) => json!(format!("{}s", duration.as_secs())),
+            Self::Text(text) => json!(text),
+            Self::Texts(texts) => json!(texts),
+            Self::Vlan(vlan) => json!(vlan.get()),
+            Self::Vlans(vlans) => match vlan_ranges(vlans).as_slice() {
+                [(1, 4094)] => json!("all"),
+                ranges => ranges
+                    .iter()
+                    .map(|range| match range {
+                        (first, last) if first == last => json!(first),
+                        (first, last) => json!(format!("{first}-{last}")),
+                    })
+                    .collect(),
+            },
+            Self::Cpus(cpus) => json!(cpus.to_string()),
+            Self::Mac(mac) => json!(mac.to_string()),
+            Self::Address(address) => json!(address.to_string()),
+            Self::Hugepages(hugepages) => json!(hugepages.to_string()),
+        }
+    }
+}
+
+/// As [`to_json`].
+impl serde::Serialize for Desired {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        to_json(self).serialize(serializer)
+    }
+}
+
+/// As [`super::from_json`]; the error lists every problem.
+impl<'de> serde::Deserialize<'de> for Desired {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Json::deserialize(deserializer)?;
+        super::from_json(&value).map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,168 @@
+//! The configuration from outside: what is accepted, what is refused and with which words.
+
+use vswitch_api::config::{self, ChangeKind, Datapath, Desired, Problem};
+
+/// The example of the design document, without tunnels.
+const EXAMPLE: &str = r#"
+version = 1
+[daemon]
+datapath = "tap"
+cpus = "0-1"
+idle = "adaptive"
+metrics = "127.0.0.1:9470"
+max-fdb-total = 1048576
+[dpdk]
+hugepages = "auto"
+[[bridge]]
+name = "br0"
+ageing = "300s"
+max-fdb = 65536
+[[port]]
+name = "web"
+type = "tap"
+bridge = "br0"
+access = 10
+netns = "web"
+max-fdb = 1024
+storm-limit = "1000 pps"
+isolated = false
+[[port]]
+name = "vm7"
+type = "netdev"
+device = "vnet7"
+bridge = "br0"
+trunk = [10, "20-22"]
+native = 1
+"#;
+
+fn problems(text: &str) -> Vec<Problem> {
+    config::from_toml(text).expect_err("should be refused").0
+}
+
+/// Line, key and message of each problem.
+fn told(text: &str) -> Vec<String> {
+    problems(text).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_example_is_read_and_written_back() {
+    let desired = config::from_toml(EXAMPLE).unwrap();
+    assert_eq!(desired.daemon.datapath, Datapath::Tap);
+    assert_eq!(desired.daemon.cpus.as_ref().unwrap().cpus(), [0, 1]);
+    assert_eq!(desired.ports["web"].max_fdb, Some(1024));
+    assert_eq!(desired.ports["vm7"].max_fdb, None);
+    assert_eq!(desired.ports["vm7"].storm_limit.unwrap().pps, 1000);
+    let written = config::to_toml(&desired);
+    assert_eq!(config::from_toml(&written).unwrap(), desired, "{written}");
+    assert!(written.contains("trunk = [10, \"20-22\"]"), "{written}");
+    assert!(!written.contains("storm-limit"), "defaults are left out:\n{written}");
+    let json = serde_json::to_string(&desired).unwrap();
+    assert_eq!(serde_json::from_str::<Desired>(&json).unwrap(), desired, "{json}");
+}
+
+#[test]
+fn all_problems_at_once_each_with_its_place() {
+    let text = r#"version = 1
+[daemon]
+cpus = "0x3"
+idel = "poll"
+[[bridge]]
+name = "br0"
+ageing = 300
+[[bridge]]
+name = "br0"
+[[port]]
+name = "web"
+type = "tap"
+bridge = "br1"
+access = 10
+trunk = [10]
+storm-limit = "1000"
+[[port]]
+name = "a very long name"
+type = "netdev"
+bridge = "br0"
+mtu = 70000
+[[port]]
+type = "tpa"
+[[tunnel]]
+name = "x"
+"#;
+    let told = told(text);
+    let expected = [
+        "line 3, column 8: daemon.cpus: CPUs are given as a list, not as a mask",
+        "line 4, column 1: daemon.idel: unknown key (did you mean `idle`?)",
+        "line 7, column 10: bridge.br0.ageing: 300 has no unit (write \"300s\" for seconds)",
+        "line 9, column 8: bridge.br0.name: there is another bridge \"br0\" at line 6",
+        "line 13, column 10: port.web.bridge: there is no bridge \"br1\" (did you mean \"br0\"?)",
+        "line 15, column 9: port.web.trunk: access and trunk exclude each other",
+        "line 16, column 15: port.web.storm-limit: 1000 has no unit (write \"1000 pps\")",
+        "port.a very long name.device: a port of type netdev needs device",
+        "port.a very long name.name: the name \"a very long name\" has ' ' in it",
+        "port.a very long name.mtu: 70000 is out of range",
+        "port[2].name: this key is required",
+        "port[2].type: expected \"tap\" or",
+        "did you mean \"tap\"?",
+        "line 24, column 3: tunnel: tunnels are not supported by this version",
+    ];
+    for want in expected {
+        assert!(told.iter().any(|line| line.contains(want)), "{want}\nnot in {told:#?}");
+    }
+    let lines: Vec<_> = problems(text).iter().map(|problem| problem.line).collect();
+    assert!(lines.is_sorted(), "{lines:?}");
+}
+
+#[test]
+fn types_ports_and_references() {
+    let port = |keys: &str| {
+        format!("version = 1\n[[bridge]]\nname = \"br0\"\n[[port]]\nname = \"p\"\n{keys}\n")
+    };
+    let tells = |keys: &str, want: &str| {
+        let told = told(&port(keys));
+        assert!(told.iter().any(|line| line.contains(want)), "{want}\nnot in {told:#?}");
+    };
+    tells("type = \"tap\"", "needs bridge");
+    tells("type = \"tap\"\nbridge = \"br0\"\nnative = 1", "native stands only with trunk");
+    tells(
+        "type = \"tap\"\nbridge = \"br0\"\ntake-over = true",
+        "has no take-over; it is for netdev",
+    );
+    tells("type = \"tap\"\nbridge = \"br0\"\nmac = \"01:00:00:00:00:01\"", "group address");
+    tells("type = \"tap\"\nbridge = \"br0\"\naccess = 4095", "VLAN 4095 does not exist");
+    tells("type = \"dpdk\"\ndevargs = \"0000:00:01.0\"", "needs the DPDK datapath");
+    tells("type = \"netdev\"\nbridge = \"br0\"\ndevice = \"eth0/1\"", "has '/' in it");
+    let long = "version = 1\n[[bridge]]\nname = \"br0\"\n[[port]]\nname = \"sixteen-letters-\"\n\
+                type = \"tap\"\nbridge = \"br0\"\n";
+    assert!(told(long)[0].contains("longer than 15"), "{:?}", told(long));
+    let same = format!(
+        "{}[[port]]\nname = \"q\"\ntype = \"netdev\"\ndevice = \"v0\"\nbridge = \"br0\"\n",
+        port("type = \"netdev\"\ndevice = \"v0\"\nbridge = \"br0\"")
+    );
+    assert!(told(&same)[0].contains("is that of port \"p\" already"), "{:?}", told(&same));
+}
+
+#[test]
+fn what_is_no_configuration_at_all() {
+    assert!(told("version = ")[0].starts_with("line 1, column 1"), "{:?}", told("version = "));
+    assert!(told("")[0].contains("version: this key is required"));
+    assert!(told("version = 2")[0].contains("out of range"));
+    assert!(told("version = 1\nport = 3")[0].contains("write [[port]]"));
+    let big = format!("# {}\n", "x".repeat(config::MAX_CONFIG_BYTES));
+    assert!(told(&big)[0].contains("are the limit"));
+    assert!(config::from_toml_bytes(b"version = 1\n# \xff").is_err());
+    let garbage: String = (0..1000).map(|number| format!("k{number} = {number}\n")).collect();
+    assert_eq!(problems(&garbage).len(), 101, "bounded, and the rest counted");
+}
+
+#[test]
+fn differences_by_object_and_key() {
+    let old = config::from_toml(EXAMPLE).unwrap();
+    let mut new = old.clone();
+    new.ports.remove("vm7");
+    new.bridges.get_mut("br0").unwrap().ageing = std::time::Duration::from_secs(60);
+    let changes = config::diff(&old, &new);
+    let lines: Vec<_> = changes.iter().map(ToString::to_string).collect();
+    assert_eq!(lines, ["- port vm7", "~ bridge br0 ageing: \"300s\" -> \"60s\""]);
+    assert_eq!(changes[0].change, ChangeKind::Removed);
+    assert_eq!(config::diff(&old, &old), []);
+}
