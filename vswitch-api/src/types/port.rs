@@ -1,0 +1,244 @@
+//! Bridges and ports: what was asked for, and what became of it.
+
+use std::borrow::Cow;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use switch_core::config::{BridgeSpec, PortSpec};
+use utoipa::openapi::{RefOr, schema::Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::reply::Origin;
+use crate::config::{self, Section, schema};
+
+macro_rules! from_key_table {
+    ($(#[$doc:meta])* $name:ident($spec:ty), $section:ident, $read:path, $write:path) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name(pub $spec);
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                $write(&self.0).serialize(serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let value = serde_json::Value::deserialize(deserializer)?;
+                $read(&value).map(Self).map_err(D::Error::custom)
+            }
+        }
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                schema::open_api(Section::$section)
+            }
+        }
+
+        impl ToSchema for $name {
+            fn name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+        }
+    };
+}
+
+from_key_table! {
+    /// A bridge as it was asked for, with the keys of `[[bridge]]`, defaults left out.
+    BridgeConfig(BridgeSpec), Bridge, config::bridge_from_json, config::bridge_to_json
+}
+
+from_key_table! {
+    /// A port as it was asked for, with the keys of `[[port]]`, defaults left out.
+    PortConfig(PortSpec), Port, config::port_from_json, config::port_to_json
+}
+
+/// A bridge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct BridgeStatus {
+    /// Its name.
+    pub name: String,
+    /// Ageing time in seconds.
+    pub ageing: u64,
+    /// Whether source addresses are learned.
+    pub learning: bool,
+    /// FDB entries in it now.
+    pub fdb: u64,
+    /// Most learned entries.
+    pub max_fdb: u64,
+    /// Its ports, by name.
+    pub ports: Vec<String>,
+    /// Who asked for it.
+    pub origin: Origin,
+    /// The revision that changed it last.
+    pub revision: u64,
+    /// As it was asked for.
+    pub config: BridgeConfig,
+}
+
+/// How a port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortState {
+    /// Open, and its link is up.
+    Up,
+    /// Open, and its link is down.
+    Down,
+    /// Its device is not there yet.
+    Waiting,
+    /// It could not be opened.
+    Failed,
+}
+
+impl PortState {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Waiting => "waiting",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct PortStatus {
+    /// Its name.
+    pub name: String,
+    /// `tap`, `netdev`, `dpdk` or `vhost-user`.
+    #[serde(rename = "type")]
+    pub port_type: String,
+    /// The bridge it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    /// How it is.
+    pub state: PortState,
+    /// Why it is not up: what was attempted, on what, and the system's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Whether its link is up.
+    pub link: bool,
+    /// Whether the loop guard blocks it now.
+    pub blocked: bool,
+    /// Its VLANs in words: `-`, `access 10`, `trunk 10,20-29 native 1`.
+    pub vlan: String,
+    /// Largest layer-3 packet in bytes; absent until it was open once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Its device's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Its device's network namespace, if that is not the switch's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+    /// Its device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// What drives the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// How many queues it has.
+    pub queues: u16,
+    /// The worker that receives from it; absent unless it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u16>,
+    /// What it can send unfinished.
+    pub offloads: Offloads,
+    /// What the system refused and the port works without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
+    /// Its counters.
+    pub counters: PortCounters,
+    /// Who asked for it.
+    pub origin: Origin,
+    /// The revision that changed it last.
+    pub revision: u64,
+    /// As it was asked for.
+    pub config: PortConfig,
+}
+
+/// What a port can send unfinished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Offloads {
+    /// Unfinished TCP and UDP checksums.
+    pub csum: bool,
+    /// TCP super-frames over IPv4.
+    pub tso4: bool,
+    /// TCP super-frames over IPv6.
+    pub tso6: bool,
+    /// UDP super-frames.
+    pub uso: bool,
+}
+
+/// What passed a port since vswitchd started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct PortCounters {
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames sent: taken by the kernel or driver.
+    pub tx_frames: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames dropped, by either side.
+    pub drops: u64,
+    /// Lost before the switch saw them.
+    pub missed_rx: u64,
+    /// Lost after the kernel or device took them.
+    pub lost_after_tx: u64,
+    /// FDB entries that are on the port now.
+    pub fdb: u64,
+}
+
+/// Everything that is counted on a port. `rx + copied + originated = forwarded + dropped (side in)
+/// + consumed`, and `offered = sent + dropped (side out)`, once no frame is on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct PortStats {
+    /// The port.
+    pub name: String,
+    /// What passed it.
+    pub counters: PortCounters,
+    /// What happened inside.
+    pub inside: CopyCounters,
+    /// What was dropped, by reason; reasons that never happened are left out.
+    pub drops: Vec<DropCount>,
+}
+
+/// What happened to a port's frames inside the switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct CopyCounters {
+    /// Copies made of its frames.
+    pub copied: u64,
+    /// Frames that the switch made itself.
+    pub originated: u64,
+    /// Frames that the switch answered itself.
+    pub consumed: u64,
+    /// Frames of it that were given to another port.
+    pub forwarded: u64,
+    /// Frames that others gave to it.
+    pub offered: u64,
+}
+
+/// How often something was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct DropCount {
+    /// Name of the reason.
+    pub reason: String,
+    /// How many frames.
+    pub frames: u64,
+}
