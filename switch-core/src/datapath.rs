@@ -90,12 +90,7 @@ pub trait Datapath: Send {
     /// worker that owns the queue, which counts it then. Never blocks, never spins.
     ///
     /// Frames come with no more offload metadata left than [`PortInfo::caps`] allows.
-    fn tx_burst(
-        &mut self,
-        port: PortId,
-        batch: &mut Batch<Self::Frame>,
-        counters: &PortCounters,
-    );
+    fn tx_burst(&mut self, port: PortId, batch: &mut Batch<Self::Frame>, counters: &PortCounters);
 
     /// Sends what other workers handed over for this port, at most a few bursts of it.
     fn tx_handed_over(&mut self, port: PortId, counters: &PortCounters);

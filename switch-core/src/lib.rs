@@ -13,18 +13,24 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod bridge;
 pub mod clock;
 pub mod config;
 pub mod datapath;
 pub mod drop;
+mod egress;
+pub mod event;
 pub mod fdb;
 pub mod frame;
 pub mod handover;
 pub mod ids;
+pub mod segment;
 pub mod stats;
+pub mod switch;
 mod sync;
 pub mod verdict;
 pub mod wire;
+pub mod worker;
 
 pub use batch::Batch;
 pub use clock::Nanos;

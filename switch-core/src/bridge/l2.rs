@@ -1,0 +1,56 @@
+//! The part of a frame that bridging reads: addresses, EtherType and the outer C-tag.
+
+use crate::drop::DropReason;
+use crate::wire::MacAddr;
+
+/// TPID of a customer VLAN tag (IEEE 802.1Q table 9-1).
+///
+/// The switch is a customer bridge: an S-tag (0x88a8) is payload to it, as IEEE 802.1Q 5.5 has it.
+pub const TPID_CTAG: u16 = 0x8100;
+
+const VID_RESERVED: u16 = 0xfff;
+
+/// Addresses and outer tag of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct L2 {
+    /// Destination address.
+    pub dst: MacAddr,
+    /// Source address.
+    pub src: MacAddr,
+    /// Tag control information of the outer C-tag: PCP (3 bits), DEI (1), VID (12).
+    pub tci: Option<u16>,
+}
+
+impl L2 {
+    /// Reads the first 14 to 18 bytes of a frame.
+    ///
+    /// # Errors
+    /// [`DropReason::Runt`] below 14 bytes; [`DropReason::VlanTagInvalid`] if the tag is cut short
+    /// or its VID is 4095.
+    #[inline]
+    pub fn parse(head: &[u8]) -> Result<Self, DropReason> {
+        let Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1]) = head.first_chunk()
+        else {
+            return Err(DropReason::Runt);
+        };
+        let tci = if u16::from_be_bytes([t0, t1]) == TPID_CTAG {
+            let Some(&[c0, c1, _, _]) = head.get(14..).and_then(|rest| rest.first_chunk()) else {
+                return Err(DropReason::VlanTagInvalid);
+            };
+            Some(u16::from_be_bytes([c0, c1]))
+        } else {
+            None
+        };
+        if tci.is_some_and(|tci| tci & VID_RESERVED == VID_RESERVED) {
+            return Err(DropReason::VlanTagInvalid);
+        }
+        let dst = MacAddr::new([d0, d1, d2, d3, d4, d5]);
+        let src = MacAddr::new([s0, s1, s2, s3, s4, s5]);
+        Ok(Self { dst, src, tci })
+    }
+
+    /// VID of the outer tag; 0 if it is a priority tag.
+    pub fn vid(&self) -> Option<u16> {
+        self.tci.map(|tci| tci & 0xfff)
+    }
+}

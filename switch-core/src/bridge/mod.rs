@@ -1,0 +1,138 @@
+//! A bridge domain: who may send what in which VLAN, what is learned, and where a frame goes.
+//!
+//! Two steps, both without side effects of their own: [`admit`] turns a received frame into an
+//! [`Admitted`] one or names why not, and [`decide`] learns, looks up and answers with a
+//! [`Verdict`]. What they change goes through [`Effects`], so that tracing runs the very same code
+//! with effects off.
+
+mod l2;
+mod loop_guard;
+mod storm;
+
+use crate::config::{BridgeConf, PortConf, Snapshot};
+use crate::drop::DropReason;
+use crate::fdb::{Dest, Hash, Key, Learn};
+use crate::frame::{FrameMeta, InTag};
+use crate::ids::{Domain, PortId};
+use crate::verdict::{Action, Verdict};
+
+pub use l2::{L2, TPID_CTAG};
+pub use loop_guard::{Block, LoopGuard, LoopGuardConfig};
+pub use storm::StormBucket;
+
+/// What bridging changes in the world. A live worker learns and counts; a trace only looks.
+pub trait Effects {
+    /// Learns that `key` is behind `port`.
+    fn learn(&mut self, key: Key, hash: Hash, port: PortId) -> Learn;
+
+    /// Where `key` is.
+    fn lookup(&mut self, key: Key, hash: Hash) -> Option<Dest>;
+
+    /// Takes one frame from the storm limit of `port`; false if there is none left.
+    fn take_storm_token(&mut self, port: &PortConf) -> bool;
+
+    /// Whether the loop guard blocks `port` now.
+    fn blocked(&self, port: &PortConf) -> bool;
+}
+
+/// A frame that may come in, and what is known of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Admitted {
+    /// In-port, bridge and VLAN, tag.
+    pub meta: FrameMeta,
+    /// Its source, to be learned.
+    pub src: Key,
+    /// Its destination, to be looked up.
+    pub dst: Key,
+    /// Whether the destination is a group address.
+    pub group: bool,
+}
+
+/// Says whether a frame that starts with `head` may come in on `port`, and in which VLAN.
+///
+/// # Errors
+/// The reason it may not: any of the drop reasons that concern addresses and tags.
+pub fn admit(port: &PortConf, head: &[u8]) -> Result<Admitted, DropReason> {
+    let l2 = L2::parse(head)?;
+    if l2.src.is_multicast() {
+        return Err(DropReason::SourceGroup);
+    }
+    if l2.src.is_zero() {
+        return Err(DropReason::SourceZero);
+    }
+    if l2.dst.is_link_local_reserved() {
+        return Err(DropReason::ReservedDestination);
+    }
+    let bridge = port.bridge.ok_or(DropReason::PortUnbound)?;
+    let (vid, tag) = match l2.vid() {
+        None => (port.vlans.pvid.ok_or(DropReason::VlanUntagged)?, InTag::Untagged),
+        Some(0) => (port.vlans.pvid.ok_or(DropReason::VlanUntagged)?, InTag::Priority),
+        Some(vid) if port.vlans.egress(vid).is_some() => (vid, InTag::Vlan),
+        Some(_) => return Err(DropReason::VlanNotMember),
+    };
+    let domain = Domain::new(bridge, vid);
+    Ok(Admitted {
+        meta: FrameMeta { in_port: port.id, domain, tag, mark: 0 },
+        src: Key::new(l2.src, domain),
+        dst: Key::new(l2.dst, domain),
+        group: l2.dst.is_multicast(),
+    })
+}
+
+/// Learns the source, looks the destination up and says what is to happen.
+///
+/// `src` and `dst` are the hashes of the frame's keys. A flood may still find nobody:
+/// [`floods_to`] tells for each member.
+pub fn decide(
+    snapshot: &Snapshot,
+    port: &PortConf,
+    bridge: &BridgeConf,
+    frame: &Admitted,
+    src: Hash,
+    dst: Hash,
+    fx: &mut impl Effects,
+) -> Verdict {
+    // Nothing is learned from a blocked port: the loop would go on moving addresses.
+    if fx.blocked(port) {
+        return Verdict::drop(DropReason::LoopGuard);
+    }
+    if bridge.learning {
+        fx.learn(frame.src, src, port.id);
+    }
+    let known = if frame.group { None } else { fx.lookup(frame.dst, dst) };
+    let out = match known {
+        Some(Dest::Port(out)) => out,
+        // BUM traffic. A remote without a tunnel that has it is unknown, too.
+        Some(Dest::Remote(_)) | None => {
+            let passes = fx.take_storm_token(port);
+            return Verdict::new(if passes {
+                Action::Flood
+            } else {
+                Action::Drop(DropReason::StormLimit)
+            });
+        }
+    };
+    if out == port.id {
+        return Verdict::drop(DropReason::Hairpin);
+    }
+    let Some(out) = snapshot.port(out) else {
+        // The entry outlived its port by a moment; the flush is on its way.
+        return Verdict::new(Action::Flood);
+    };
+    if out.bridge != port.bridge || out.vlans.egress(frame.meta.domain.vid()).is_none() {
+        return Verdict::drop(DropReason::VlanEgress);
+    }
+    if out.isolated && port.isolated {
+        return Verdict::drop(DropReason::Isolated);
+    }
+    if fx.blocked(out) {
+        return Verdict::drop(DropReason::LoopGuard);
+    }
+    Verdict::new(Action::Output(out.id))
+}
+
+/// Whether `out`, a member of the frame's VLAN, gets a frame that `port` floods: not the port
+/// itself, not one isolated port from another, and no port that is down or blocked.
+pub fn floods_to(port: &PortConf, out: &PortConf, fx: &impl Effects) -> bool {
+    out.id != port.id && out.up && !(out.isolated && port.isolated) && !fx.blocked(out)
+}

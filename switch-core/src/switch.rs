@@ -1,0 +1,144 @@
+//! What all workers and the control side share, and the housekeeping that goes with it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+
+use crate::bridge::{Block, LoopGuard, LoopGuardConfig};
+use crate::clock::Nanos;
+use crate::config::Snapshot;
+use crate::event::{EVENTS_MAX, WorkerEvent};
+use crate::fdb::{Dest, Fdb, FdbConfig, Swept, Tick};
+use crate::ids::{BridgeId, PortId, WorkerId};
+
+/// Most workers of one switch.
+pub const WORKERS_MAX: usize = 64;
+
+/// Shared by the workers and the control side.
+#[derive(Debug)]
+pub struct Switch {
+    snapshot: ArcSwap<Snapshot>,
+    fdb: Fdb,
+    events: ArrayQueue<WorkerEvent>,
+    /// The snapshot revision each worker uses; `u64::MAX` for one that does not run.
+    observed: Vec<CachePadded<AtomicU64>>,
+}
+
+impl Switch {
+    /// A switch without ports.
+    pub fn new(fdb: FdbConfig) -> Arc<Self> {
+        let idle = || CachePadded::new(AtomicU64::new(u64::MAX));
+        Arc::new(Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            fdb: Fdb::new(fdb),
+            events: ArrayQueue::new(EVENTS_MAX),
+            observed: std::iter::repeat_with(idle).take(WORKERS_MAX).collect(),
+        })
+    }
+
+    /// The forwarding database.
+    pub fn fdb(&self) -> &Fdb {
+        &self.fdb
+    }
+
+    /// The snapshot that workers take at their next burst.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// What a worker's cache reads.
+    pub fn snapshot_source(&self) -> &ArcSwap<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Publishes a snapshot. Workers see it at their next burst; [`Self::all_observed`] tells when.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// Whether no worker uses a snapshot older than `revision` any more. Wake the workers first:
+    /// one that sleeps has not looked yet.
+    pub fn all_observed(&self, revision: u64) -> bool {
+        self.observed.iter().all(|o| o.load(Ordering::Acquire) >= revision)
+    }
+
+    /// A worker says which revision it uses from now on; `None` when it ends.
+    pub fn observe(&self, worker: WorkerId, revision: Option<u64>) {
+        if let Some(slot) = self.observed.get(worker.index()) {
+            slot.store(revision.unwrap_or(u64::MAX), Ordering::Release);
+        }
+    }
+
+    /// Queues an event; false if the queue is full.
+    pub fn send_event(&self, event: WorkerEvent) -> bool {
+        self.events.push(event).is_ok()
+    }
+
+    /// The oldest event that nobody took yet.
+    pub fn next_event(&self) -> Option<WorkerEvent> {
+        self.events.pop()
+    }
+}
+
+/// The control side's regular work: a pure function of what the workers reported and the time.
+#[derive(Debug)]
+pub struct Housekeeper {
+    switch: Arc<Switch>,
+    guard: LoopGuard,
+    last_sweep: Option<u64>,
+}
+
+/// What a round of housekeeping did.
+#[derive(Debug, Default)]
+pub struct Housekept {
+    /// Events of the workers, oldest first.
+    pub events: Vec<WorkerEvent>,
+    /// Ports that the loop guard blocked.
+    pub blocked: Vec<Block>,
+    /// What the sweep of the FDB took out, if it was time for one.
+    pub swept: Option<Swept>,
+}
+
+impl Housekeeper {
+    /// Housekeeping for `switch`.
+    pub fn new(switch: Arc<Switch>, guard: LoopGuardConfig) -> Self {
+        Self { switch, guard: LoopGuard::new(guard), last_sweep: None }
+    }
+
+    /// One round, to be called several times a second. `ageing` gives each bridge's ageing time in
+    /// seconds. The FDB is swept once a second.
+    pub fn run(&mut self, now: Nanos, ageing: impl Fn(BridgeId) -> u32) -> Housekept {
+        let mut done = Housekept::default();
+        let snapshot = self.switch.snapshot();
+        // Bounded: workers may be filling the queue as fast as it is read.
+        for _ in 0..EVENTS_MAX {
+            let Some(event) = self.switch.next_event() else { break };
+            if let WorkerEvent::Moved { key, from: Dest::Port(from), port } = event {
+                let opened = |id: PortId| snapshot.port(id).map_or(0, |p| p.opened);
+                let newer = |a, b| if opened(a) > opened(b) { a } else { b };
+                if let Some(block) = self.guard.moved(key, from, port, now, newer)
+                    && let Some(port) = snapshot.port(block.port)
+                    && port.loop_guard
+                    && !port.state.blocked(now)
+                {
+                    port.state.block(block.until);
+                    done.blocked.push(block);
+                }
+            }
+            done.events.push(event);
+        }
+        if self.last_sweep != Some(now.secs()) {
+            self.last_sweep = Some(now.secs());
+            done.swept = Some(self.switch.fdb.sweep(Tick::from(now), ageing));
+        }
+        done
+    }
+
+    /// Forgets a port that was closed.
+    pub fn forget(&mut self, port: PortId) {
+        self.guard.forget(port);
+    }
+}

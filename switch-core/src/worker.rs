@@ -1,0 +1,508 @@
+//! A worker: one burst from end to end, in one direction, run to completion.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+use arrayvec::ArrayVec;
+use crossbeam::channel::{Receiver, Sender};
+
+use crate::batch::{BURST, BURST_MAX, Batch};
+use crate::bridge::{self, Admitted, Effects, StormBucket};
+use crate::clock::Nanos;
+use crate::config::{PortConf, Snapshot};
+use crate::datapath::{Datapath, Ready, Wait};
+use crate::drop::DropReason;
+use crate::egress::{self, Finish};
+use crate::event::WorkerEvent;
+use crate::fdb::{Dest, Fdb, Hash, Key, Learn, Tick};
+use crate::frame::{Frame, FrameMeta};
+use crate::ids::{PortId, WorkerId};
+use crate::segment;
+use crate::stats::{PortCounters, WorkerCounters};
+use crate::switch::Switch;
+use crate::verdict::Action;
+
+/// What the control side tells a worker. Each is done at the start of a turn and answered.
+#[derive(Debug)]
+pub enum Command<Q> {
+    /// Take a port in; its counters are the worker's to write from now on.
+    Attach {
+        /// The port.
+        port: PortId,
+        /// The worker's way to it.
+        queue: Q,
+        /// What the worker counts on it.
+        counters: Arc<PortCounters>,
+        /// Told when it is done.
+        done: Sender<()>,
+    },
+    /// Let a port go; the queue comes back.
+    Detach {
+        /// The port.
+        port: PortId,
+        /// Gets the queue, or `None` if the port was not attached.
+        done: Sender<Option<Q>>,
+    },
+    /// Detach everything and end.
+    Stop,
+}
+
+/// What a turn found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Frames received.
+    pub frames: usize,
+    /// Whether the worker was told to stop.
+    pub stopped: bool,
+}
+
+/// A worker's view of one port.
+struct PortSlot<F> {
+    counters: Arc<PortCounters>,
+    tx: Batch<F>,
+    storm: StormBucket,
+}
+
+/// One thread's share of the switch, monomorphised for its backend.
+pub struct Worker<D: Datapath> {
+    id: WorkerId,
+    datapath: D,
+    switch: Arc<Switch>,
+    snapshot: Cache<SwitchSource, Arc<Snapshot>>,
+    commands: Receiver<Command<D::Queue>>,
+    counters: Arc<WorkerCounters>,
+    ready: Ready,
+    rx: Batch<D::Frame>,
+    egress: Ports<D::Frame>,
+    burst: usize,
+}
+
+/// Lets the cache own its source: a switch, seen as its snapshot.
+#[derive(Debug)]
+struct SwitchSource(Arc<Switch>);
+
+impl std::ops::Deref for SwitchSource {
+    type Target = ArcSwap<Snapshot>;
+    fn deref(&self) -> &Self::Target {
+        self.0.snapshot_source()
+    }
+}
+
+impl<D: Datapath> std::fmt::Debug for Worker<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl<D: Datapath> Worker<D> {
+    /// A worker without ports. Commands arrive on `commands`; use the datapath's waker after
+    /// sending one.
+    pub fn new(
+        id: WorkerId,
+        datapath: D,
+        switch: Arc<Switch>,
+        commands: Receiver<Command<D::Queue>>,
+        counters: Arc<WorkerCounters>,
+    ) -> Self {
+        switch.observe(id, Some(0));
+        Self {
+            id,
+            datapath,
+            snapshot: Cache::new(SwitchSource(Arc::clone(&switch))),
+            switch,
+            commands,
+            counters,
+            ready: Ready::default(),
+            rx: Batch::new(),
+            egress: Ports { slots: Vec::new(), dirty: Vec::new(), segments: Vec::new() },
+            burst: BURST,
+        }
+    }
+
+    /// Frames it takes from a port at once; clamped to 1..=[`BURST_MAX`].
+    pub fn set_burst(&mut self, burst: usize) {
+        self.burst = burst.clamp(1, BURST_MAX);
+        self.rx = Batch::with_limit(self.burst);
+    }
+
+    /// The datapath, for tests that drive a worker by hand.
+    pub fn datapath_mut(&mut self) -> &mut D {
+        &mut self.datapath
+    }
+
+    /// One turn: commands, a poll that waits as told, then a burst from every port that has one.
+    ///
+    /// `clock` is read after the wait, and once more at the end of a turn that had frames.
+    pub fn turn(&mut self, wait: Wait, clock: impl Fn() -> Nanos) -> Turn {
+        if self.run_commands() {
+            return Turn { frames: 0, stopped: true };
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.clear();
+        self.datapath.poll(wait, &mut ready);
+        let now = clock();
+        let snapshot = Arc::clone(self.snapshot.load());
+        self.switch.observe(self.id, Some(snapshot.revision()));
+        for port in &ready.handed_over {
+            if let Some(slot) = self.egress.slot(*port) {
+                self.datapath.tx_handed_over(*port, &slot.counters);
+            }
+        }
+        let mut frames = 0;
+        for port in &ready.rx {
+            frames += self.receive(*port, &snapshot, now);
+        }
+        self.egress.flush_all(&mut self.datapath);
+        self.ready = ready;
+        self.counters.turns.add(1);
+        if frames > 0 {
+            self.counters.busy_turns.add(1);
+            self.counters.frames.add(frames as u64);
+            let spent = clock() - now;
+            self.counters.busy_ns.add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
+        }
+        Turn { frames, stopped: false }
+    }
+
+    /// Executes what the control side sent; true if the worker is to end.
+    fn run_commands(&mut self) -> bool {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Attach { port, queue, counters, done } => {
+                    self.egress.add(port, counters, self.burst);
+                    // A queue that was forgotten here is closed by whoever still has the port.
+                    let _ = self.datapath.attach(port, queue);
+                    let _ = done.send(());
+                }
+                Command::Detach { port, done } => {
+                    self.egress.remove(port);
+                    let _ = done.send(self.datapath.detach(port));
+                }
+                Command::Stop => {
+                    self.switch.observe(self.id, None);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// A burst from one port: three passes, so that the table's cache misses overlap.
+    fn receive(&mut self, in_port: PortId, snapshot: &Snapshot, now: Nanos) -> usize {
+        let Some(slot) = self.egress.slot(in_port) else { return 0 };
+        let counters = Arc::clone(&slot.counters);
+        let received = self.datapath.rx_burst(in_port, &mut self.rx, &counters);
+        if received == 0 {
+            return 0;
+        }
+        let known = snapshot.port(in_port);
+        let bridged = known.and_then(|p| Some((p, snapshot.bridge(p.bridge?)?)));
+        let Some((port, bridge)) = bridged else {
+            self.rx.clear();
+            counters.count_drop(DropReason::PortUnbound, received as u64);
+            return received;
+        };
+
+        let fdb = self.switch.fdb();
+        let mut planned: ArrayVec<Result<Planned, DropReason>, BURST_MAX> = ArrayVec::new();
+        for frame in self.rx.as_slice() {
+            planned.push(bridge::admit(port, frame.head()).map(|frame| Planned {
+                src: fdb.hash(frame.src),
+                dst: fdb.hash(frame.dst),
+                frame,
+            }));
+        }
+        let mut touched = 0;
+        for plan in planned.iter().flatten() {
+            touched ^= fdb.warm(plan.src);
+            if !plan.frame.group {
+                touched ^= fdb.warm(plan.dst);
+            }
+        }
+        black_box(touched);
+
+        let mut burst = Burst {
+            snapshot,
+            port,
+            counters: &counters,
+            live: Live {
+                fdb,
+                switch: &self.switch,
+                worker: &self.counters,
+                storm: self.egress.take_storm(in_port),
+                now,
+                tick: Tick::from(now),
+            },
+            egress: &mut self.egress,
+            datapath: &mut self.datapath,
+        };
+        for (frame, plan) in self.rx.drain().zip(&planned) {
+            match plan {
+                Err(reason) => counters.count_drop(*reason, 1),
+                Ok(plan) => {
+                    let fx = &mut burst.live;
+                    let verdict =
+                        bridge::decide(snapshot, port, bridge, &plan.frame, plan.src, plan.dst, fx);
+                    burst.execute(frame, &plan.frame.meta, bridge, verdict.actions());
+                }
+            }
+        }
+        let storm = burst.live.storm;
+        self.egress.put_storm(in_port, storm);
+        received
+    }
+}
+
+/// A frame between the passes of a burst.
+struct Planned {
+    frame: Admitted,
+    src: Hash,
+    dst: Hash,
+}
+
+/// The effects of a worker that runs for real.
+struct Live<'a> {
+    fdb: &'a Fdb,
+    switch: &'a Switch,
+    worker: &'a WorkerCounters,
+    storm: StormBucket,
+    now: Nanos,
+    tick: Tick,
+}
+
+impl Live<'_> {
+    fn event(&self, event: WorkerEvent) {
+        if !self.switch.send_event(event) {
+            self.worker.events_lost.add(1);
+        }
+    }
+}
+
+impl Effects for Live<'_> {
+    #[inline]
+    fn learn(&mut self, key: Key, hash: Hash, port: PortId) -> Learn {
+        let learned = self.fdb.learn(key, hash, Dest::Port(port), self.tick);
+        match learned {
+            Learn::Refreshed | Learn::Pinned => {}
+            Learn::New => self.event(WorkerEvent::Learned { key, port }),
+            Learn::Moved { from } => self.event(WorkerEvent::Moved { key, from, port }),
+            Learn::PortLimit | Learn::BridgeLimit | Learn::TotalLimit => {
+                self.worker.learn_limited.add(1);
+            }
+            Learn::NoSlot => self.worker.learn_no_slot.add(1),
+        }
+        learned
+    }
+
+    #[inline]
+    fn lookup(&mut self, key: Key, hash: Hash) -> Option<Dest> {
+        self.fdb.lookup(key, hash)
+    }
+
+    fn take_storm_token(&mut self, port: &PortConf) -> bool {
+        port.storm.is_none_or(|rate| self.storm.take(rate, self.now))
+    }
+
+    fn blocked(&self, port: &PortConf) -> bool {
+        port.state.blocked(self.now)
+    }
+}
+
+/// What executing verdicts of one burst needs.
+struct Burst<'a, D: Datapath> {
+    snapshot: &'a Snapshot,
+    port: &'a PortConf,
+    counters: &'a PortCounters,
+    live: Live<'a>,
+    egress: &'a mut Ports<D::Frame>,
+    datapath: &'a mut D,
+}
+
+impl<D: Datapath> Burst<'_, D> {
+    /// Does what a verdict says. The last action gets the frame, earlier ones copies.
+    fn execute(
+        &mut self,
+        frame: D::Frame,
+        meta: &FrameMeta,
+        bridge: &crate::config::BridgeConf,
+        actions: &[Action],
+    ) {
+        let mut frame = frame;
+        let Some((last, before)) = actions.split_last() else { return };
+        for action in before {
+            if let Some(copy) = self.copy(&mut frame) {
+                self.act(copy, meta, bridge, *action);
+            }
+        }
+        self.act(frame, meta, bridge, *last);
+    }
+
+    fn act(
+        &mut self,
+        frame: D::Frame,
+        meta: &FrameMeta,
+        bridge: &crate::config::BridgeConf,
+        action: Action,
+    ) {
+        match action {
+            Action::Drop(reason) => self.counters.count_drop(reason, 1),
+            Action::Output(out) => match self.snapshot.port(out) {
+                Some(out) => self.output(frame, meta, out),
+                None => self.counters.count_drop(DropReason::NoDestination, 1),
+            },
+            Action::Flood => self.flood(frame, meta, bridge),
+        }
+    }
+
+    /// A copy for one more output; a failure is counted as a frame that was made and lost.
+    fn copy(&self, frame: &mut D::Frame) -> Option<D::Frame> {
+        let copy = frame.share();
+        self.counters.copied.add(1);
+        if copy.is_none() {
+            self.counters.count_drop(DropReason::CopyFailed, 1);
+        }
+        copy
+    }
+
+    /// The original goes to the last port, copies to those before it.
+    fn flood(&mut self, frame: D::Frame, meta: &FrameMeta, bridge: &crate::config::BridgeConf) {
+        let mut frame = frame;
+        let (snapshot, port, vid) = (self.snapshot, self.port, meta.domain.vid());
+        let mut last: Option<&PortConf> = None;
+        for id in bridge.flood(vid) {
+            let Some(out) = snapshot.port(*id) else { continue };
+            if !bridge::floods_to(port, out, &self.live) {
+                continue;
+            }
+            if let Some(earlier) = last.replace(out)
+                && let Some(copy) = self.copy(&mut frame)
+            {
+                self.output(copy, meta, earlier);
+            }
+        }
+        match last {
+            Some(out) => self.output(frame, meta, out),
+            None => self.counters.count_drop(DropReason::NoDestination, 1),
+        }
+    }
+
+    /// Puts a frame into the batch of its port, in the shape that the port can send.
+    #[inline]
+    fn output(&mut self, frame: D::Frame, meta: &FrameMeta, out: &PortConf) {
+        let mut frame = frame;
+        let Some(slot) = self.egress.slots.get_mut(out.id.index()).and_then(Option::as_mut) else {
+            // Attached to other workers already, to this one in a moment.
+            self.counters.count_drop(DropReason::NoDestination, 1);
+            return;
+        };
+        self.counters.forwarded.add(1);
+        slot.counters.offered.add(1);
+        if !out.up {
+            slot.counters.count_drop(DropReason::PortDown, 1);
+            return;
+        }
+        if let Err(reason) = egress::retag(&mut frame, meta, out) {
+            slot.counters.count_drop(reason, 1);
+            return;
+        }
+        if !egress::fits_mtu(&frame, out.mtu) {
+            slot.counters.count_drop(DropReason::MtuExceeded, 1);
+            return;
+        }
+        match egress::to_finish(&frame.offload(), out.caps) {
+            Finish::Nothing => self.egress.send(out.id, frame, self.datapath),
+            Finish::Checksum => match segment::finish_checksum(&mut frame) {
+                Ok(()) => self.egress.send(out.id, frame, self.datapath),
+                Err(_) => slot.counters.count_drop(DropReason::SegmentFailed, 1),
+            },
+            Finish::Segment => self.segment(frame, out.id),
+        }
+    }
+
+    /// Cuts a super-frame. On the egress ledger the first segment is the frame itself and the others
+    /// are made; on the ingress ledger they are copies that were forwarded.
+    fn segment(&mut self, frame: D::Frame, out: PortId) {
+        let mut segments = std::mem::take(&mut self.egress.segments);
+        let alloc = || self.datapath.alloc();
+        let result = segment::segment(&frame, alloc, |segment| segments.push(segment));
+        if let Some(slot) = self.egress.slot(out) {
+            if result.is_err() {
+                slot.counters.count_drop(DropReason::SegmentFailed, 1);
+                segments.clear();
+            }
+            let more = segments.len().saturating_sub(1) as u64;
+            self.counters.copied.add(more);
+            self.counters.forwarded.add(more);
+            slot.counters.offered.add(more);
+        }
+        for segment in segments.drain(..) {
+            self.egress.send(out, segment, self.datapath);
+        }
+        self.egress.segments = segments;
+    }
+}
+
+/// The ports of a worker with what waits to be sent.
+struct Ports<F> {
+    slots: Vec<Option<Box<PortSlot<F>>>>,
+    /// Ports whose batch is not empty.
+    dirty: Vec<PortId>,
+    /// Empty but for the moment in which a super-frame is cut; kept for its memory.
+    segments: Vec<F>,
+}
+
+impl<F: Frame> Ports<F> {
+    fn slot(&self, port: PortId) -> Option<&PortSlot<F>> {
+        self.slots.get(port.index())?.as_deref()
+    }
+
+    fn add(&mut self, port: PortId, counters: Arc<PortCounters>, burst: usize) {
+        if self.slots.len() <= port.index() {
+            self.slots.resize_with(port.index() + 1, || None);
+        }
+        let slot =
+            PortSlot { counters, tx: Batch::with_limit(burst), storm: StormBucket::default() };
+        self.slots[port.index()] = Some(Box::new(slot));
+    }
+
+    fn remove(&mut self, port: PortId) {
+        // Its batch is empty: every turn ends with a flush.
+        if let Some(slot) = self.slots.get_mut(port.index()) {
+            *slot = None;
+        }
+    }
+
+    fn take_storm(&self, port: PortId) -> StormBucket {
+        self.slot(port).map(|s| s.storm).unwrap_or_default()
+    }
+
+    fn put_storm(&mut self, port: PortId, storm: StormBucket) {
+        if let Some(Some(slot)) = self.slots.get_mut(port.index()) {
+            slot.storm = storm;
+        }
+    }
+
+    /// Adds a frame to its port's batch, which is sent when full.
+    #[inline]
+    fn send<D: Datapath<Frame = F>>(&mut self, port: PortId, frame: F, datapath: &mut D) {
+        let Some(Some(slot)) = self.slots.get_mut(port.index()) else { return };
+        if slot.tx.is_empty() {
+            self.dirty.push(port);
+        }
+        let Err(frame) = slot.tx.push(frame) else { return };
+        datapath.tx_burst(port, &mut slot.tx, &slot.counters);
+        // A batch takes at least one frame, and tx_burst leaves it empty.
+        let _ = slot.tx.push(frame);
+    }
+
+    fn flush_all<D: Datapath<Frame = F>>(&mut self, datapath: &mut D) {
+        for port in self.dirty.drain(..) {
+            if let Some(Some(slot)) = self.slots.get_mut(port.index())
+                && !slot.tx.is_empty()
+            {
+                datapath.tx_burst(port, &mut slot.tx, &slot.counters);
+            }
+        }
+    }
+}
