@@ -299,6 +299,11 @@ impl Process {
         }
     }
 
+    /// Lets go of it: it is neither killed nor waited for.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
     /// SIGKILL. Its exit code, 137 unless it had ended before.
     ///
     /// # Errors

@@ -36,6 +36,9 @@ pub struct DaemonSpec {
     pub allow: Vec<String>,
     /// Where configuration, sockets, state and log go; `None` is a temporary directory.
     pub dir: Option<PathBuf>,
+    /// The directory of `vswitchd` and `vswitch-ctl`; `None` is where this executable's profile
+    /// puts them.
+    pub binaries: Option<PathBuf>,
     /// The daemon outlives this process (`cargo xtask demo --keep`).
     pub survives: bool,
 }
@@ -50,6 +53,7 @@ impl DaemonSpec {
             args: Vec::new(),
             allow: Vec::new(),
             dir: None,
+            binaries: None,
             survives: false,
         }
     }
@@ -80,7 +84,7 @@ impl DaemonSpec {
         };
         let netns = self.netns.clone().or_else(|| own.as_ref().map(|n| n.name().to_owned()));
         let mut daemon =
-            Daemon { process: None, spec: self, netns, dir, checked: 0, _own: own, _temp: temp };
+            Daemon { process: None, spec: self, netns, dir, checked: 0, own, _temp: temp };
         fs::create_dir_all(&daemon.dir)?;
         fs::write(daemon.config_path(), &daemon.spec.config)?;
         daemon.launch()?;
@@ -100,7 +104,7 @@ pub struct Daemon {
     dir: PathBuf,
     /// How much of the log has been looked at, bytes.
     checked: usize,
-    _own: Option<Netns>,
+    own: Option<Netns>,
     _temp: Option<tempfile::TempDir>,
 }
 
@@ -170,7 +174,7 @@ impl Daemon {
     /// It is not built.
     pub fn ctl_cmd<S: std::fmt::Display>(&self, args: impl IntoIterator<Item = S>) -> Result<Cmd> {
         let run_dir = self.run_dir();
-        let cmd = Cmd::new(binary("vswitch-ctl")?)
+        let cmd = Cmd::new(self.binary("vswitch-ctl")?)
             .arg("--run-dir")
             .arg(run_dir.display())
             .args(args)
@@ -257,6 +261,20 @@ impl Daemon {
         self.check_log()
     }
 
+    /// Lets go of it: it goes on running when this process has ended. Needs
+    /// [`DaemonSpec::survives`] and [`DaemonSpec::dir`].
+    ///
+    /// # Errors
+    /// It is not running, or was not started to survive.
+    pub fn leave(mut self) -> Result<()> {
+        ensure!(self.spec.survives && self.spec.dir.is_some(), "not started to survive");
+        self.process.take().context("the daemon is not running")?.leave();
+        if let Some(own) = &mut self.own {
+            own.keep();
+        }
+        Ok(())
+    }
+
     /// Starts it again, with the same directories and whatever the configuration file holds now.
     ///
     /// # Errors
@@ -295,7 +313,7 @@ impl Daemon {
     /// # Errors
     /// It is not built.
     pub fn command_line(&self) -> Result<Vec<String>> {
-        let mut words = vec![binary("vswitchd")?.display().to_string()];
+        let mut words = vec![self.binary("vswitchd")?.display().to_string()];
         for (option, path) in [
             ("--config", self.config_path()),
             ("--run-dir", self.run_dir()),
@@ -305,6 +323,13 @@ impl Daemon {
         }
         words.extend(self.spec.args.iter().cloned());
         Ok(words)
+    }
+
+    fn binary(&self, name: &str) -> Result<PathBuf> {
+        match &self.spec.binaries {
+            Some(dir) => Ok(dir.join(name)),
+            None => binary(name),
+        }
     }
 
     fn launch(&mut self) -> Result<()> {

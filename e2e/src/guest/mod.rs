@@ -84,6 +84,7 @@ pub struct Guest {
     process: Process,
     control: Mutex<Control>,
     console: PathBuf,
+    survives: bool,
     _temp: Option<tempfile::TempDir>,
 }
 
@@ -134,7 +135,8 @@ impl Guest {
             }
         };
         let control = Mutex::new(Control::new(stream)?);
-        Ok(Self { name: spec.name, process, control, console, _temp: temp })
+        let survives = spec.survives;
+        Ok(Self { name: spec.name, process, control, console, survives, _temp: temp })
     }
 
     /// Waits until the guest has booted and answers commands.
@@ -189,6 +191,17 @@ impl Guest {
     /// QEMU is gone.
     pub fn thaw(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGCONT)
+    }
+
+    /// Lets go of it: it goes on running when this process has ended. Needs
+    /// [`GuestSpec::survives`] and [`GuestSpec::dir`].
+    ///
+    /// # Errors
+    /// It was not started to survive.
+    pub fn leave(self) -> Result<()> {
+        ensure!(self.survives && self._temp.is_none(), "not started to survive");
+        self.process.leave();
+        Ok(())
     }
 
     /// What the guest's kernel printed.
