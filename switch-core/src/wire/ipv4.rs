@@ -150,6 +150,12 @@ impl Ipv4Header {
         self.total_len = U16::new(len);
     }
 
+    /// Changes the checksum.
+    #[inline]
+    pub const fn set_checksum(&mut self, checksum: u16) {
+        self.checksum = U16::new(checksum);
+    }
+
     /// Changes the identification, and the checksum with it.
     #[inline]
     pub fn set_id(&mut self, id: u16) {
