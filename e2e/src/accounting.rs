@@ -19,6 +19,10 @@ pub struct PortCounts {
     pub forwarded: u64,
     pub offered: u64,
     pub tx_frames: u64,
+    pub missed_rx: u64,
+    pub lost_after_tx: u64,
+    /// FDB entries on the port.
+    pub fdb: u64,
     /// By the name of the [drop reason](https://docs.rs/switch-core), those above 0.
     pub drops: BTreeMap<String, u64>,
 }
@@ -90,28 +94,55 @@ impl Accounting {
 
 impl PortCounts {
     fn parse(item: &Value) -> Result<Self> {
-        let count = |key: &str| {
-            item[key]
-                .as_u64()
-                .or_else(|| item["counters"][key].as_u64())
-                .with_context(|| format!("the counter {key} is missing in {item}"))
+        let count = |group: &str, key: &str| {
+            let value = item[group][key].as_u64();
+            value.with_context(|| format!("the counter {group}.{key} is missing in {item}"))
         };
         let mut drops = BTreeMap::new();
-        if let Some(object) = item["drops"].as_object() {
-            for (reason, n) in object {
-                drops.insert(reason.clone(), n.as_u64().context("a drop counter is no number")?);
-            }
+        for drop in item["drops"].as_array().context("no drops")? {
+            let reason = drop["reason"].as_str().context("a drop without a reason")?;
+            let frames = drop["frames"].as_u64().context("a drop without frames")?;
+            drops.insert(reason.to_owned(), frames);
         }
-        drops.retain(|_, n| *n > 0);
+        drops.retain(|_, frames| *frames > 0);
         Ok(Self {
-            rx_frames: count("rx_frames")?,
-            copied: count("copied")?,
-            originated: count("originated")?,
-            consumed: count("consumed")?,
-            forwarded: count("forwarded")?,
-            offered: count("offered")?,
-            tx_frames: count("tx_frames")?,
+            rx_frames: count("counters", "rx-frames")?,
+            tx_frames: count("counters", "tx-frames")?,
+            fdb: count("counters", "fdb")?,
+            missed_rx: count("counters", "missed-rx")?,
+            lost_after_tx: count("counters", "lost-after-tx")?,
+            copied: count("inside", "copied")?,
+            originated: count("inside", "originated")?,
+            consumed: count("inside", "consumed")?,
+            forwarded: count("inside", "forwarded")?,
+            offered: count("inside", "offered")?,
             drops,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(sent: u64) -> Value {
+        serde_json::json!({ "items": [{
+            "name": "a",
+            "counters": { "rx-frames": 10, "rx-bytes": 600, "tx-frames": sent, "tx-bytes": 1,
+                          "drops": 3, "missed-rx": 0, "lost-after-tx": 0, "fdb": 2 },
+            "inside": { "copied": 2, "originated": 0, "consumed": 1, "forwarded": 8, "offered": 8 },
+            "drops": [{ "reason": "runt", "frames": 3 }, { "reason": "giant", "frames": 0 }],
+        }] })
+    }
+
+    #[test]
+    fn books_that_balance_and_books_that_do_not() -> Result<()> {
+        let books = Accounting::parse(&stats(8))?;
+        books.check()?;
+        assert_eq!((books.dropped("runt"), books.dropped_in_all()), (3, 3));
+        assert_eq!(books.port("a")?.drops.len(), 1);
+        assert!(Accounting::parse(&stats(7))?.check().is_err());
+        assert!(Accounting::parse(&serde_json::json!({ "items": [{ "name": "a" }] })).is_err());
+        Ok(())
     }
 }
