@@ -166,3 +166,114 @@ fn differences_by_object_and_key() {
     assert_eq!(changes[0].change, ChangeKind::Removed);
     assert_eq!(config::diff(&old, &old), []);
 }
+
+/// Where documents that are made from the code are kept.
+fn committed(name: &str) -> String {
+    let path = format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("BLESS").is_some() {
+        let now = match name {
+            "vswitch.toml" => config::example(),
+            other => panic!("{other} is not made here"),
+        };
+        std::fs::write(&path, now).unwrap();
+    }
+    std::fs::read_to_string(&path).unwrap()
+}
+
+#[test]
+fn the_example_file_follows_the_key_table() {
+    let example = config::example();
+    assert_eq!(committed("vswitch.toml"), example, "run the test with BLESS=1 and commit the file");
+    let desired = config::from_toml(&example).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!((desired.bridges.len(), desired.ports.len()), (1, 2));
+    for key in config::keys::KEYS {
+        let line = format!("{} = {}", key.name, key.example);
+        assert!(example.contains(&line), "{line}");
+        assert!(config::manual().contains(&key.name.replace('-', "\\-")), "{}", key.name);
+    }
+}
+
+/// Documented defaults are what leaving the key out gives, and examples are valid.
+#[test]
+fn defaults_and_examples_are_true() {
+    use config::keys::{Fallback, KEYS, Section};
+    use switch_core::config::PortType;
+    let file = |section: Section, port: PortType, extra: &str| {
+        let own = |wanted: Section| if section == wanted { extra } else { "" };
+        let needed = match port {
+            PortType::Tap => "bridge = \"b\"",
+            PortType::Netdev => "bridge = \"b\"\ndevice = \"d0\"",
+            PortType::Dpdk => "devargs = \"net_null0\"",
+            PortType::VhostUser => "bridge = \"b\"\nsocket = \"/run/s\"",
+        };
+        let port_extra = own(Section::Port);
+        let needed: String = needed
+            .lines()
+            .filter(|line| !port_extra.starts_with(line.split(' ').next().unwrap()))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let trunk = if port_extra.starts_with("native") { "trunk = [1]\n" } else { "" };
+        let datapath = if extra.starts_with("datapath") { "" } else { "datapath = \"dpdk\"\n" };
+        format!(
+            "version = 1\n[daemon]\n{datapath}{}\n[dpdk]\n{}\n[[bridge]]\nname = \"b\"\n{}\n\
+             [[bridge]]\nname = \"br0\"\n[[port]]\nname = \"p\"\ntype = \"{port}\"\n\
+             {needed}{trunk}{port_extra}\n",
+            own(Section::Daemon),
+            own(Section::Dpdk),
+            own(Section::Bridge),
+        )
+    };
+    let read = |text: String| {
+        config::from_toml(&text).unwrap_or_else(|problems| panic!("{text}\n{problems}"))
+    };
+    let mut checked = 0;
+    for key in KEYS.iter().filter(|key| !matches!(key.name, "version" | "name" | "type")) {
+        for port in PortType::ALL.into_iter().filter(|port| key.applies_to(*port)) {
+            if key.name == "datapath" && !matches!(port, PortType::Tap | PortType::Netdev) {
+                continue;
+            }
+            read(file(key.section, port, &format!("{} = {}", key.name, key.example)));
+            if let Fallback::Is(value) = key.default {
+                let set = read(file(key.section, port, &format!("{} = {value}", key.name)));
+                let mut unset = read(file(key.section, port, ""));
+                if key.name == "datapath" {
+                    unset.daemon.datapath = Datapath::Tap;
+                }
+                assert_eq!(set, unset, "{} = {value}", key.name);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 10, "{checked}");
+}
+
+mod noise {
+    use proptest::prelude::*;
+    use vswitch_api::config;
+
+    proptest! {
+        #[test]
+        fn bytes(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            config::fuzz_config(&bytes);
+            config::fuzz_request(&bytes);
+        }
+
+        /// Near misses: real lines in any order, with one character replaced.
+        #[test]
+        fn lines(
+            order in proptest::sample::subsequence((0..24).collect::<Vec<usize>>(), 0..24),
+            at in any::<prop::sample::Index>(),
+            other in any::<char>(),
+        ) {
+            let lines: Vec<_> = super::EXAMPLE.lines().collect();
+            let text: Vec<_> = order.iter().filter_map(|line| lines.get(*line).copied()).collect();
+            let mut text: Vec<char> = text.join("\n").chars().collect();
+            config::fuzz_config(text.iter().collect::<String>().as_bytes());
+            if !text.is_empty() {
+                let index = at.index(text.len());
+                text[index] = other;
+            }
+            config::fuzz_config(text.iter().collect::<String>().as_bytes());
+        }
+    }
+}

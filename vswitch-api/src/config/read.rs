@@ -1,6 +1,7 @@
 //! From text to [`Desired`], finding everything that is wrong on the way.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::btree_map::{BTreeMap, Entry as MapEntry};
+use std::collections::{BTreeSet, HashMap};
 
 use switch_core::config::{BridgeSpec, PortSpec, PortType};
 use toml_edit::Document;
@@ -196,21 +197,21 @@ impl<'a> Reader<'a> {
         section: &str,
         node: &Node,
     ) {
-        if into.contains_key(&name) {
-            let path = format!("{section}.{name}.name");
-            let first = self.places.get(&format!("{section}.{name}")).copied();
-            let lines = self.lines.as_ref();
-            let place = first.and_then(|at| lines.map(|lines| lines.place(at).0));
-            let message = match place {
-                Some(line) => format!("there is another {section} {name:?} at line {line}"),
-                None => format!("there is another {section} {name:?}"),
-            };
-            self.report(Problem::new(path, message), place_of(node, "name"));
-        } else {
-            if let Some(at) = place_of(node, "name") {
-                self.places.insert(format!("{section}.{name}"), at);
+        let at = place_of(node, "name");
+        let path = format!("{section}.{name}");
+        match into.entry(name) {
+            MapEntry::Vacant(free) => {
+                self.places.extend(at.map(|at| (path, at)));
+                free.insert(object);
             }
-            into.insert(name, object);
+            MapEntry::Occupied(taken) => {
+                let mut message = format!("there is another {section} {:?}", taken.key());
+                let first = self.places.get(&path).copied();
+                if let (Some(lines), Some(first)) = (&self.lines, first) {
+                    message.push_str(&format!(" at line {}", lines.place(first).0));
+                }
+                self.report(Problem::new(format!("{path}.name"), message), at);
+            }
         }
     }
 

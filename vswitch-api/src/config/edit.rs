@@ -1,0 +1,198 @@
+//! Changes to single objects.
+
+use serde_json::Value as Json;
+use switch_core::config::{BridgeSpec, PortSpec, VlanSpec};
+use switch_core::wire::vlan::VlanId;
+
+use super::problem::{Problem, Problems};
+use super::value::vlan_ranges;
+use super::{bridge_from_json, bridge_to_json, port_from_json, port_to_json};
+use crate::types::VlanMode;
+
+/// Changes some keys of a port by a JSON merge patch (RFC 7396): null resets a key to its default.
+/// A patch that sets `access` takes `trunk` and `native` away, and the other way round.
+///
+/// # Errors
+/// Everything that is wrong with the result, and a change of the name or the type.
+pub fn patch_port(port: &PortSpec, patch: &Json) -> Result<PortSpec, Problems> {
+    let mut object = port_to_json(port);
+    if let (Some(map), Some(patch)) = (object.as_object_mut(), patch.as_object()) {
+        let sets = |key: &str| patch.get(key).is_some_and(|value| !value.is_null());
+        if sets("access") && !sets("trunk") {
+            map.remove("trunk");
+            map.remove("native");
+        } else if sets("trunk") && !sets("access") {
+            map.remove("access");
+        }
+    }
+    let key = format!("port.{}", port.name);
+    fixed(&object, patch, &key, &["name", "type"])?;
+    port_from_json(&merge(object, patch))
+}
+
+/// Changes some keys of a bridge, as [`patch_port`] does.
+///
+/// # Errors
+/// Everything that is wrong with the result, and a change of the name.
+pub fn patch_bridge(bridge: &BridgeSpec, patch: &Json) -> Result<BridgeSpec, Problems> {
+    let object = bridge_to_json(bridge);
+    fixed(&object, patch, &format!("bridge.{}", bridge.name), &["name"])?;
+    bridge_from_json(&merge(object, patch))
+}
+
+/// What names an object, or makes it another kind of thing, is not changed but added anew.
+fn fixed(object: &Json, patch: &Json, path: &str, keys: &[&str]) -> Result<(), Problems> {
+    if !patch.is_object() {
+        return Err(Problems(vec![Problem::new(
+            path,
+            "expected an object with the keys to change",
+        )]));
+    }
+    let changed = |key: &&&str| patch.get(**key).is_some_and(|new| Some(new) != object.get(**key));
+    let problem = |key: &&str| {
+        let problem = Problem::new(format!("{path}.{key}"), format!("{key} cannot be changed"));
+        problem.with_hint("delete it and add another")
+    };
+    let problems: Vec<_> = keys.iter().filter(changed).map(problem).collect();
+    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+}
+
+fn merge(mut object: Json, patch: &Json) -> Json {
+    if let (Some(map), Some(patch)) = (object.as_object_mut(), patch.as_object()) {
+        for (key, value) in patch {
+            if value.is_null() {
+                map.remove(key);
+            } else {
+                map.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    object
+}
+
+/// Puts a port into a VLAN. An access VLAN becomes the native one of the trunk that `Trunk` and
+/// `Native` make of the port.
+#[must_use]
+pub fn vlan_add(vlan: &VlanSpec, id: VlanId, mode: VlanMode) -> VlanSpec {
+    let (mut vlans, native) = match vlan {
+        _ if mode == VlanMode::Access => return VlanSpec::Access(id),
+        VlanSpec::Transparent => (Vec::new(), None),
+        VlanSpec::Access(access) => (Vec::new(), Some(*access)),
+        VlanSpec::Trunk { vlans, native } => (vlans.clone(), *native),
+    };
+    if let Err(place) = vlans.binary_search(&id) {
+        vlans.insert(place, id);
+    }
+    let native = match mode {
+        VlanMode::Native => Some(id),
+        // What is to be tagged from now on is not the untagged one any more.
+        VlanMode::Trunk | VlanMode::Access => native.filter(|native| *native != id),
+    };
+    VlanSpec::Trunk { vlans, native }
+}
+
+/// Takes a port out of a VLAN; `None` if it is in no such. A port that is in no VLAN afterwards is
+/// transparent.
+#[must_use]
+pub fn vlan_del(vlan: &VlanSpec, id: VlanId) -> Option<VlanSpec> {
+    match vlan {
+        VlanSpec::Access(access) if *access == id => Some(VlanSpec::Transparent),
+        VlanSpec::Trunk { vlans, native } if vlans.contains(&id) || *native == Some(id) => {
+            let vlans: Vec<_> = vlans.iter().copied().filter(|vlan| *vlan != id).collect();
+            match native.filter(|native| *native != id) {
+                Some(native) if vlans.is_empty() => Some(VlanSpec::Access(native)),
+                None if vlans.is_empty() => Some(VlanSpec::Transparent),
+                native => Some(VlanSpec::Trunk { vlans, native }),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// A port's VLANs in words: `-`, `access 10`, `trunk 10,20-29 native 1`.
+#[must_use]
+pub fn vlan_words(vlan: &VlanSpec) -> String {
+    match vlan {
+        VlanSpec::Transparent => "-".into(),
+        VlanSpec::Access(id) => format!("access {id}"),
+        VlanSpec::Trunk { vlans, native } => {
+            let ranges: Vec<_> = vlan_ranges(vlans)
+                .into_iter()
+                .map(|range| match range {
+                    (1, 4094) => "all".to_owned(),
+                    (first, last) if first == last => first.to_string(),
+                    (first, last) => format!("{first}-{last}"),
+                })
+                .collect();
+            let native = native.map_or_else(String::new, |id| format!(" native {id}"));
+            format!("trunk {}{native}", ranges.join(","))
+        }
+    }
+}
+
+/// The VLANs of a port as ranges, each with how the port is in it.
+#[must_use]
+pub fn vlan_memberships(vlan: &VlanSpec) -> Vec<(u16, u16, VlanMode)> {
+    match vlan {
+        VlanSpec::Transparent => Vec::new(),
+        VlanSpec::Access(id) => vec![(id.get(), id.get(), VlanMode::Access)],
+        VlanSpec::Trunk { vlans, native } => {
+            let tagged: Vec<_> = vlans.iter().copied().filter(|id| Some(*id) != *native).collect();
+            let tagged = vlan_ranges(&tagged);
+            let native = native.map(|id| (id.get(), id.get(), VlanMode::Native));
+            let tagged = tagged.into_iter().map(|(first, last)| (first, last, VlanMode::Trunk));
+            let mut out: Vec<_> = tagged.chain(native).collect();
+            out.sort_by_key(|row| row.0);
+            out
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn id(vid: u16) -> VlanId {
+        VlanId::new(vid).unwrap()
+    }
+
+    #[test]
+    fn vlans_come_and_go() {
+        let access = vlan_add(&VlanSpec::Transparent, id(10), VlanMode::Access);
+        let trunk = vlan_add(&access, id(20), VlanMode::Trunk);
+        assert_eq!(vlan_words(&trunk), "trunk 20 native 10");
+        let trunk = vlan_add(&trunk, id(21), VlanMode::Trunk);
+        let trunk = vlan_add(&trunk, id(30), VlanMode::Native);
+        assert_eq!(vlan_words(&trunk), "trunk 20-21,30 native 30");
+        let rows = vlan_memberships(&trunk);
+        assert_eq!(rows, [(20, 21, VlanMode::Trunk), (30, 30, VlanMode::Native)]);
+        let tagged = vlan_add(&trunk, id(30), VlanMode::Trunk);
+        assert_eq!(vlan_words(&tagged), "trunk 20-21,30");
+        assert_eq!(vlan_del(&trunk, id(11)), None);
+        let mut rest = trunk;
+        for (vid, words) in [(20, "trunk 21,30 native 30"), (30, "trunk 21"), (21, "-")] {
+            rest = vlan_del(&rest, id(vid)).unwrap();
+            assert_eq!(vlan_words(&rest), words);
+        }
+        assert_eq!(vlan_del(&rest, id(21)), None);
+    }
+
+    #[test]
+    fn patches_merge_and_are_checked() {
+        let port =
+            json!({ "name": "p", "type": "tap", "bridge": "br0", "access": 10, "mtu": 1400 });
+        let port = port_from_json(&port).unwrap();
+        let patched = patch_port(&port, &json!({ "trunk": [1, 2], "mtu": null })).unwrap();
+        assert_eq!((vlan_words(&patched.vlan).as_str(), patched.mtu), ("trunk 1-2", None));
+        let refused = patch_port(&port, &json!({ "type": "netdev" })).unwrap_err();
+        assert!(refused.to_string().contains("type cannot be changed"), "{refused}");
+        let refused = patch_port(&port, &json!({ "mtu": 7, "acess": 1 })).unwrap_err();
+        assert_eq!(refused.0.len(), 2, "{refused}");
+        assert!(patch_port(&port, &json!([])).is_err());
+        let bridge = BridgeSpec::new("br0");
+        let patched = patch_bridge(&bridge, &json!({ "ageing": "5m" })).unwrap();
+        assert_eq!(patched.ageing.as_secs(), 300);
+    }
+}
