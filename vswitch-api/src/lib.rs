@@ -2,8 +2,12 @@
 //! error codes, and the client.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod config;
 pub mod error;
+mod openapi;
+pub mod routes;
 pub mod types;
 
 pub use error::{ApiError, Code, ErrorBody};
+pub use openapi::openapi;
