@@ -97,6 +97,9 @@ static const uint64_t VSW_TX_OFFLOAD_IPV4_CKSUM = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM;
 static const uint64_t VSW_TX_OFFLOAD_TCP_CKSUM = RTE_ETH_TX_OFFLOAD_TCP_CKSUM;
 static const uint64_t VSW_TX_OFFLOAD_UDP_CKSUM = RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
 static const uint64_t VSW_TX_OFFLOAD_TCP_TSO = RTE_ETH_TX_OFFLOAD_TCP_TSO;
+static const uint64_t VSW_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t VSW_RSS_TCP = RTE_ETH_RSS_TCP;
+static const uint64_t VSW_RSS_UDP = RTE_ETH_RSS_UDP;
 static const unsigned VSW_RING_F_SP_ENQ = RING_F_SP_ENQ;
 static const unsigned VSW_RING_F_SC_DEQ = RING_F_SC_DEQ;
 
@@ -109,6 +112,7 @@ void vsw_pktmbuf_free(struct rte_mbuf *m);
 void vsw_pktmbuf_attach(struct rte_mbuf *indirect, struct rte_mbuf *direct);
 uint16_t vsw_mbuf_refcnt_read(const struct rte_mbuf *m);
 uint16_t vsw_pktmbuf_data_room_size(struct rte_mempool *mp);
+uint64_t vsw_mbuf_tx_offload(uint64_t l2, uint64_t l3, uint64_t l4, uint64_t segment);
 void vsw_mempool_cache_flush(struct rte_mempool *mp);
 
 uint16_t vsw_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);

@@ -1,1 +1,24 @@
-//! Under construction.
+//! The datapath on DPDK, in poll mode.
+//!
+//! | layer | modules | unsafe |
+//! | --- | --- | --- |
+//! | bindings | `dpdk-sys` | generated |
+//! | DPDK, made safe | [`eal`], [`lcore`], [`mempool`], [`mbuf`], [`ring`], [`ethdev`] | all of it |
+//! //!
+//! The invariants that the lower layer keeps: the EAL starts once; a pool stays until the process
+//! ends, so it outlives its mbufs; a queue is used by one thread at a time; an mbuf given to a
+//! driver is gone; the bytes that one frame writes are seen by no other.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod eal;
+mod error;
+pub mod ethdev;
+pub mod lcore;
+pub mod mbuf;
+pub mod mempool;
+pub mod ring;
+
+pub use eal::{Eal, EalConfig, Memory};
+pub use error::DpdkError;
+pub use mbuf::Mbuf;
+pub use mempool::{Mempool, MempoolConfig};

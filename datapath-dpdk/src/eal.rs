@@ -1,0 +1,193 @@
+//! The environment abstraction layer: DPDK's memory, cores and buses. Once a process.
+
+use std::ffi::{CStr, CString, c_char};
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::DpdkError;
+use crate::mbuf;
+
+/// Where DPDK's memory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Ordinary pages: works everywhere, slower.
+    Pages {
+        /// Size in MiB.
+        mib: u32,
+    },
+    /// Hugepages, as many as are needed.
+    Huge {
+        /// MiB taken at start and never given back; `None` takes none in advance.
+        reserve_mib: Option<u32>,
+    },
+}
+
+/// How the EAL starts.
+#[derive(Clone, Debug)]
+pub struct EalConfig {
+    /// Where memory comes from.
+    pub memory: Memory,
+    /// Tells two processes apart in hugetlbfs.
+    pub file_prefix: String,
+    /// Whether PCI devices are looked for. vdevs are there in any case.
+    pub pci: bool,
+    /// Arguments we did not foresee, as DPDK's own programs take them.
+    pub extra: Vec<String>,
+}
+
+impl Default for EalConfig {
+    fn default() -> Self {
+        Self {
+            memory: Memory::Huge { reserve_mib: None },
+            file_prefix: format!("vswitch-{}", std::process::id()),
+            pci: true,
+            extra: Vec::new(),
+        }
+    }
+}
+
+/// Proof that the EAL runs. It does until the process ends: pools, devices and frames may be used
+/// from any thread up to then, so nothing could say when to stop it.
+#[derive(Clone, Copy, Debug)]
+pub struct Eal(());
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+impl Eal {
+    /// Starts the EAL.
+    ///
+    /// Nothing is shared with other processes and nothing is left in the file system.
+    /// No thread of the switch becomes an EAL thread here; workers register themselves, see
+    /// [`crate::lcore`].
+    ///
+    /// # Errors
+    /// [`DpdkError::AlreadyStarted`] on the second call, also after a failed first one: libdpdk
+    /// cannot take back a start that failed half-way.
+    pub fn init(config: &EalConfig) -> Result<Self, DpdkError> {
+        let attempted = "starting the DPDK environment (EAL)";
+        let arguments = arguments(config, first_allowed_cpu()?)?;
+        if STARTED.swap(true, Ordering::AcqRel) {
+            return Err(DpdkError::AlreadyStarted);
+        }
+        tracing::debug!(?arguments, "starting the EAL");
+        // The calling thread becomes the main lcore and is bound to its CPU, hence a thread of its
+        // own, which may end: nothing is ever launched on it.
+        let started = std::thread::Builder::new()
+            .name("eal-main".into())
+            .spawn(move || start(arguments, attempted))
+            .map_err(|error| DpdkError::unfit(attempted, error.to_string()))?
+            .join();
+        match started {
+            Ok(result) => result?,
+            Err(_) => return Err(DpdkError::unfit(attempted, "its thread panicked")),
+        }
+        let eal = Self(());
+        mbuf::register_note(eal)?;
+        Ok(eal)
+    }
+
+    /// Whether memory comes from hugepages.
+    pub fn has_hugepages(self) -> bool {
+        // SAFETY: the EAL runs.
+        unsafe { dpdk_sys::rte_eal_has_hugepages() != 0 }
+    }
+
+    /// The version of libdpdk, for example `DPDK 22.11.11`.
+    pub fn version() -> String {
+        // SAFETY: no precondition; the answer is never null.
+        let version = unsafe { dpdk_sys::rte_version() };
+        // SAFETY: a terminated string that is made once and stays.
+        let version = unsafe { CStr::from_ptr(version) };
+        version.to_string_lossy().into_owned()
+    }
+}
+
+fn start(arguments: Vec<CString>, attempted: &str) -> Result<(), DpdkError> {
+    // libdpdk keeps pointers to its arguments and permutes the array: both are given away.
+    let argv: Vec<*mut c_char> = arguments.into_iter().map(CString::into_raw).collect();
+    let argc = i32::try_from(argv.len()).unwrap_or(i32::MAX);
+    let argv = argv.leak().as_mut_ptr();
+    // SAFETY: `argv` has `argc` terminated strings, all of which live for ever.
+    let code = unsafe { dpdk_sys::rte_eal_init(argc, argv) };
+    // The cause is in a variable of this thread.
+    if code < 0 { Err(DpdkError::from_code(attempted, code)) } else { Ok(()) }
+}
+
+fn arguments(config: &EalConfig, cpu: u32) -> Result<Vec<CString>, DpdkError> {
+    let mut args: Vec<String> = vec![
+        "vswitch".into(),
+        format!("--lcores=0@{cpu}"),
+        format!("--file-prefix={}", config.file_prefix),
+        "--no-telemetry".into(),
+        "--log-level=*:warning".into(),
+    ];
+    match config.memory {
+        Memory::Pages { mib } => {
+            // `--in-memory` is refused together with `--no-huge`; this half of it is enough.
+            args.extend(["--no-huge", "--no-shconf", "--iova-mode=va"].map(Into::into));
+            args.push(format!("-m{mib}"));
+        }
+        Memory::Huge { reserve_mib } => {
+            args.push("--in-memory".into());
+            args.extend(reserve_mib.map(|mib| format!("-m{mib}")));
+        }
+    }
+    if !config.pci {
+        args.push("--no-pci".into());
+    }
+    args.extend(config.extra.iter().cloned());
+    args.into_iter().map(|arg| c_string("starting the DPDK environment (EAL)", &arg)).collect()
+}
+
+/// A C string, or an error that says what it was for.
+pub(crate) fn c_string(attempted: &str, text: &str) -> Result<CString, DpdkError> {
+    CString::new(text)
+        .map_err(|_| DpdkError::unfit(attempted, format!("{text:?} has a zero byte in it")))
+}
+
+/// A CPU that this process may run on: the EAL insists on one for its main lcore.
+fn first_allowed_cpu() -> Result<u32, DpdkError> {
+    let attempted = "reading the allowed CPUs from /proc/self/status";
+    let status = fs::read_to_string("/proc/self/status")
+        .map_err(|error| DpdkError::unfit(attempted, error.to_string()))?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .and_then(|list| list.trim().split(['-', ',']).next()?.parse().ok())
+        .ok_or_else(|| DpdkError::unfit(attempted, "no list of CPUs in it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_follow_the_configuration() {
+        let config = EalConfig {
+            memory: Memory::Pages { mib: 64 },
+            file_prefix: "x".into(),
+            pci: false,
+            extra: vec!["--vdev=net_null0".into()],
+        };
+        let args = arguments(&config, 3).unwrap();
+        let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        for wanted in ["--lcores=0@3", "--no-huge", "-m64", "--no-pci", "--file-prefix=x"] {
+            assert!(args.contains(&wanted), "{wanted} is not in {args:?}");
+        }
+        assert_eq!(args.last(), Some(&"--vdev=net_null0"));
+        let huge = EalConfig { memory: Memory::Huge { reserve_mib: None }, ..config };
+        let args = arguments(&huge, 0).unwrap();
+        assert!(!args.iter().any(|arg| arg.as_c_str() == c"--no-huge"));
+    }
+
+    #[test]
+    fn a_zero_byte_in_an_argument_is_an_error() {
+        let config = EalConfig { extra: vec!["a\0b".into()], ..EalConfig::default() };
+        assert!(matches!(arguments(&config, 0), Err(DpdkError::Unfit { .. })));
+    }
+
+    #[test]
+    fn an_allowed_cpu_is_found() {
+        assert!(first_allowed_cpu().is_ok());
+    }
+}

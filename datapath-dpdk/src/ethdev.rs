@@ -1,0 +1,482 @@
+//! Devices and their queues.
+//!
+//! A queue is used by one thread at a time (its methods take `&mut self`) and keeps its device
+//! open: the device stops and closes when the last queue and the last handle are gone.
+
+use std::ffi::{CStr, c_int};
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_mbuf, rte_ring};
+use switch_core::batch::{BURST_MAX, Batch};
+use switch_core::frame::{Frame, MAX_FRAME};
+
+use crate::eal::{Eal, c_string};
+use crate::error::DpdkError;
+use crate::mbuf::Mbuf;
+use crate::mempool::Mempool;
+use crate::ring::Ring;
+
+/// Where a device comes from.
+#[derive(Clone, Debug)]
+pub enum Attach {
+    /// A PCI address or a vdev with its arguments, for example `net_tap0,iface=web`.
+    Devargs(String),
+    /// A `net_ring` device over rings whose other ends somebody else holds.
+    Rings {
+        /// Its name, unique in the process.
+        name: String,
+        /// What it receives from, one a queue.
+        rx: Vec<Ring>,
+        /// What it sends to, one a queue.
+        tx: Vec<Ring>,
+    },
+}
+
+/// How a device is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceConfig {
+    /// Receive queues wanted; a device that has fewer gets what it has.
+    pub rx_queues: u16,
+    /// Send queues wanted; a device that has fewer gets what it has.
+    pub tx_queues: u16,
+    /// Descriptors of each queue, adjusted to what the driver allows.
+    pub descriptors: u16,
+    /// Largest layer-3 packet in bytes; `None` leaves what the driver has.
+    pub mtu: Option<u16>,
+}
+
+impl Default for DeviceConfig {
+    fn default() -> Self {
+        Self { rx_queues: 1, tx_queues: 1, descriptors: 1024, mtu: None }
+    }
+}
+
+/// An open device. Clones are the same device.
+#[derive(Clone, Debug)]
+pub struct Device {
+    open: Arc<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    port: u16,
+    name: String,
+    driver: String,
+    tx_offloads: u64,
+    rx_queues: u16,
+    tx_queues: u16,
+    /// The far ends, which the device uses until it is closed.
+    _rings: Vec<Ring>,
+}
+
+/// What a device counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceStats {
+    /// Frames that found no free descriptor or mbuf.
+    pub missed: u64,
+    /// Frames the device could not send.
+    pub tx_errors: u64,
+}
+
+impl Device {
+    /// Probes, configures and starts a device. Answers it with its receive and send queues.
+    ///
+    /// # Errors
+    /// What the driver refuses. Nothing is left then.
+    pub fn open(
+        _eal: Eal,
+        attach: &Attach,
+        config: &DeviceConfig,
+        pool: Mempool,
+    ) -> Result<(Self, Vec<RxQueue>, Vec<TxQueue>), DpdkError> {
+        let (port, name, rings) = match attach {
+            Attach::Devargs(devargs) => {
+                let (port, name) = probe(devargs)?;
+                (port, name, Vec::new())
+            }
+            Attach::Rings { name, rx, tx } => {
+                let port = from_rings(name, rx, tx)?;
+                (port, name.clone(), rx.iter().chain(tx).cloned().collect())
+            }
+        };
+        // From here on a return closes the device.
+        let mut open = Open {
+            port,
+            name,
+            driver: String::new(),
+            tx_offloads: 0,
+            rx_queues: 0,
+            tx_queues: 0,
+            _rings: rings,
+        };
+        open.start(config, pool)?;
+        let (rx_queues, tx_queues) = (open.rx_queues, open.tx_queues);
+        let device = Self { open: Arc::new(open) };
+        let rx = (0..rx_queues).map(|queue| RxQueue { device: device.clone(), queue }).collect();
+        let tx = (0..tx_queues).map(|queue| TxQueue { device: device.clone(), queue }).collect();
+        Ok((device, rx, tx))
+    }
+
+    /// The name DPDK knows it by.
+    pub fn name(&self) -> &str {
+        &self.open.name
+    }
+
+    /// Its driver, for example `net_ring`.
+    pub fn driver(&self) -> &str {
+        &self.open.driver
+    }
+
+    /// Whether it finishes TCP and UDP checksums on the way out.
+    pub fn finishes_checksums(&self) -> bool {
+        self.open.has(dpdk_sys::VSW_TX_OFFLOAD_TCP_CKSUM | dpdk_sys::VSW_TX_OFFLOAD_UDP_CKSUM)
+    }
+
+    /// How many queues it was set up with, to receive and to send.
+    pub fn queues(&self) -> (u16, u16) {
+        (self.open.rx_queues, self.open.tx_queues)
+    }
+
+    /// Closes the device.
+    ///
+    /// # Errors
+    /// When a queue of it is still held somewhere; the device then closes with the last one.
+    pub fn close(self) -> Result<(), DpdkError> {
+        let attempted = format!("closing the device {}", self.name());
+        match Arc::try_unwrap(self.open) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(DpdkError::unfit(attempted, "a worker still has a queue of it")),
+        }
+    }
+
+    /// Its address, or zeroes if it has none.
+    pub fn mac(&self) -> [u8; 6] {
+        let mut mac = dpdk_sys::rte_ether_addr { addr_bytes: [0; 6] };
+        // SAFETY: an open port; the address is written.
+        unsafe { dpdk_sys::rte_eth_macaddr_get(self.open.port, &mut mac) };
+        mac.addr_bytes
+    }
+
+    /// Largest layer-3 packet in bytes.
+    pub fn mtu(&self) -> u16 {
+        let mut mtu = 0;
+        // SAFETY: an open port; the MTU is written.
+        unsafe { dpdk_sys::rte_eth_dev_get_mtu(self.open.port, &mut mtu) };
+        mtu
+    }
+
+    /// Sets the MTU.
+    ///
+    /// # Errors
+    /// What the driver refuses.
+    pub fn set_mtu(&self, mtu: u16) -> Result<(), DpdkError> {
+        self.open.set_mtu(mtu)
+    }
+
+    /// Whether the link is up, as last reported by the driver.
+    pub fn link_up(&self) -> bool {
+        // SAFETY: an open port.
+        unsafe { dpdk_sys::vsw_eth_link_up(self.open.port) != 0 }
+    }
+
+    /// What the device counts.
+    pub fn stats(&self) -> DeviceStats {
+        let mut stats = MaybeUninit::<dpdk_sys::rte_eth_stats>::zeroed();
+        // SAFETY: an open port; the structure is written.
+        unsafe { dpdk_sys::rte_eth_stats_get(self.open.port, stats.as_mut_ptr()) };
+        // SAFETY: integers only, zeroed before.
+        let stats = unsafe { stats.assume_init() };
+        DeviceStats { missed: stats.imissed + stats.rx_nombuf, tx_errors: stats.oerrors }
+    }
+}
+
+fn probe(devargs: &str) -> Result<(u16, String), DpdkError> {
+    let attempted = format!("attaching the device {devargs}");
+    let c_devargs = c_string(&attempted, devargs)?;
+    // SAFETY: the EAL runs; a terminated string.
+    let code = unsafe { dpdk_sys::rte_dev_probe(c_devargs.as_ptr()) };
+    if code < 0 {
+        return Err(DpdkError::from_code(attempted, code));
+    }
+    let name = devargs.split(',').next().unwrap_or(devargs);
+    let name = name.strip_prefix("vdev:").or_else(|| name.strip_prefix("pci:")).unwrap_or(name);
+    let c_name = c_string(&attempted, name)?;
+    let mut port = 0;
+    // SAFETY: a terminated string; the number is written.
+    let code = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut port) };
+    if code < 0 {
+        return Err(DpdkError::unfit(attempted, "it is there, but is no network device"));
+    }
+    Ok((port, name.to_owned()))
+}
+
+fn from_rings(name: &str, rx: &[Ring], tx: &[Ring]) -> Result<u16, DpdkError> {
+    let attempted = format!("making the net_ring device {name}");
+    let c_name = c_string(&attempted, name)?;
+    let rx: Vec<*mut rte_ring> = rx.iter().map(Ring::as_ptr).collect();
+    let tx: Vec<*mut rte_ring> = tx.iter().map(Ring::as_ptr).collect();
+    // SAFETY: the EAL runs; the arrays have as many live rings as is said, and the driver copies
+    // them.
+    let port = unsafe {
+        dpdk_sys::rte_eth_from_rings(
+            c_name.as_ptr(),
+            rx.as_ptr(),
+            rx.len() as u32,
+            tx.as_ptr(),
+            tx.len() as u32,
+            0,
+        )
+    };
+    u16::try_from(port).map_err(|_| DpdkError::from_code(attempted, port))
+}
+
+impl Open {
+    fn start(&mut self, config: &DeviceConfig, pool: Mempool) -> Result<(), DpdkError> {
+        let info = self.info()?;
+        if !info.driver_name.is_null() {
+            // SAFETY: a terminated string that the driver keeps.
+            let driver = unsafe { CStr::from_ptr(info.driver_name) };
+            self.driver = driver.to_string_lossy().into_owned();
+        }
+        let rx_queues = config.rx_queues.min(info.max_rx_queues);
+        let tx_queues = config.tx_queues.min(info.max_tx_queues);
+        let eth_conf = self.eth_conf(&info, rx_queues);
+        self.tx_offloads = eth_conf.txmode.offloads;
+        // SAFETY: an own port that is stopped; the structure is complete.
+        self.check("configuring", unsafe {
+            dpdk_sys::rte_eth_dev_configure(self.port, rx_queues, tx_queues, &eth_conf)
+        })?;
+        let (mut rx_desc, mut tx_desc) = (config.descriptors, config.descriptors);
+        // SAFETY: a configured port; both numbers are read and written.
+        self.check("sizing the queues of", unsafe {
+            dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(self.port, &mut rx_desc, &mut tx_desc)
+        })?;
+        // SAFETY: an own port. What the driver does not know is SOCKET_ID_ANY, -1.
+        let socket = unsafe { dpdk_sys::rte_eth_dev_socket_id(self.port) } as u32;
+        for queue in 0..rx_queues {
+            let mut conf = info.default_rxconf;
+            conf.offloads = eth_conf.rxmode.offloads & info.rx_queue_offload_capa;
+            let pool = pool.as_ptr();
+            // SAFETY: a configured port with that queue; a live pool, which outlives the device.
+            self.check("setting up a receive queue of", unsafe {
+                dpdk_sys::rte_eth_rx_queue_setup(self.port, queue, rx_desc, socket, &conf, pool)
+            })?;
+        }
+        for queue in 0..tx_queues {
+            let mut conf = info.default_txconf;
+            conf.offloads = eth_conf.txmode.offloads & info.tx_queue_offload_capa;
+            // SAFETY: a configured port with that queue.
+            self.check("setting up a send queue of", unsafe {
+                dpdk_sys::rte_eth_tx_queue_setup(self.port, queue, tx_desc, socket, &conf)
+            })?;
+        }
+        if let Some(mtu) = config.mtu {
+            self.set_mtu(mtu)?;
+        }
+        // SAFETY: a configured port.
+        self.check("starting", unsafe { dpdk_sys::rte_eth_dev_start(self.port) })?;
+        // A switch takes everything. Drivers without the notion are promiscuous anyway.
+        // SAFETY: a started port.
+        unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.port) };
+        (self.rx_queues, self.tx_queues) = (rx_queues, tx_queues);
+        Ok(())
+    }
+
+    fn eth_conf(&self, info: &rte_eth_dev_info, rx_queues: u16) -> rte_eth_conf {
+        // SAFETY: C integers, enums with a zero value and null pointers; all-zero is the default.
+        let mut conf = unsafe { MaybeUninit::<rte_eth_conf>::zeroed().assume_init() };
+        let rss = dpdk_sys::VSW_RSS_IP | dpdk_sys::VSW_RSS_TCP | dpdk_sys::VSW_RSS_UDP;
+        let rss = rss & info.flow_type_rss_offloads;
+        if rx_queues > 1 && rss != 0 {
+            conf.rxmode.mq_mode = dpdk_sys::rte_eth_rx_mq_mode_RTE_ETH_MQ_RX_RSS;
+            conf.rx_adv_conf.rss_conf.rss_hf = rss;
+        }
+        conf.rxmode.offloads = info.rx_offload_capa & dpdk_sys::VSW_RX_OFFLOAD_SCATTER;
+        conf.txmode.offloads = info.tx_offload_capa
+            & (dpdk_sys::VSW_TX_OFFLOAD_MULTI_SEGS
+                | dpdk_sys::VSW_TX_OFFLOAD_TCP_CKSUM
+                | dpdk_sys::VSW_TX_OFFLOAD_UDP_CKSUM);
+        conf
+    }
+
+    fn info(&self) -> Result<rte_eth_dev_info, DpdkError> {
+        let mut info = MaybeUninit::<rte_eth_dev_info>::zeroed();
+        // SAFETY: an own port; the structure is written.
+        let code = unsafe { dpdk_sys::rte_eth_dev_info_get(self.port, info.as_mut_ptr()) };
+        self.check("asking for the abilities of", code)?;
+        // SAFETY: zeroed before, filled in now.
+        Ok(unsafe { info.assume_init() })
+    }
+
+    fn set_mtu(&self, mtu: u16) -> Result<(), DpdkError> {
+        // SAFETY: an own port.
+        let code = unsafe { dpdk_sys::rte_eth_dev_set_mtu(self.port, mtu) };
+        // Drivers without the notion carry any size.
+        if code == -ENOTSUP {
+            return Ok(());
+        }
+        self.check("setting the MTU of", code)
+    }
+
+    fn has(&self, offloads: u64) -> bool {
+        self.tx_offloads & offloads == offloads
+    }
+
+    fn check(&self, doing: &str, code: c_int) -> Result<(), DpdkError> {
+        if code < 0 {
+            return Err(DpdkError::from_code(format!("{doing} the device {}", self.name), code));
+        }
+        Ok(())
+    }
+}
+
+/// Linux's number for "operation not supported".
+const ENOTSUP: c_int = 95;
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let device = self.info().map_or(ptr::null_mut(), |info| info.device);
+        // SAFETY: an own port; no queue of it is left, as each holds a handle.
+        unsafe { dpdk_sys::rte_eth_dev_stop(self.port) };
+        // SAFETY: a stopped port.
+        unsafe { dpdk_sys::rte_eth_dev_close(self.port) };
+        if !device.is_null() {
+            // SAFETY: the device of the port, which nobody uses any more.
+            unsafe { dpdk_sys::rte_dev_remove(device) };
+        }
+    }
+}
+
+/// A receive queue.
+pub struct RxQueue {
+    device: Device,
+    queue: u16,
+}
+
+/// What one receive did with what the driver had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Frames the driver had, with those that were dropped.
+    pub frames: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Dropped: shorter than an Ethernet header.
+    pub runts: u64,
+    /// Dropped: longer than [`MAX_FRAME`].
+    pub giants: u64,
+    /// Dropped: the head had to be copied and the mempool was dry.
+    pub no_mbuf: u64,
+}
+
+impl RxQueue {
+    /// Appends received frames, at most as many as there is room for.
+    pub fn rx_burst(&mut self, batch: &mut Batch<Mbuf>) -> Received {
+        let mut raw: [*mut rte_mbuf; BURST_MAX] = [ptr::null_mut(); BURST_MAX];
+        let room = batch.room().min(BURST_MAX) as u16;
+        let (port, mbufs) = (self.device.open.port, raw.as_mut_ptr());
+        // SAFETY: a started port with that queue, which only we use; at most `room` are written.
+        let n = unsafe { dpdk_sys::vsw_eth_rx_burst(port, self.queue, mbufs, room) };
+        let mut received = Received { frames: n.into(), ..Received::default() };
+        for raw in raw.iter().take(n.into()).filter_map(|raw| NonNull::new(*raw)) {
+            // SAFETY: just received; the queue's pool is one of ours, and who sends shared buffers
+            // into a ring of ours does not write to them.
+            match unsafe { Mbuf::from_rx(raw) } {
+                Ok(frame) => received.admit(frame, batch),
+                Err(lost) => {
+                    received.bytes += lost.bytes as u64;
+                    received.no_mbuf += 1;
+                }
+            }
+        }
+        received
+    }
+}
+
+impl Received {
+    fn admit(&mut self, frame: Mbuf, batch: &mut Batch<Mbuf>) {
+        let len = frame.len();
+        self.bytes += len as u64;
+        if len < ETHERNET {
+            self.runts += 1;
+        } else if len > MAX_FRAME {
+            self.giants += 1;
+        } else {
+            // It fits: no more were asked for than there was room.
+            let _ = batch.push(frame);
+        }
+    }
+}
+
+/// Length of an Ethernet header without tags.
+const ETHERNET: usize = 14;
+
+/// A send queue.
+pub struct TxQueue {
+    device: Device,
+    queue: u16,
+}
+
+/// What one send did with a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Frames the driver took.
+    pub frames: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Frames for which the queue was full.
+    pub full: u64,
+    /// Frames the device cannot send: in several pieces, and too long or the pool too dry for one.
+    pub unfit: u64,
+}
+
+impl TxQueue {
+    /// Sends the frames in order and leaves the batch empty. What the driver does not take at once
+    /// is freed.
+    pub fn tx_burst(&mut self, batch: &mut Batch<Mbuf>) -> Sent {
+        let mut raw: [*mut rte_mbuf; BURST_MAX] = [ptr::null_mut(); BURST_MAX];
+        let mut lens = [0u32; BURST_MAX];
+        let mut sent = Sent::default();
+        let mut n = 0;
+        let pieces = self.device.open.has(dpdk_sys::VSW_TX_OFFLOAD_MULTI_SEGS);
+        for mut frame in batch.drain() {
+            if !pieces && frame.linearize().is_err() {
+                sent.unfit += 1;
+                continue;
+            }
+            frame.prepare_tx();
+            // Read now: a sent frame is gone, and may be in other hands already.
+            lens[n] = frame.len() as u32;
+            raw[n] = frame.into_raw();
+            n += 1;
+        }
+        let (port, mbufs) = (self.device.open.port, raw.as_mut_ptr());
+        // SAFETY: a started port with that queue, which only we use; `n` frames that are ours no
+        // more.
+        let taken = unsafe { dpdk_sys::vsw_eth_tx_burst(port, self.queue, mbufs, n as u16) };
+        let taken = usize::from(taken).min(n);
+        sent.frames = taken as u64;
+        sent.bytes = lens[..taken].iter().map(|len| u64::from(*len)).sum();
+        sent.full = (n - taken) as u64;
+        let left = &mut raw[taken..n];
+        if !left.is_empty() {
+            // SAFETY: the driver did not take these, and we forgot them above.
+            unsafe { dpdk_sys::rte_pktmbuf_free_bulk(left.as_mut_ptr(), left.len() as u32) };
+        }
+        sent
+    }
+}
+
+impl fmt::Debug for RxQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RxQueue({}, {})", self.device.name(), self.queue)
+    }
+}
+
+impl fmt::Debug for TxQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TxQueue({}, {})", self.device.name(), self.queue)
+    }
+}

@@ -1,0 +1,54 @@
+//! Threads that use DPDK's per-lcore mempool caches.
+//!
+//! A worker is a plain thread of the switch. Registered as a non-EAL lcore it gets a cache in every
+//! mempool; without one each allocation goes to the pool's shared ring.
+
+use std::cell::{Cell, RefCell};
+
+use crate::mempool;
+
+thread_local! {
+    static TRIED: Cell<bool> = const { Cell::new(false) };
+    static REGISTERED: RefCell<Option<Registration>> = const { RefCell::new(None) };
+}
+
+/// Undoes the registration when the thread ends.
+struct Registration;
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // What stays in the caches of an lcore that has no thread is lost to all others.
+        mempool::flush_caches();
+        // SAFETY: this thread registered itself, and its lcore is used by no frame or queue.
+        unsafe { dpdk_sys::rte_thread_unregister() };
+    }
+}
+
+/// Makes the calling thread an lcore until it ends, unless it is one or could not become one.
+pub(crate) fn enter() {
+    if !TRIED.get() {
+        TRIED.set(true);
+        register();
+    }
+}
+
+/// Whether the calling thread has mempool caches.
+pub fn is_lcore() -> bool {
+    // SAFETY: reads a variable of this thread.
+    let id = unsafe { dpdk_sys::vsw_lcore_id() };
+    id != dpdk_sys::VSW_LCORE_ID_ANY
+}
+
+#[cold]
+fn register() {
+    if is_lcore() {
+        return;
+    }
+    // SAFETY: the EAL runs, as whoever calls has a datapath; this thread is no lcore.
+    if unsafe { dpdk_sys::rte_thread_register() } == 0 {
+        REGISTERED.with_borrow_mut(|slot| *slot = Some(Registration));
+    } else {
+        let error = crate::DpdkError::last("registering the worker as an lcore");
+        tracing::warn!(%error, "the worker goes without mempool caches, which is slower");
+    }
+}

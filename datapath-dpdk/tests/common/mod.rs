@@ -1,0 +1,69 @@
+//! One EAL a test process, on ordinary pages: needs no hugepages and no devices.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use datapath_dpdk::{Eal, EalConfig, Mbuf, Memory, Mempool, MempoolConfig};
+use switch_core::frame::Frame;
+
+pub(crate) fn eal() -> Eal {
+    static EAL: OnceLock<Eal> = OnceLock::new();
+    *EAL.get_or_init(|| {
+        let config = EalConfig {
+            memory: Memory::Pages { mib: 512 },
+            file_prefix: format!("vsw-test-{}", std::process::id()),
+            pci: false,
+            extra: Vec::new(),
+        };
+        Eal::init(&config).expect("the EAL starts without hugepages")
+    })
+}
+
+/// A name that no other test of this process has.
+pub(crate) fn unique(what: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{what}{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub(crate) fn pool_config(mbufs: u32) -> MempoolConfig {
+    MempoolConfig { name: unique("pool"), mbufs, ..MempoolConfig::default() }
+}
+
+pub(crate) fn pool(mbufs: u32) -> Mempool {
+    Mempool::new(eal(), &pool_config(mbufs)).unwrap()
+}
+
+pub(crate) fn bytes(n: usize) -> Vec<u8> {
+    (0..n).map(|i| (i * 7 % 251) as u8).collect()
+}
+
+pub(crate) fn content(frame: &Mbuf) -> Vec<u8> {
+    let mut out = Vec::new();
+    frame.copy_to(&mut out);
+    assert_eq!(out.len(), frame.len());
+    out
+}
+
+/// Address and length of every piece.
+pub(crate) fn pieces(frame: &Mbuf) -> Vec<(usize, usize)> {
+    let mut pieces = Vec::new();
+    frame.for_each_segment(&mut |piece| pieces.push((piece.as_ptr().addr(), piece.len())));
+    assert_eq!(pieces.len(), frame.segments());
+    pieces
+}
+
+/// A frame of as many segments as there are lengths, filled with [`bytes`].
+pub(crate) fn segmented(pool: Mempool, lengths: &[usize]) -> Mbuf {
+    let all = bytes(lengths.iter().sum());
+    let mut rest = &all[..];
+    let mut parts = lengths.iter().map(|n| {
+        let (now, later) = rest.split_at(*n);
+        rest = later;
+        pool.frame(now).unwrap()
+    });
+    let mut frame = parts.next().unwrap();
+    parts.for_each(|part| frame.chain(part));
+    frame
+}
