@@ -4,12 +4,17 @@
 //! | --- | --- | --- |
 //! | bindings | `dpdk-sys` | generated |
 //! | DPDK, made safe | [`eal`], [`lcore`], [`mempool`], [`mbuf`], [`ring`], [`ethdev`] | all of it |
-//! //!
+//! | the switch's traits | [`datapath`], [`backend`] | none |
+//!
 //! The invariants that the lower layer keeps: the EAL starts once; a pool stays until the process
 //! ends, so it outlives its mbufs; a queue is used by one thread at a time; an mbuf given to a
 //! driver is gone; the bytes that one frame writes are seen by no other.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[forbid(unsafe_code)]
+pub mod backend;
+#[forbid(unsafe_code)]
+pub mod datapath;
 pub mod eal;
 mod error;
 pub mod ethdev;
@@ -18,6 +23,8 @@ pub mod mbuf;
 pub mod mempool;
 pub mod ring;
 
+pub use backend::DpdkBackend;
+pub use datapath::DpdkDatapath;
 pub use eal::{Eal, EalConfig, Memory};
 pub use error::DpdkError;
 pub use mbuf::Mbuf;

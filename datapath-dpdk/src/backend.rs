@@ -1,0 +1,237 @@
+//! The control side: DPDK devices as ports.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use switch_core::config::{PortKind, PortSpec};
+use switch_core::datapath::{
+    Backend, BackendError, Caps, Datapath, OpenPort, OutsideLoss, PortEvent, PortEventKind,
+    PortInfo, Wake,
+};
+use switch_core::handover::{HandoverRing, RING_FRAMES};
+use switch_core::ids::{PortId, WorkerId};
+
+use crate::datapath::{DpdkDatapath, PortQueue, Tx};
+use crate::eal::Eal;
+use crate::error::DpdkError;
+use crate::ethdev::{Attach, Device, DeviceConfig};
+use crate::mempool::{Mempool, MempoolConfig};
+
+/// DPDK's devices, on one pool.
+#[derive(Debug)]
+pub struct DpdkBackend {
+    eal: Eal,
+    pool: Mempool,
+    /// One a worker.
+    wakers: Vec<Arc<dyn Wake>>,
+    ports: BTreeMap<PortId, Port>,
+}
+
+#[derive(Debug)]
+struct Port {
+    device: Device,
+    link_up: bool,
+    /// Settings the device goes without, in words.
+    lost: Vec<String>,
+}
+
+/// Linux's numbers for the errors that mean something to us.
+const ENODEV: i32 = 19;
+const EBUSY: i32 = 16;
+
+impl DpdkBackend {
+    /// A backend without workers and ports, and its pool.
+    ///
+    /// # Errors
+    /// What [`Mempool::new`] says.
+    pub fn new(eal: Eal, pool: &MempoolConfig) -> Result<Self, DpdkError> {
+        let pool = Mempool::new(eal, pool)?;
+        Ok(Self { eal, pool, wakers: Vec::new(), ports: BTreeMap::new() })
+    }
+
+    /// The pool all ports receive into.
+    pub fn pool(&self) -> Mempool {
+        self.pool
+    }
+
+    /// Opens any device as a port, also one that has no devargs.
+    ///
+    /// Queues are dealt out to the workers in turn, beginning with another one for each port. A
+    /// worker for which no send queue is left hands its frames over.
+    ///
+    /// # Errors
+    /// What the driver refuses; nothing is left then.
+    pub fn open_device(
+        &mut self,
+        port: PortId,
+        attach: &Attach,
+        mtu: Option<u16>,
+    ) -> Result<OpenPort<PortQueue>, DpdkError> {
+        let workers = self.wakers.len();
+        if workers == 0 {
+            return Err(DpdkError::unfit(format!("opening {port:?}"), "there is no worker"));
+        }
+        let most = u16::try_from(workers).unwrap_or(u16::MAX);
+        let config =
+            DeviceConfig { rx_queues: most, tx_queues: most, mtu, ..DeviceConfig::default() };
+        let (device, rx, tx) = Device::open(self.eal, attach, &config, self.pool)?;
+        let owner = port.index() % workers;
+        let worker_of = |queue: usize| (owner + queue) % workers;
+        let rings: Vec<_> = (0..tx.len())
+            .map(|queue| HandoverRing::new(RING_FRAMES, Arc::clone(&self.wakers[worker_of(queue)])))
+            .collect();
+        // In the order of the queues: first the worker that owns queue 0.
+        let (mut rx, mut tx) = (rx.into_iter(), tx.into_iter());
+        let mut queues: Vec<_> = (0..workers)
+            .map(|i| {
+                let tx = match (tx.next(), rings.get(i % rings.len().max(1))) {
+                    (Some(tx), Some(ring)) => Tx::Own(tx, ring.clone()),
+                    (None, Some(ring)) => Tx::Other(ring.clone()),
+                    (_, None) => Tx::None,
+                };
+                PortQueue { rx: rx.next(), tx }
+            })
+            .collect();
+        // Now in the order of the workers.
+        queues.rotate_right(owner);
+        let opened = Port { link_up: device.link_up(), device, lost: Vec::new() };
+        let info = opened.info();
+        self.ports.insert(port, opened);
+        Ok(OpenPort { info, queues, owner: WorkerId(owner as u16) })
+    }
+}
+
+impl Port {
+    fn info(&self) -> PortInfo {
+        let (rx, tx) = self.device.queues();
+        PortInfo {
+            device: self.device.name().to_owned(),
+            driver: self.device.driver().to_owned(),
+            mtu: self.device.mtu().into(),
+            mac: self.device.mac(),
+            // Segmentation needs pseudo-header sums without the length, which differs from what
+            // frames carry: super-frames are cut in software.
+            caps: Caps { csum: self.device.finishes_checksums(), ..Caps::default() },
+            queues: rx.max(tx),
+            link_up: self.device.link_up(),
+            lost: self.lost.clone(),
+        }
+    }
+}
+
+impl Backend for DpdkBackend {
+    type Datapath = DpdkDatapath;
+
+    fn name(&self) -> &'static str {
+        "dpdk"
+    }
+
+    fn worker(&mut self, id: WorkerId) -> Result<DpdkDatapath, BackendError> {
+        if id.index() != self.wakers.len() {
+            return Err(BackendError::Failed {
+                attempted: format!("making worker {}", id.0),
+                cause: format!("the next one is worker {}", self.wakers.len()),
+                hint: None,
+            });
+        }
+        let datapath = DpdkDatapath::new(self.pool);
+        self.wakers.push(datapath.waker());
+        Ok(datapath)
+    }
+
+    fn open_port(
+        &mut self,
+        port: PortId,
+        spec: &PortSpec,
+    ) -> Result<OpenPort<PortQueue>, BackendError> {
+        let devargs = match &spec.kind {
+            PortKind::Dpdk { devargs } => devargs,
+            other => {
+                return Err(BackendError::Unsupported {
+                    backend: "dpdk",
+                    kind: other.port_type().name(),
+                });
+            }
+        };
+        let mut open = self
+            .open_device(port, &Attach::Devargs(devargs.clone()), spec.mtu)
+            .map_err(|error| refused(error, devargs))?;
+        if spec.mac.is_some_and(|mac| mac.octets() != open.info.mac)
+            && let Some(opened) = self.ports.get_mut(&port)
+        {
+            opened.lost.push("mac: the device keeps its own address".into());
+            open.info = opened.info();
+        }
+        Ok(open)
+    }
+
+    fn close_port(
+        &mut self,
+        port: PortId,
+        queues: Vec<PortQueue>,
+        _remove: bool,
+    ) -> Result<(), BackendError> {
+        drop(queues);
+        let Some(opened) = self.ports.remove(&port) else { return Ok(()) };
+        opened.device.close().map_err(failed)
+    }
+
+    fn adjust_port(
+        &mut self,
+        port: PortId,
+        old: &PortSpec,
+        new: &PortSpec,
+    ) -> Result<bool, BackendError> {
+        if old.kind != new.kind || old.mac != new.mac {
+            return Ok(false);
+        }
+        let (Some(opened), true) = (self.ports.get(&port), old.mtu != new.mtu) else {
+            return Ok(true);
+        };
+        let Some(mtu) = new.mtu else { return Ok(false) };
+        match opened.device.set_mtu(mtu) {
+            Ok(()) => Ok(true),
+            // Most drivers take a new MTU only while they are stopped.
+            Err(error) if error.errno() == Some(EBUSY) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn port_info(&mut self, port: PortId) -> Option<PortInfo> {
+        self.ports.get(&port).map(Port::info)
+    }
+
+    fn outside_loss(&mut self, port: PortId) -> OutsideLoss {
+        self.ports.get(&port).map_or_else(OutsideLoss::default, |opened| {
+            let stats = opened.device.stats();
+            OutsideLoss { missed_rx: stats.missed, lost_after_tx: stats.tx_errors }
+        })
+    }
+
+    fn events(&mut self) -> Vec<PortEvent> {
+        let changed = self.ports.iter_mut().filter_map(|(port, opened)| {
+            let up = opened.device.link_up();
+            let kind = if up { PortEventKind::LinkUp } else { PortEventKind::LinkDown };
+            (std::mem::replace(&mut opened.link_up, up) != up)
+                .then_some(PortEvent { port: *port, kind })
+        });
+        changed.collect()
+    }
+}
+
+fn refused(error: DpdkError, devargs: &str) -> BackendError {
+    if error.errno() == Some(ENODEV) {
+        return BackendError::NotThere { what: format!("the DPDK device {devargs}") };
+    }
+    failed(error)
+}
+
+fn failed(error: DpdkError) -> BackendError {
+    let (attempted, cause) = match error {
+        DpdkError::Refused { attempted, cause, .. } | DpdkError::Unfit { attempted, cause } => {
+            (attempted, cause)
+        }
+        DpdkError::AlreadyStarted => ("starting DPDK".into(), error.to_string()),
+    };
+    BackendError::Failed { attempted, cause, hint: None }
+}
