@@ -1,1 +1,28 @@
-//! Under construction.
+//! The TAP backend: ports on kernel devices, driven by mio.
+//!
+//! - A `tap` port is a TAP device that the switch makes or takes over, in its own or another
+//!   network namespace.
+//! - A `netdev` port is any Ethernet device that is there already (a TAP whose file QEMU has, a
+//!   veth end, a NIC), attached through a packet socket, with the host's stack kept off it.
+//!
+//! [`TapBackend`] is the control side and [`TapDatapath`] a worker's hot side; both are described by
+//! the traits of [`switch_core::datapath`]. Unsafe code is in `sys` alone.
+#![deny(unsafe_code)]
+
+mod backend;
+mod datapath;
+mod error;
+mod io;
+mod link;
+mod netdev;
+mod netns;
+mod note;
+mod silence;
+mod sys;
+mod tap;
+#[cfg(feature = "test-utils")]
+pub mod testing;
+mod waker;
+
+pub use backend::{SilenceBy, TapBackend, TapOptions};
+pub use datapath::{TapDatapath, TapQueue};

@@ -1,0 +1,502 @@
+//! The control side: opens, closes and watches ports.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use switch_core::config::{Netns, PortKind, PortSpec};
+use switch_core::datapath::{
+    Backend, BackendError, Caps, OpenPort, OutsideLoss, PortEvent, PortEventKind, PortInfo, Wake,
+};
+use switch_core::frame::{FramePool, HeapFrame, PoolConfig};
+use switch_core::handover::{HandoverRing, RING_FRAMES};
+use switch_core::{PortId, WorkerId};
+
+use crate::datapath::{Kind, OwnQueue, TapDatapath, TapQueue};
+use crate::error::{failed, refused};
+use crate::io::{Io, PortShared};
+use crate::link::{LinkNews, LinkState, Links};
+use crate::netdev::{self, Netdev};
+use crate::netns::{self, NetnsId};
+use crate::note::Note;
+use crate::sys::{packet, tun};
+use crate::tap;
+
+/// What the host's stack is kept off an attached netdev with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SilenceBy {
+    /// tcx where the kernel has it (Linux 6.6) and permits it, else nftables.
+    #[default]
+    Auto,
+    /// tcx alone.
+    Tcx,
+    /// nftables alone.
+    Nftables,
+}
+
+/// How a [`TapBackend`] works.
+#[derive(Clone, Debug, Default)]
+pub struct TapOptions {
+    /// Sizes of the frame pool that all ports share.
+    pub pool: PoolConfig,
+    /// Opens TAPs without offloads even if the kernel has them.
+    pub plain_tap: bool,
+    /// What the host's stack is kept off netdevs with.
+    pub silence: SilenceBy,
+    /// Directory in which is noted what has to be restored on a netdev that was attached when the
+    /// process was killed. Without one, only a clean detach restores it.
+    pub run_dir: Option<PathBuf>,
+}
+
+/// Opens, closes and watches ports on kernel devices.
+pub struct TapBackend {
+    options: TapOptions,
+    pool: FramePool,
+    wakers: Vec<Arc<dyn Wake>>,
+    /// Own queues per worker.
+    load: Vec<usize>,
+    ports: HashMap<PortId, Port>,
+    /// Ports that could not be opened, and what they wait for.
+    waiting: HashMap<PortId, Waiting>,
+    /// In the switch's own namespace; opened with the first port.
+    links: Option<Links>,
+    /// What an earlier life left on netdevs that were not attached again so far.
+    leftovers: HashMap<String, Note>,
+}
+
+/// An open port.
+struct Port {
+    device: Device,
+    shared: Arc<PortShared>,
+    owner: WorkerId,
+    /// As last told or seen.
+    link: LinkState,
+    /// The device's counters when the port was opened.
+    base: LinkState,
+    driver: &'static str,
+    caps: Caps,
+    lost: Vec<String>,
+    gone: bool,
+    /// Errors of the hot side that were reported.
+    errors_seen: u64,
+}
+
+enum Device {
+    Tap {
+        /// A second handle to the queue's file.
+        file: std::os::fd::OwnedFd,
+        /// The namespace it is in, and sockets there.
+        away: Option<Away>,
+    },
+    Netdev(Netdev),
+}
+
+/// Another network namespace.
+struct Away {
+    netns: Netns,
+    id: Option<NetnsId>,
+    links: Links,
+}
+
+/// What a port that could not be opened waits for.
+struct Waiting {
+    device: String,
+    netns: Option<Netns>,
+    /// Whether the namespace itself was missing.
+    netns_missing: bool,
+}
+
+impl std::fmt::Debug for TapBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TapBackend")
+            .field("options", &self.options)
+            .field("workers", &self.wakers.len())
+            .field("ports", &self.ports.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl TapBackend {
+    /// A backend without ports.
+    #[must_use]
+    pub fn new(options: TapOptions) -> Self {
+        let leftovers = options.run_dir.as_deref().map(Note::leftovers).unwrap_or_default();
+        Self {
+            leftovers: leftovers.into_iter().collect(),
+            pool: FramePool::new(options.pool),
+            options,
+            wakers: Vec::new(),
+            load: Vec::new(),
+            ports: HashMap::new(),
+            waiting: HashMap::new(),
+            links: None,
+        }
+    }
+
+    fn links(&mut self) -> Result<&mut Links, BackendError> {
+        if self.links.is_none() {
+            self.links = Some(Links::open().map_err(|e| refused("open an rtnetlink socket", &e))?);
+        }
+        self.links.as_mut().ok_or_else(|| failed("open an rtnetlink socket", "it is not there"))
+    }
+
+    /// Undoes what an earlier life left on netdevs that the configuration does not name any more:
+    /// by the time of the first call, all configured ports were opened.
+    fn undo_leftovers(&mut self) {
+        for (device, note) in std::mem::take(&mut self.leftovers) {
+            let Ok(links) = self.links() else { return };
+            if let Ok(Some(link)) = links.by_name(&device)
+                && let Err(e) = note.undo(links, link.index, &device)
+            {
+                tracing::warn!(%device, error = %e, "cannot restore what a killed switch left");
+            }
+            Note::forget(self.options.run_dir.as_deref(), &device);
+        }
+    }
+
+    fn open_tap(
+        &mut self,
+        spec: &PortSpec,
+        device: &str,
+        netns: Option<&Netns>,
+        persist: bool,
+    ) -> Result<(Io, Port), BackendError> {
+        let plain = self.options.plain_tap;
+        let id = netns.and_then(netns::identify);
+        let tap = netns::run_in(netns, || tap::open(device, netns, persist, spec, plain))?;
+        let file = packet::duplicate(&tap.file)
+            .map_err(|e| refused(format!("open TAP device {device}"), &e))?;
+        let away = netns.map(|netns| Away { netns: netns.clone(), id, links: tap.links });
+        let driver = if tap.vnet_hdr { "tun" } else { "tun (plain)" };
+        let port = Port {
+            device: Device::Tap { file, away },
+            shared: Arc::default(),
+            owner: WorkerId(0),
+            base: tap.link.clone(),
+            link: tap.link,
+            driver,
+            caps: tap.caps,
+            lost: tap.lost,
+            gone: false,
+            errors_seen: 0,
+        };
+        Ok((Io::Tap { file: tap.file, vnet_hdr: tap.vnet_hdr }, port))
+    }
+
+    fn open_netdev(
+        &mut self,
+        spec: &PortSpec,
+        device: &str,
+        take_over: bool,
+    ) -> Result<(Io, Port), BackendError> {
+        let options = self.options.clone();
+        let note = self.leftovers.get(device).copied().unwrap_or_default();
+        let opened = netdev::open(self.links()?, device, take_over, spec, &options, note)?;
+        self.leftovers.remove(device);
+        let shared = Arc::<PortShared>::default();
+        shared.native.store(opened.netdev.native(), Ordering::Relaxed);
+        let port = Port {
+            device: Device::Netdev(opened.netdev),
+            shared,
+            owner: WorkerId(0),
+            base: opened.link.clone(),
+            link: opened.link,
+            driver: "af_packet",
+            caps: opened.caps,
+            lost: opened.lost,
+            gone: false,
+            errors_seen: 0,
+        };
+        Ok((opened.io, port))
+    }
+}
+
+impl Port {
+    /// The device as it is now; `None` if it is gone or cannot be asked.
+    fn ask(&mut self, own: &mut Option<Links>) -> Option<LinkState> {
+        let index = self.link.index;
+        let links = match &mut self.device {
+            Device::Tap { away: Some(away), .. } => &mut away.links,
+            _ => own.as_mut()?,
+        };
+        links.by_index(index).ok().flatten()
+    }
+
+    fn info(&self) -> PortInfo {
+        PortInfo {
+            device: self.link.name.clone(),
+            driver: self.driver.to_owned(),
+            mtu: self.link.mtu,
+            mac: self.link.mac,
+            caps: self.caps,
+            queues: 1,
+            link_up: self.link.up && !self.gone,
+            lost: self.lost.clone(),
+        }
+    }
+
+    /// Takes in what the device is now, and says what changed.
+    fn update(&mut self, now: &LinkState) -> Vec<PortEventKind> {
+        let mut changes = Vec::new();
+        if now.up != self.link.up {
+            changes.push(if now.up { PortEventKind::LinkUp } else { PortEventKind::LinkDown });
+        }
+        if now.mtu != self.link.mtu {
+            changes.push(PortEventKind::Mtu(now.mtu));
+        }
+        self.link = now.clone();
+        if let Device::Netdev(netdev) = &self.device {
+            self.shared.native.store(netdev.native(), Ordering::Relaxed);
+        }
+        changes
+    }
+
+    fn set_gone(&mut self, why: String) -> Option<PortEventKind> {
+        let first = !std::mem::replace(&mut self.gone, true);
+        first.then_some(PortEventKind::Gone(why))
+    }
+}
+
+impl Backend for TapBackend {
+    type Datapath = TapDatapath;
+
+    fn name(&self) -> &'static str {
+        "tap"
+    }
+
+    fn worker(&mut self, _id: WorkerId) -> Result<TapDatapath, BackendError> {
+        use switch_core::datapath::Datapath as _;
+        let worker = TapDatapath::new(self.pool.clone())?;
+        self.wakers.push(worker.waker());
+        self.load.push(0);
+        Ok(worker)
+    }
+
+    fn open_port(
+        &mut self,
+        port: PortId,
+        spec: &PortSpec,
+    ) -> Result<OpenPort<TapQueue>, BackendError> {
+        // Listening begins before the device is looked for, so that its arrival is not missed.
+        self.links()?;
+        let opened = match &spec.kind {
+            PortKind::Tap { device, netns, persist } => {
+                self.open_tap(spec, device, netns.as_ref(), *persist)
+            }
+            PortKind::Netdev { device, take_over } => self.open_netdev(spec, device, *take_over),
+            kind => {
+                let kind = kind.port_type().name();
+                return Err(BackendError::Unsupported { backend: "tap", kind });
+            }
+        };
+        let (io, mut record) = match opened {
+            Ok(opened) => opened,
+            Err(e) => {
+                if let Some(device) = spec.kind.device() {
+                    let netns = spec.kind.netns().cloned();
+                    let netns_missing =
+                        netns.is_some() && matches!(e, BackendError::NotThere { .. });
+                    let device = device.to_owned();
+                    self.waiting.insert(port, Waiting { device, netns, netns_missing });
+                }
+                return Err(e);
+            }
+        };
+        self.waiting.remove(&port);
+
+        // The worker with the fewest ports; the first of several.
+        let least = self.load.iter().enumerate().min_by_key(|(_, load)| **load).map(|(w, _)| w);
+        let Some(owner) = least else {
+            return Err(failed(format!("open port {}", spec.name), "there are no workers"));
+        };
+        let ring = HandoverRing::<HeapFrame>::new(RING_FRAMES, Arc::clone(&self.wakers[owner]));
+        let mut queues: Vec<TapQueue> =
+            self.wakers.iter().map(|_| TapQueue(Kind::Remote(ring.clone()))).collect();
+        let own = OwnQueue { io, ring, shared: Arc::clone(&record.shared) };
+        queues[owner] = TapQueue(Kind::Own(own));
+        self.load[owner] += 1;
+        record.owner = WorkerId(owner as u16);
+        let opened = OpenPort { info: record.info(), queues, owner: record.owner };
+        self.ports.insert(port, record);
+        Ok(opened)
+    }
+
+    fn close_port(
+        &mut self,
+        port: PortId,
+        queues: Vec<TapQueue>,
+        remove: bool,
+    ) -> Result<(), BackendError> {
+        self.waiting.remove(&port);
+        drop(queues);
+        let Some(record) = self.ports.remove(&port) else { return Ok(()) };
+        if let Some(load) = self.load.get_mut(record.owner.index()) {
+            *load = load.saturating_sub(1);
+        }
+        match record.device {
+            Device::Tap { file, .. } if remove && !record.gone => {
+                // It goes with this file, the last one.
+                tun::set_persist(&file.into(), false)
+                    .map_err(|e| refused(format!("delete TAP device {}", record.link.name), &e))
+            }
+            Device::Tap { .. } => Ok(()),
+            Device::Netdev(netdev) => netdev.close(self.links.as_mut(), record.gone),
+        }
+    }
+
+    fn adjust_port(
+        &mut self,
+        port: PortId,
+        old: &PortSpec,
+        new: &PortSpec,
+    ) -> Result<bool, BackendError> {
+        let Some(record) = self.ports.get_mut(&port) else { return Ok(false) };
+        let attempted = format!("adjust device {}", record.link.name);
+        let same = match (&old.kind, &new.kind) {
+            (
+                PortKind::Tap { device: a, netns: m, persist: p },
+                PortKind::Tap { device: b, netns: n, persist: q },
+            ) if a == b && m == n => {
+                if p != q
+                    && let Device::Tap { file, .. } = &record.device
+                {
+                    let file = packet::duplicate(file).map_err(|e| refused(&attempted, &e))?;
+                    tun::set_persist(&file.into(), *q).map_err(|e| refused(&attempted, &e))?;
+                }
+                true
+            }
+            // Whether it was permitted to take the device over matters only while it is opened.
+            (PortKind::Netdev { device: a, .. }, PortKind::Netdev { device: b, .. }) => a == b,
+            _ => false,
+        };
+        if !same || record.gone {
+            return Ok(false);
+        }
+        let mut change = tap::wanted(&record.link, new);
+        change.up = None;
+        let index = record.link.index;
+        let links = match &mut record.device {
+            Device::Tap { away: Some(away), .. } => &mut away.links,
+            _ => self.links.as_mut().ok_or_else(|| failed(&attempted, "no rtnetlink socket"))?,
+        };
+        let now = links.change(index, &change).and_then(|()| links.by_index(index));
+        if let Some(now) = now.map_err(|e| tap::explain_change(&attempted, new, &e))? {
+            record.link = now;
+        }
+        Ok(true)
+    }
+
+    fn port_info(&mut self, port: PortId) -> Option<PortInfo> {
+        let record = self.ports.get_mut(&port)?;
+        if let Some(now) = record.ask(&mut self.links) {
+            // Changes of the link's state are left for `events` to tell.
+            let (up, mtu) = (record.link.up, record.link.mtu);
+            record.link = LinkState { up, mtu, ..now.clone() };
+            let info = PortInfo { link_up: now.up && !record.gone, mtu: now.mtu, ..record.info() };
+            return Some(info);
+        }
+        Some(PortInfo { link_up: false, ..record.info() })
+    }
+
+    fn outside_loss(&mut self, port: PortId) -> OutsideLoss {
+        let Some(record) = self.ports.get_mut(&port) else { return OutsideLoss::default() };
+        let now = record.ask(&mut self.links).unwrap_or_else(|| record.link.clone());
+        let rx = now.rx_dropped.saturating_sub(record.base.rx_dropped);
+        let tx = now.tx_dropped.saturating_sub(record.base.tx_dropped);
+        match &mut record.device {
+            // What the host sends through a TAP is what the switch receives.
+            Device::Tap { .. } => OutsideLoss { missed_rx: tx, lost_after_tx: rx },
+            Device::Netdev(netdev) => {
+                OutsideLoss { missed_rx: netdev.socket_drops(), lost_after_tx: tx }
+            }
+        }
+    }
+
+    fn events(&mut self) -> Vec<PortEvent> {
+        self.undo_leftovers();
+        let mut events = Vec::new();
+        let news = self.links.as_mut().map(Links::news).unwrap_or_default();
+        for (id, record) in &mut self.ports {
+            let mut told = Vec::new();
+            let mut lost = false;
+            let away_news = match &mut record.device {
+                Device::Tap { away: Some(away), .. } => Some(away.links.news()),
+                _ => None,
+            };
+            for item in away_news.as_deref().unwrap_or(&news) {
+                match item {
+                    LinkNews::Is(now) if now.index == record.link.index => {
+                        told.extend(record.update(now));
+                    }
+                    LinkNews::Gone { index } if *index == record.link.index => {
+                        let why = format!("device {} was deleted", record.link.name);
+                        told.extend(record.set_gone(why));
+                    }
+                    LinkNews::Lost => lost = true,
+                    _ => {}
+                }
+            }
+            if lost {
+                match record.ask(&mut self.links) {
+                    Some(now) => told.extend(record.update(&now)),
+                    None => {
+                        let why = format!("device {} is not there any more", record.link.name);
+                        told.extend(record.set_gone(why));
+                    }
+                }
+            }
+            if record.shared.gone.load(Ordering::Acquire) {
+                let why = format!("device {} was deleted", record.link.name);
+                told.extend(record.set_gone(why));
+            }
+            if let Device::Tap { away: Some(away), .. } = &record.device
+                && netns::identify(&away.netns) != away.id
+            {
+                // The file keeps the namespace alive, but nobody can get there by name any more.
+                let why = format!("network namespace {} was deleted", away.netns);
+                told.extend(record.set_gone(why));
+            }
+            record.report_errors();
+            events.extend(told.into_iter().map(|kind| PortEvent { port: *id, kind }));
+        }
+        for (id, waiting) in &mut self.waiting {
+            if waiting.appeared(&news) {
+                events.push(PortEvent { port: *id, kind: PortEventKind::Appeared });
+            }
+        }
+        events
+    }
+}
+
+impl Waiting {
+    fn appeared(&mut self, news: &[LinkNews]) -> bool {
+        match &self.netns {
+            None => news.iter().any(|item| match item {
+                LinkNews::Is(link) => link.name == self.device,
+                LinkNews::Gone { .. } => false,
+                LinkNews::Lost => true,
+            }),
+            // Told once, when the name is there; one that is no namespace yet is tried again.
+            Some(netns) => {
+                let there = netns::identify(netns).is_some();
+                let appeared = there && self.netns_missing;
+                self.netns_missing = !there;
+                appeared
+            }
+        }
+    }
+}
+
+impl Port {
+    /// Logs an error of the hot side, once a call at most.
+    fn report_errors(&mut self) {
+        let errors = self.shared.errors.load(Ordering::Relaxed);
+        if errors != self.errors_seen {
+            let e = nix::errno::Errno::from_raw(self.shared.last_error.load(Ordering::Relaxed));
+            let (device, more) = (&self.link.name, errors.wrapping_sub(self.errors_seen));
+            tracing::info!(%device, error = %e, count = more, "the device refused frames");
+            self.errors_seen = errors;
+        }
+    }
+}

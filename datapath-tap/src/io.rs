@@ -1,0 +1,253 @@
+//! One frame to or from a device: the system calls of the hot side.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::uio::{readv, writev};
+use switch_core::DropReason;
+use switch_core::datapath::Caps;
+use switch_core::frame::{Frame, GsoKind, HeapFrame, MAX_FRAME, Offload};
+use switch_core::segment::{VnetHeader, VnetLayout, validate};
+use switch_core::wire::EthernetHeader;
+
+use crate::error::errno;
+use crate::sys::packet;
+
+/// Header before each frame of a TAP: virtio's, in the machine's byte order.
+pub(crate) const TAP_LAYOUT: VnetLayout =
+    VnetLayout { num_buffers: true, big_endian: cfg!(target_endian = "big") };
+/// Header before each frame of a packet socket (`PACKET_VNET_HDR`).
+const PACKET_LAYOUT: VnetLayout = VnetLayout::LEGACY;
+
+/// What the hot and the control side tell each other about a port.
+#[derive(Debug, Default)]
+pub(crate) struct PortShared {
+    /// The last error that was no full queue and no link that is down, and how many there were.
+    pub(crate) last_error: AtomicI32,
+    pub(crate) errors: AtomicU64,
+    /// The file says that its device was deleted.
+    pub(crate) gone: AtomicBool,
+    /// What the device itself finishes, as [`caps_bits`]. The rest is left to the kernel.
+    pub(crate) native: AtomicU8,
+}
+
+impl PortShared {
+    fn note(&self, e: Errno) {
+        self.last_error.store(e as i32, Ordering::Relaxed);
+        // Only the worker that owns the queue counts here.
+        self.errors.store(self.errors.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
+/// Caps in a byte.
+pub(crate) fn caps_bits(caps: Caps) -> u8 {
+    u8::from(caps.csum)
+        | u8::from(caps.tso4) << 1
+        | u8::from(caps.tso6) << 2
+        | u8::from(caps.uso) << 3
+}
+
+/// What is left undone in a frame, in the same bits.
+fn needed_bits(offload: &Offload) -> u8 {
+    match offload.gso {
+        None => u8::from(!offload.is_finished()),
+        Some(gso) => match gso.kind {
+            GsoKind::TcpV4 => 1 | 1 << 1,
+            GsoKind::TcpV6 => 1 | 1 << 2,
+            GsoKind::Udp => 1 | 1 << 3,
+        },
+    }
+}
+
+/// The file behind a queue.
+#[derive(Debug)]
+pub(crate) enum Io {
+    /// A TAP's file.
+    Tap {
+        /// Open, non-blocking.
+        file: OwnedFd,
+        /// Whether frames come and go with a virtio header.
+        vnet_hdr: bool,
+    },
+    /// A packet socket bound to a device.
+    Packet {
+        /// Receives, and sends past the queueing discipline.
+        socket: OwnedFd,
+        /// Sends what the device cannot finish itself: the kernel does it on this way, and only on
+        /// this one (`dev_direct_xmit` drops what would have to be segmented).
+        finishing: OwnedFd,
+        /// Whether frames come and go with a virtio header.
+        vnet_hdr: bool,
+    },
+}
+
+/// What a receive brought.
+#[derive(Debug)]
+pub(crate) enum Got {
+    /// A frame is in the buffer.
+    Frame,
+    /// A frame of this length was dropped.
+    Dropped(usize, DropReason),
+    /// A signal or a passing error: ask again.
+    Again,
+    /// There is nothing now.
+    Nothing,
+}
+
+impl Io {
+    /// What mio watches.
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tap { file, .. } => file.as_raw_fd(),
+            Self::Packet { socket, .. } => socket.as_raw_fd(),
+        }
+    }
+
+    /// Receives one frame into `frame`, whose content is replaced.
+    pub(crate) fn recv(&self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
+        let mut header = [0u8; VnetLayout::MAX_LEN];
+        let layout = self.layout();
+        let header_len = layout.map_or(0, VnetLayout::header_len);
+        // One byte more than any frame may have tells a giant from the longest one.
+        let mut spill = [0u8; 1];
+        let window = frame.rx_window();
+        let mut buffers = [
+            IoSliceMut::new(&mut header[..header_len]),
+            IoSliceMut::new(window.head),
+            IoSliceMut::new(window.tail),
+            IoSliceMut::new(&mut spill),
+        ];
+        let received = match self {
+            Self::Tap { file, .. } => readv(file, &mut buffers).map(|n| (n, None)),
+            Self::Packet { socket, .. } => packet::recv(socket.as_fd(), &mut buffers)
+                .map(|r| (r.len, r.vlan))
+                .map_err(|e| errno(&e)),
+        };
+        let (len, vlan) = match received {
+            Ok(received) => received,
+            Err(e) => return self.no_frame(e, shared),
+        };
+        let len = len.saturating_sub(header_len);
+        if len < EthernetHeader::LEN {
+            return Got::Dropped(len, DropReason::Runt);
+        }
+        // The tag that is put back must fit, too.
+        let tag = if vlan.is_some() { VLAN_TAG } else { 0 };
+        if len + tag > MAX_FRAME || !frame.set_received(len) {
+            return Got::Dropped(len, DropReason::Giant);
+        }
+        if let Some(layout) = layout {
+            let Ok((claim, _)) = layout.decode(&header) else {
+                return Got::Dropped(len, DropReason::VnetHeader);
+            };
+            // Positions are those without the tag: the kernel counts from the frame it hands out.
+            match validate(frame.head(), len, &claim) {
+                Ok(offload) => frame.set_offload(offload),
+                Err(_) => return Got::Dropped(len, DropReason::VnetHeader),
+            }
+        }
+        if let Some((tpid, tci)) = vlan
+            && put_tag_back(frame, tpid, tci).is_err()
+        {
+            return Got::Dropped(len, DropReason::Giant);
+        }
+        Got::Frame
+    }
+
+    /// What an error of a receive means.
+    fn no_frame(&self, e: Errno, shared: &PortShared) -> Got {
+        match (self, e) {
+            (_, Errno::EAGAIN) => Got::Nothing,
+            (_, Errno::EINTR) => Got::Again,
+            // The device went down; told once, and reading goes on when it is up again.
+            (Self::Packet { .. }, Errno::ENETDOWN) => Got::Again,
+            // `virtio_net_hdr_from_skb` has no words for this super-frame; it is gone.
+            (Self::Packet { .. }, Errno::EINVAL) => Got::Dropped(0, DropReason::VnetHeader),
+            (Self::Tap { .. }, Errno::EBADFD) => {
+                shared.gone.store(true, Ordering::Release);
+                Got::Nothing
+            }
+            _ => {
+                shared.note(e);
+                Got::Nothing
+            }
+        }
+    }
+
+    /// Sends one frame; says why it could not.
+    pub(crate) fn send(&self, frame: &HeapFrame, shared: &PortShared) -> Result<(), DropReason> {
+        let header = match self.layout() {
+            None => None,
+            Some(layout) => {
+                let header = VnetHeader::of(frame).map_err(|_| DropReason::TxError)?;
+                Some((layout.encode(&header), layout.header_len()))
+            }
+        };
+        let mut pieces = [IoSlice::new(&[]); 4];
+        let mut n = 0;
+        if let Some((bytes, len)) = &header {
+            pieces[0] = IoSlice::new(&bytes[..*len]);
+            n = 1;
+        }
+        frame.for_each_segment(&mut |bytes| {
+            // A heap frame has a head and at most one tail.
+            if let Some(piece) = pieces.get_mut(n) {
+                *piece = IoSlice::new(bytes);
+                n += 1;
+            }
+        });
+        let pieces = &pieces[..n];
+        let sent = match self {
+            Self::Tap { file, .. } => writev(file, pieces),
+            Self::Packet { socket, finishing, .. } => {
+                let native = shared.native.load(Ordering::Relaxed);
+                let by =
+                    if needed_bits(&frame.offload()) & !native == 0 { socket } else { finishing };
+                writev(by, pieces)
+            }
+        };
+        sent.map(|_| ()).map_err(|e| drop_reason(e, shared))
+    }
+
+    fn layout(&self) -> Option<VnetLayout> {
+        match self {
+            Self::Tap { vnet_hdr, .. } => vnet_hdr.then_some(TAP_LAYOUT),
+            Self::Packet { vnet_hdr, .. } => vnet_hdr.then_some(PACKET_LAYOUT),
+        }
+    }
+}
+
+/// The drop that an error of a send is.
+fn drop_reason(e: Errno, shared: &PortShared) -> DropReason {
+    match e {
+        Errno::EAGAIN | Errno::ENOBUFS => DropReason::TxFull,
+        // A TAP that is down says EIO, one that was deleted EBADFD; a packet socket ENETDOWN, and
+        // ENXIO when its device is gone.
+        Errno::ENETDOWN | Errno::EIO | Errno::EBADFD | Errno::ENXIO | Errno::ENODEV => {
+            DropReason::PortDown
+        }
+        e => {
+            shared.note(e);
+            DropReason::TxError
+        }
+    }
+}
+
+/// Length of a VLAN tag.
+const VLAN_TAG: usize = 4;
+
+/// Puts a tag behind the addresses.
+fn put_tag_back(
+    frame: &mut HeapFrame,
+    tpid: u16,
+    tci: u16,
+) -> Result<(), switch_core::frame::NoHeadroom> {
+    frame.prepend(VLAN_TAG)?;
+    let head = frame.head_mut();
+    head.copy_within(VLAN_TAG..VLAN_TAG + 12, 0);
+    head[12..14].copy_from_slice(&tpid.to_be_bytes());
+    head[14..16].copy_from_slice(&tci.to_be_bytes());
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! rtnetlink: what the kernel knows of a device, changes to it, and news of changes.
+//!
+//! A socket belongs to the network namespace it was opened in, so one opened by
+//! [`crate::netns::run_in`] serves a device in there from any thread.
+
+use std::fmt;
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use netlink_packet_route::route::RouteAttribute;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+
+use crate::error::errno;
+
+/// `RTNLGRP_LINK`: devices that come, change and go.
+const GROUP_LINK: u32 = 1;
+/// A link message with everything is below 4 KiB; virtual functions can make it longer.
+const BUFFER: usize = 64 * 1024;
+/// Answers read for one request, and news read at once, at most.
+const MESSAGES_MAX: usize = 65_536;
+
+/// A device as the kernel describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mtu: u32,
+    pub(crate) mac: [u8; 6],
+    /// Whether it is Ethernet: anything else carries no layer-2 frames for us.
+    pub(crate) ethernet: bool,
+    pub(crate) admin_up: bool,
+    /// Administratively up and with a carrier.
+    pub(crate) up: bool,
+    /// Index of the bridge or bond it belongs to.
+    pub(crate) master: Option<u32>,
+    /// What made it: `tun`, `veth`; empty for hardware.
+    pub(crate) kind: String,
+    pub(crate) rx_dropped: u64,
+    pub(crate) tx_dropped: u64,
+}
+
+impl LinkState {
+    fn of(msg: &LinkMessage) -> Self {
+        let flags = msg.header.flags;
+        let admin_up = flags.contains(LinkFlags::Up);
+        let mut link = Self {
+            index: msg.header.index,
+            ethernet: msg.header.link_layer_type == LinkLayerType::Ether,
+            admin_up,
+            up: admin_up && flags.contains(LinkFlags::LowerUp),
+            ..Self::default()
+        };
+        for attribute in &msg.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Address(mac) => {
+                    link.mac = mac.as_slice().try_into().unwrap_or_default();
+                }
+                LinkAttribute::Controller(master) => link.master = Some(*master),
+                LinkAttribute::Stats64(stats) => {
+                    link.rx_dropped = stats.rx_dropped;
+                    link.tx_dropped = stats.tx_dropped;
+                }
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        if let LinkInfo::Kind(kind) = info {
+                            link.kind = match kind {
+                                InfoKind::Tun => "tun".into(),
+                                other => format!("{other:?}").to_lowercase(),
+                            };
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// News of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LinkNews {
+    /// It is new or something about it changed.
+    Is(LinkState),
+    /// It is gone from this namespace.
+    Gone {
+        /// Its index.
+        index: u32,
+    },
+    /// News were lost: ask about every device.
+    Lost,
+}
+
+/// What to change about a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkChange {
+    pub(crate) mtu: Option<u32>,
+    pub(crate) mac: Option<[u8; 6]>,
+    pub(crate) up: Option<bool>,
+}
+
+impl LinkChange {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// An rtnetlink socket for requests, and one for news.
+pub(crate) struct Links {
+    requests: Socket,
+    news: Socket,
+    buffer: Vec<u8>,
+    sequence: u32,
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links").finish_non_exhaustive()
+    }
+}
+
+impl Links {
+    /// Sockets for the network namespace of the calling thread.
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut requests = Socket::new(NETLINK_ROUTE)?;
+        requests.bind_auto()?;
+        requests.connect(&SocketAddr::new(0, 0))?;
+        let mut news = Socket::new(NETLINK_ROUTE)?;
+        news.bind_auto()?;
+        news.add_membership(GROUP_LINK)?;
+        news.set_non_blocking(true)?;
+        Ok(Self { requests, news, buffer: vec![0; BUFFER], sequence: 0 })
+    }
+
+    /// The device of that name; `None` if there is none.
+    pub(crate) fn by_name(&mut self, name: &str) -> io::Result<Option<LinkState>> {
+        let mut msg = LinkMessage::default();
+        msg.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.get(msg)
+    }
+
+    /// The device with that index; `None` if there is none.
+    pub(crate) fn by_index(&mut self, index: u32) -> io::Result<Option<LinkState>> {
+        let mut msg = LinkMessage::default();
+        msg.header.index = index;
+        self.get(msg)
+    }
+
+    fn get(&mut self, msg: LinkMessage) -> io::Result<Option<LinkState>> {
+        let mut link = None;
+        let done = self.request(RouteNetlinkMessage::GetLink(msg), 0, |answer| {
+            if let RouteNetlinkMessage::NewLink(msg) = answer {
+                link = Some(LinkState::of(&msg));
+            }
+        });
+        match done {
+            Err(e) if errno(&e) == Errno::ENODEV => Ok(None),
+            done => done.map(|()| link),
+        }
+    }
+
+    /// Changes a device; does nothing if nothing is to be changed.
+    pub(crate) fn change(&mut self, index: u32, change: &LinkChange) -> io::Result<()> {
+        if change.is_none() {
+            return Ok(());
+        }
+        let mut msg = LinkMessage::default();
+        msg.header.index = index;
+        if let Some(up) = change.up {
+            msg.header.change_mask = LinkFlags::Up;
+            msg.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+        }
+        msg.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
+        msg.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+        self.request(RouteNetlinkMessage::SetLink(msg), NLM_F_ACK, |_| {})
+    }
+
+    /// The addresses an operator gave the device, as `192.0.2.1/24`: IPv4 and global IPv6 ones.
+    pub(crate) fn addresses(&mut self, index: u32) -> io::Result<Vec<String>> {
+        use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+        let mut found = Vec::new();
+        let get = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        self.request(get, NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewAddress(msg) = answer else { return };
+            // The kernel gives itself a link-local IPv6 address wherever it may.
+            let automatic =
+                msg.header.family == AddressFamily::Inet6 && msg.header.scope == AddressScope::Link;
+            if msg.header.index != index || automatic {
+                return;
+            }
+            let prefix = msg.header.prefix_len;
+            found.extend(msg.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Address(ip) => Some(format!("{ip}/{prefix}")),
+                _ => None,
+            }));
+        })?;
+        Ok(found)
+    }
+
+    /// Whether a default route leads through the device.
+    pub(crate) fn has_default_route(&mut self, index: u32) -> io::Result<bool> {
+        use netlink_packet_route::route::RouteMessage;
+        let mut found = false;
+        let get = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+        self.request(get, NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewRoute(msg) = answer else { return };
+            let through = msg.attributes.iter().any(|a| match a {
+                RouteAttribute::Oif(oif) => *oif == index,
+                RouteAttribute::MultiPath(hops) => hops.iter().any(|h| h.interface_index == index),
+                _ => false,
+            });
+            // Table 255 is the kernel's own (`local`): its entries are no way out.
+            found |=
+                through && msg.header.destination_prefix_length == 0 && msg.header.table != 255;
+        })?;
+        Ok(found)
+    }
+
+    /// Sends a request and hands every answer to `each`.
+    fn request(
+        &mut self,
+        payload: RouteNetlinkMessage,
+        flags: u16,
+        mut each: impl FnMut(RouteNetlinkMessage),
+    ) -> io::Result<()> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        self.sequence = self.sequence.wrapping_add(1);
+        header.sequence_number = self.sequence;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(payload));
+        request.finalize();
+        let mut out = vec![0; request.buffer_len()];
+        request.serialize(&mut out);
+        self.requests.send(&out, 0)?;
+        let many = flags & NLM_F_DUMP == NLM_F_DUMP;
+        for _ in 0..MESSAGES_MAX {
+            let n = self.requests.recv(&mut &mut self.buffer[..], 0)?;
+            for message in split(&self.buffer[..n]) {
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match message.payload {
+                    NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::Error(e) if e.code.is_none() => return Ok(()),
+                    NetlinkPayload::Error(e) => return Err(e.to_io()),
+                    NetlinkPayload::InnerMessage(answer) => {
+                        each(answer);
+                        if !many && flags & NLM_F_ACK == 0 {
+                            return Ok(());
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Err(io::Error::other("the kernel's answer does not end"))
+    }
+
+    /// What happened since the last call; never waits.
+    pub(crate) fn news(&mut self) -> Vec<LinkNews> {
+        let mut news = Vec::new();
+        while news.len() < MESSAGES_MAX {
+            match self.news.recv(&mut &mut self.buffer[..], 0) {
+                Ok(n) => news.extend(split(&self.buffer[..n]).filter_map(|m| {
+                    match m.payload {
+                        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(msg)) => {
+                            (msg.header.interface_family == AddressFamily::Unspec)
+                                .then(|| LinkNews::Is(LinkState::of(&msg)))
+                        }
+                        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(msg)) => {
+                            // A device that leaves a bridge is told of as deleted there, too.
+                            (msg.header.interface_family == AddressFamily::Unspec)
+                                .then_some(LinkNews::Gone { index: msg.header.index })
+                        }
+                        _ => None,
+                    }
+                })),
+                // Read again after it: the socket goes on with what came since.
+                Err(e) if errno(&e) == Errno::ENOBUFS => news.push(LinkNews::Lost),
+                Err(_) => break,
+            }
+        }
+        news
+    }
+}
+
+/// The messages in one datagram; what cannot be parsed is left out.
+fn split(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> + '_ {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        loop {
+            let len = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
+            if len < 16 || len > rest.len() {
+                return None;
+            }
+            let (message, after) = rest.split_at(len);
+            rest = after.get(len.next_multiple_of(4) - len..).unwrap_or_default();
+            if let Ok(message) = NetlinkMessage::deserialize(message) {
+                return Some(message);
+            }
+        }
+    })
+}

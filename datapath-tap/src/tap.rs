@@ -1,0 +1,195 @@
+//! TAP devices: made, taken over, adjusted and deleted. Control side.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use switch_core::config::{Netns, PortSpec};
+use switch_core::datapath::{BackendError, Caps};
+
+use crate::error::{NEEDS_NET_ADMIN, errno, failed, failed_hint, refused};
+use crate::io::TAP_LAYOUT;
+use crate::link::{LinkChange, LinkState, Links};
+use crate::sys::tun;
+
+/// A TAP that this process has open.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    pub(crate) file: OwnedFd,
+    pub(crate) vnet_hdr: bool,
+    pub(crate) caps: Caps,
+    /// In the device's own namespace.
+    pub(crate) links: Links,
+    pub(crate) link: LinkState,
+    /// What the kernel refused.
+    pub(crate) lost: Vec<String>,
+}
+
+/// `ip` for the namespace the device is in.
+fn ip_command(netns: Option<&Netns>) -> String {
+    match netns {
+        None => "ip".into(),
+        Some(netns) if netns.0.starts_with('/') => format!("nsenter --net={netns} ip"),
+        Some(netns) => format!("ip -n {netns}"),
+    }
+}
+
+/// Opens the TAP `device` in the namespace of the calling thread, which is `netns`.
+///
+/// `plain` asks for the device without offloads even if the kernel has them.
+pub(crate) fn open(
+    device: &str,
+    netns: Option<&Netns>,
+    persist: bool,
+    spec: &PortSpec,
+    plain: bool,
+) -> Result<Tap, BackendError> {
+    let place = netns.map(|n| format!(" in netns {n}")).unwrap_or_default();
+    let attempted = format!("open TAP device {device}{place}");
+    let ip = ip_command(netns);
+    let mut links = Links::open().map_err(|e| refused(&attempted, &e))?;
+    let existing = links.by_name(device).map_err(|e| refused(&attempted, &e))?;
+    if let Some(link) = &existing
+        && link.kind != "tun"
+    {
+        let kind = if link.kind.is_empty() { "hardware" } else { &link.kind };
+        return Err(failed_hint(
+            attempted,
+            format!("a device of that name exists and is no TAP ({kind})"),
+            format!(
+                "choose another `device`, or use type = \"netdev\", or: {ip} link del {device}"
+            ),
+        ));
+    }
+
+    let mut lost = Vec::new();
+    let (file, vnet_hdr) = open_file(device, plain, &mut lost)
+        .map_err(|e| explain_open(&attempted, device, &ip, existing.is_some(), &e))?;
+    let caps = if vnet_hdr {
+        tun::set_vnet_hdr_len(&file, TAP_LAYOUT.header_len())
+            .map_err(|e| refused(format!("{attempted}: set the header's length"), &e))?;
+        negotiate(&file, &mut lost)
+    } else {
+        // An earlier owner may have left offloads on the device.
+        let _ = tun::set_offload(&file, 0);
+        Caps::default()
+    };
+
+    let missing = || failed(&attempted, "it was deleted while it was opened");
+    let link = links.by_name(device).map_err(|e| refused(&attempted, &e))?.ok_or_else(missing)?;
+    apply(&mut links, &link, spec, &attempted)?;
+    // Last, so that after any error above a device made here is gone again.
+    tun::set_persist(&file, persist)
+        .map_err(|e| refused(format!("{attempted}: set persistence"), &e))?;
+    let link = links.by_index(link.index).map_err(|e| refused(&attempted, &e))?;
+    let link = link.ok_or_else(missing)?;
+    Ok(Tap { file: file.into(), vnet_hdr, caps, links, link, lost })
+}
+
+/// MTU and address as the port wants them, and up.
+fn apply(
+    links: &mut Links,
+    link: &LinkState,
+    spec: &PortSpec,
+    attempted: &str,
+) -> Result<(), BackendError> {
+    links.change(link.index, &wanted(link, spec)).map_err(|e| explain_change(attempted, spec, &e))
+}
+
+/// Why MTU, address or link state could not be set.
+pub(crate) fn explain_change(attempted: &str, spec: &PortSpec, e: &io::Error) -> BackendError {
+    let mut what = format!("{attempted}: set");
+    if let Some(mtu) = spec.mtu {
+        what += &format!(" mtu {mtu}");
+    }
+    if let Some(mac) = spec.mac {
+        what += &format!(" mac {mac}");
+    }
+    match errno(e) {
+        Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::ERANGE => failed_hint(
+            what,
+            e,
+            "see the device's limits: ip -d link show (minmtu, maxmtu); an address must not be \
+             zero or a group address",
+        ),
+        _ => refused(what, e),
+    }
+}
+
+/// What of the device is to be changed for the port.
+pub(crate) fn wanted(link: &LinkState, spec: &PortSpec) -> LinkChange {
+    LinkChange {
+        mtu: spec.mtu.map(u32::from).filter(|mtu| *mtu != link.mtu),
+        mac: spec.mac.map(|mac| mac.octets()).filter(|mac| *mac != link.mac),
+        up: (!link.admin_up).then_some(true),
+    }
+}
+
+/// The device's file, with a virtio header before each frame where the kernel has that.
+fn open_file(device: &str, plain: bool, lost: &mut Vec<String>) -> io::Result<(File, bool)> {
+    if !plain {
+        let file = tun::open()?;
+        match tun::set_iff(&file, device, true) {
+            Ok(()) => return Ok((file, true)),
+            Err(e) if errno(&e) != Errno::EINVAL => return Err(e),
+            Err(_) => {}
+        }
+        lost.push("offloads: the kernel has no IFF_VNET_HDR for this device".into());
+    }
+    let iface = tun_tap::Iface::without_packet_info(device, tun_tap::Mode::Tap)?;
+    Ok((tun::adopt(iface)?, false))
+}
+
+/// Asks for as many offloads as the kernel takes.
+fn negotiate(file: &File, lost: &mut Vec<String>) -> Caps {
+    let tso = tun::F_CSUM | tun::F_TSO4 | tun::F_TSO6 | tun::F_TSO_ECN;
+    if tun::set_offload(file, tso | tun::F_USO).is_ok() {
+        return Caps::ALL;
+    }
+    lost.push("UDP super-frames: the kernel has no TUN_F_USO (Linux 6.2)".into());
+    if tun::set_offload(file, tso).is_ok() {
+        return Caps { uso: false, ..Caps::ALL };
+    }
+    lost.push("TCP super-frames and checksums: the kernel refused TUNSETOFFLOAD".into());
+    let _ = tun::set_offload(file, 0);
+    // The virtio header is there all the same, and what we send may use it: the kernel's side of
+    // a TAP takes unfinished frames whatever was negotiated for the other direction.
+    Caps { uso: false, ..Caps::ALL }
+}
+
+/// Why a TAP could not be opened, and what mends it.
+fn explain_open(
+    attempted: &str,
+    device: &str,
+    ip: &str,
+    exists: bool,
+    e: &io::Error,
+) -> BackendError {
+    match errno(e) {
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => failed_hint(
+            attempted,
+            format!("/dev/net/tun: {e}"),
+            "load the driver: modprobe tun (in a container, pass the device: --device /dev/net/tun)",
+        ),
+        Errno::EBUSY => failed_hint(
+            attempted,
+            "another program has it open (a second vswitchd, a QEMU?)",
+            format!(
+                "find it: grep -lw 'iff:.{device}' /proc/[0-9]*/fdinfo/* ; then stop it, or use type = \"netdev\""
+            ),
+        ),
+        Errno::EPERM | Errno::EACCES => failed_hint(attempted, e, NEEDS_NET_ADMIN),
+        Errno::EINVAL if exists => failed_hint(
+            attempted,
+            "a device of that name exists and is a TUN, or was made with multi_queue",
+            format!("choose another `device`, or: {ip} link del {device}"),
+        ),
+        Errno::EINVAL | Errno::UnknownErrno => failed_hint(
+            attempted,
+            format!("{e}: is it a device name?"),
+            "a device name has 1 to 15 bytes, without spaces and slashes",
+        ),
+        _ => failed(attempted, e),
+    }
+}

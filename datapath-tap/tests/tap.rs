@@ -1,0 +1,233 @@
+//! TAP ports on the real kernel.
+
+mod common;
+
+use common::*;
+use datapath_tap::TapOptions;
+use datapath_tap::testing::RawSocket;
+use switch_core::config::{Netns, PortKind};
+use switch_core::datapath::{Backend, BackendError, Caps, PortEventKind};
+use switch_core::wire::MacAddr;
+
+fn plain() -> TapOptions {
+    TapOptions { plain_tap: true, ..TapOptions::default() }
+}
+
+/// Tags as the kernel may see them: none, C, S, both, two C, priority.
+const TAGS: &[&[(u16, u16)]] = &[
+    &[],
+    &[(0x8100, 10)],
+    &[(0x88a8, 20)],
+    &[(0x88a8, 20), (0x8100, 10)],
+    &[(0x8100, 30), (0x8100, 31)],
+    &[(0x8100, 0xe000)],
+    &[(0x8100, 0x6fff)],
+];
+
+#[test]
+fn frames_of_every_shape_pass_both_ways() {
+    if !can_run() {
+        return;
+    }
+    for options in [TapOptions::default(), plain()] {
+        let space = Space::new();
+        let mut rig = Rig::new(options);
+        let info = rig.open(0, &tap_spec("t0", Some(&space))).unwrap();
+        assert!(info.link_up);
+        assert_eq!(info.mtu, 1500);
+        let far = RawSocket::open(Some(&space.name), "t0").unwrap();
+        let mut sent = 0;
+        let mut octets = 0;
+        for (n, tags) in TAGS.iter().enumerate() {
+            for len in [60, 61, 1514] {
+                let there = frame(len, tags, n as u8);
+                far.send(&there).unwrap();
+                let got = rig.recv(0, 1);
+                assert_eq!(bytes(&got[0]), there, "{tags:?}");
+                let back = frame(len, tags, 0x80 | n as u8);
+                rig.send(0, &back);
+                assert_eq!(far.recv(PATIENCE).as_ref(), Some(&back), "{tags:?}");
+                sent += 1;
+                octets += there.len() as u64;
+            }
+        }
+        let totals = rig.counters[0].totals();
+        assert_eq!((totals.rx_frames, totals.rx_bytes), (sent, octets));
+        assert_eq!((totals.tx_frames, totals.tx_bytes, totals.dropped()), (sent, octets, 0));
+        rig.close(0, true).unwrap();
+        assert!(!space.works("ip link show t0"), "a removed port's TAP is deleted");
+    }
+}
+
+#[test]
+fn the_offloaded_device_says_what_it_can_and_the_plain_one_nothing() {
+    if !can_run() {
+        return;
+    }
+    let space = Space::new();
+    let mut rig = Rig::new(TapOptions::default());
+    let info = rig.open(0, &tap_spec("t0", Some(&space))).unwrap();
+    assert_eq!((info.caps, info.driver.as_str()), (Caps::ALL, "tun"));
+    assert_eq!(info.lost, Vec::<String>::new());
+    assert!(space.run("ethtool -k t0").contains("tcp-segmentation-offload: on"));
+    rig.close(0, false).unwrap();
+    // The mask is the device's: a plain owner must not get what the earlier one asked for.
+    let mut rig = Rig::new(plain());
+    let info = rig.open(0, &tap_spec("t0", Some(&space))).unwrap();
+    assert_eq!((info.caps, info.driver.as_str()), (Caps::default(), "tun (plain)"));
+    assert!(space.run("ethtool -k t0").contains("tcp-segmentation-offload: off"));
+}
+
+#[test]
+fn name_mtu_address_and_state_are_as_asked() {
+    if !can_run() {
+        return;
+    }
+    let device = Device::named();
+    let mut rig = Rig::new(TapOptions::default());
+    let mut spec = tap_spec(&device.0, None);
+    spec.mtu = Some(9000);
+    spec.mac = Some(MacAddr::new([2, 0, 0, 0xaa, 0xbb, 0xcc]));
+    let info = rig.open(0, &spec).unwrap();
+    assert_eq!((info.device.as_str(), info.mtu), (device.0.as_str(), 9000));
+    assert_eq!(info.mac, [2, 0, 0, 0xaa, 0xbb, 0xcc]);
+    let shown = run(&format!("ip -o link show {}", device.0));
+    assert!(shown.contains("mtu 9000") && shown.contains("02:00:00:aa:bb:cc"), "{shown}");
+    assert!(shown.contains("LOWER_UP"), "{shown}");
+
+    let mut new = spec.clone();
+    new.mtu = Some(1400);
+    assert!(rig.backend.adjust_port(port(0), &spec, &new).unwrap());
+    assert_eq!(rig.backend.port_info(port(0)).unwrap().mtu, 1400);
+    new.mtu = Some(10);
+    let e = rig.backend.adjust_port(port(0), &spec, &new).unwrap_err();
+    assert!(e.to_string().contains("set mtu 10") && e.hint().is_some(), "{e}");
+    assert_eq!(rig.backend.port_info(port(0)).unwrap().mtu, 1400);
+    let mut other = spec.clone();
+    other.kind = tap_spec("other", None).kind;
+    assert!(!rig.backend.adjust_port(port(0), &spec, &other).unwrap());
+}
+
+#[test]
+fn it_persists_with_its_addresses_and_is_taken_over_in_its_namespace() {
+    if !can_run() {
+        return;
+    }
+    let space = Space::new();
+    let spec = tap_spec("t0", Some(&space));
+    let mut rig = Rig::new(TapOptions::default());
+    rig.open(0, &spec).unwrap();
+    space.run("ip addr add 192.0.2.7/24 dev t0");
+    let index = space.run("cat /sys/class/net/t0/ifindex");
+    // Stopped cleanly, then killed (the files close without a word).
+    rig.close(0, false).unwrap();
+    for _ in 0..2 {
+        assert!(space.run("ip -o addr show dev t0").contains("192.0.2.7/24"));
+        let mut next = Rig::new(TapOptions::default());
+        let info = next.open(0, &spec).unwrap();
+        assert!(info.link_up);
+        assert_eq!(space.run("cat /sys/class/net/t0/ifindex"), index);
+        assert!(!works("ip link show t0"), "none was made outside");
+        let far = RawSocket::open(Some(&space.name), "t0").unwrap();
+        far.send(&frame(60, &[], 1)).unwrap();
+        assert_eq!(bytes(&next.recv(0, 1)[0]), frame(60, &[], 1));
+        drop(next);
+    }
+    // Not persistent any more: gone with its file.
+    let mut rig = Rig::new(TapOptions::default());
+    let mut brief = spec.clone();
+    brief.kind = PortKind::Tap { device: "t0".into(), netns: Some(space.netns()), persist: false };
+    rig.open(0, &spec).unwrap();
+    assert!(rig.backend.adjust_port(port(0), &spec, &brief).unwrap());
+    rig.close(0, false).unwrap();
+    assert!(!space.works("ip link show t0"));
+}
+
+#[test]
+fn what_cannot_be_opened_says_why_and_what_mends_it() {
+    if !can_run() {
+        return;
+    }
+    let space = Space::new();
+    let mut rig = Rig::new(TapOptions::default());
+    let fails = |rig: &mut Rig, spec: &switch_core::config::PortSpec| {
+        let e = rig.open(1, spec).unwrap_err();
+        let hint = e.hint().unwrap_or_default().to_owned();
+        (e.to_string(), hint)
+    };
+
+    space.run("ip link add v0 type veth peer name v1");
+    let (e, hint) = fails(&mut rig, &tap_spec("v0", Some(&space)));
+    assert!(e.contains("open TAP device v0") && e.contains("is no TAP (veth)"), "{e}");
+    assert!(hint.contains(&format!("ip -n {} link del v0", space.name)), "{hint}");
+
+    space.run("ip tuntap add dev l3 mode tun");
+    let (e, hint) = fails(&mut rig, &tap_spec("l3", Some(&space)));
+    assert!(e.contains("is a TUN") && hint.contains("link del l3"), "{e} {hint}");
+    space.run("ip tuntap add dev mq mode tap multi_queue");
+    let (e, _) = fails(&mut rig, &tap_spec("mq", Some(&space)));
+    assert!(e.contains("multi_queue"), "{e}");
+
+    rig.open(0, &tap_spec("t0", Some(&space))).unwrap();
+    let (e, hint) = fails(&mut rig, &tap_spec("t0", Some(&space)));
+    assert!(e.contains("another program has it open") && hint.contains("fdinfo"), "{e} {hint}");
+
+    let mut spec = tap_spec("t1", Some(&space));
+    spec.mtu = Some(20);
+    let (e, hint) = fails(&mut rig, &spec);
+    assert!(e.contains("set mtu 20") && hint.contains("minmtu"), "{e} {hint}");
+    assert!(!space.works("ip link show t1"), "nothing is left of it");
+
+    for bad in ["", "a-name-of-16-byte", "with space", "a/b", "t%d"] {
+        let (e, _) = fails(&mut rig, &tap_spec(bad, Some(&space)));
+        assert!(e.contains("open TAP device"), "{e}");
+    }
+    let mut spec = tap_spec("t2", None);
+    spec.kind = PortKind::Tap {
+        device: "t2".into(),
+        netns: Some(Netns("vs-no-such-namespace".into())),
+        persist: true,
+    };
+    assert!(matches!(rig.open(1, &spec), Err(BackendError::NotThere { .. })));
+    spec.kind = PortKind::Dpdk { devargs: "net_null0".into() };
+    assert!(matches!(rig.open(1, &spec), Err(BackendError::Unsupported { .. })));
+    rig.close(0, true).unwrap();
+}
+
+#[test]
+fn link_and_deletion_are_told_and_the_port_can_be_opened_again() {
+    if !can_run() {
+        return;
+    }
+    let space = Space::new();
+    let mut rig = Rig::new(TapOptions::default());
+    let spec = tap_spec("t0", Some(&space));
+    rig.open(0, &spec).unwrap();
+    let wait_for = |rig: &mut Rig, wanted: fn(&PortEventKind) -> bool| {
+        eventually("the event", || rig.backend.events().iter().any(|e| wanted(&e.kind)));
+    };
+    space.run("ip link set t0 down");
+    wait_for(&mut rig, |k| *k == PortEventKind::LinkDown);
+    rig.send(0, &frame(60, &[], 0));
+    assert_eq!(rig.counters[0].dropped(switch_core::DropReason::PortDown), 1);
+    space.run("ip link set t0 mtu 1400 up");
+    wait_for(&mut rig, |k| *k == PortEventKind::LinkUp);
+    assert_eq!(rig.backend.port_info(port(0)).unwrap().mtu, 1400);
+    space.run("ip link del t0");
+    wait_for(&mut rig, |k| matches!(k, PortEventKind::Gone(_)));
+    rig.send(0, &frame(60, &[], 0));
+    assert_eq!(rig.counters[0].dropped(switch_core::DropReason::PortDown), 2);
+    assert!(!rig.backend.port_info(port(0)).unwrap().link_up);
+    rig.close(0, false).unwrap();
+    rig.open(0, &spec).unwrap();
+
+    // Its namespace goes, and comes back under the same name.
+    run(&format!("ip netns del {}", space.name));
+    wait_for(&mut rig, |k| matches!(k, PortEventKind::Gone(_)));
+    rig.close(0, false).unwrap();
+    assert!(matches!(rig.open(0, &spec), Err(BackendError::NotThere { .. })));
+    run(&format!("ip netns add {}", space.name));
+    wait_for(&mut rig, |k| *k == PortEventKind::Appeared);
+    rig.open(0, &spec).unwrap();
+    assert!(space.works("ip link show t0"));
+}
