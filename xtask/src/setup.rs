@@ -55,7 +55,7 @@ use Purpose::{Demo, Dist, Test};
 const LIB: &str = "/usr/lib/x86_64-linux-gnu";
 
 const PACKAGES: &[Package] = &[
-    package("dpkg-dev", Program("dpkg-shlibdeps"), Dist, "finds the libraries a .deb depends on"),
+    package("binutils", Program("strip"), Dist, "strips the programs that are packed"),
     package("iproute2", Program("ip"), Demo, "makes network namespaces and addresses"),
     package("iputils-ping", Program("ping"), Demo, "shows who reaches whom"),
     package("iperf3", Program("iperf3"), Demo, "sends TCP at speed"),
