@@ -192,7 +192,8 @@ fn lists_are_there() -> bool {
 }
 
 fn apt(args: &[&str]) -> Result<Command> {
-    let mut words = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"];
+    let mut words =
+        vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", "Dpkg::Use-Pty=0"];
     words.extend(args);
     as_root(&words)
 }
