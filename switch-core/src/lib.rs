@@ -28,6 +28,8 @@ pub mod segment;
 pub mod stats;
 pub mod switch;
 mod sync;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod testing;
 pub mod verdict;
 pub mod wire;
 pub mod worker;
