@@ -6,10 +6,12 @@
 //! - [`conformance`]: what every [`crate::datapath::Datapath`] has to pass.
 //! - [`broken`]: datapaths with one defect each, which prove that the suite sees it.
 //! - [`frames`]: frames to send, built plainly, and a reference checksum.
+//! - [`fuzz`]: bodies of the fuzz targets.
 
 pub mod broken;
 pub mod conformance;
 pub mod frames;
+pub mod fuzz;
 pub mod loopback;
 pub mod lossy;
 pub mod pcap;
