@@ -1,3 +1,65 @@
-//! Under construction.
+//! `vswitch-ctl`: the one tool an operator of vswitchd needs.
+//!
+//! One file a noun. What a command does goes through the daemon's public API; only validating a
+//! file, the schema and the documents need no daemon.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod bridge;
+mod cli;
+mod config;
+mod cpu;
+mod docs;
+mod drops;
+mod event;
+mod failure;
+mod fdb;
+mod keys;
+mod metrics;
+mod output;
+mod port;
+mod reply;
+mod status;
+mod version;
+mod vlan;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use vswitch_api::client::Client;
+use vswitch_api::error::exit;
+
+use cli::{Cli, Noun};
+use failure::{Done, Failure};
+use output::Output;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(cli::with_default_verb(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(failure::usage(&error)),
+    };
+    let output = Output::new(&cli.global);
+    match run(cli, &output) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => ExitCode::from(failure.tell(&output)),
+    }
+}
+
+fn run(cli: Cli, output: &Output) -> Done {
+    let client = || Client::new(&cli.global.run_dir).map_err(Failure::from);
+    match cli.noun {
+        Noun::Status => status::show(&client()?, output),
+        Noun::Bridge { verb } => bridge::run(&client()?, output, verb),
+        Noun::Port { verb } => port::run(&client()?, output, verb),
+        Noun::Vlan { verb } => vlan::run(&client()?, output, verb),
+        Noun::Fdb { verb } => fdb::run(&client()?, output, verb),
+        Noun::Drops { verb } => drops::run(&client()?, output, verb),
+        Noun::Cpu { verb } => cpu::run(&client()?, output, verb),
+        Noun::Event(args) => event::run(&client()?, output, &args),
+        Noun::Metrics => metrics::run(&client()?, output),
+        Noun::Config { verb } => config::run(&client, output, verb),
+        Noun::Completion { shell } => docs::completion(output, shell),
+        Noun::Man(args) => docs::man(output, &args),
+        Noun::Version => version::run(&client()?, output),
+    }
+    .map(|code| code.unwrap_or(exit::DONE))
+}

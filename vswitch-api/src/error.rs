@@ -69,6 +69,7 @@ macro_rules! codes {
 }
 
 codes! {
+    Usage "E0001" 0 USAGE, "The command line is wrong.";
     InvalidConfig "E0101" 422 REFUSED, "The configuration or object has problems, which are listed.";
     InvalidRequest "E0102" 400 REFUSED, "The request cannot be read.";
     TooLarge "E0103" 413 REFUSED, "The request is larger than the limit.";

@@ -1,0 +1,168 @@
+//! `port show|add|del|set|stats`.
+
+use clap::Subcommand;
+use serde_json::{Value as Json, json};
+use vswitch_api::Code;
+use vswitch_api::client::{Client, path, query};
+use vswitch_api::types::{List, PortStats, PortStatus};
+
+use crate::failure::VerbDone;
+use crate::keys::{self, PortKeys};
+use crate::output::{Column, Output, maybe};
+use crate::reply::{Tolerate, change};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Show ports
+    Show {
+        /// Only these
+        names: Vec<String>,
+        /// Only those in this bridge
+        #[arg(long, conflicts_with = "names")]
+        bridge: Option<String>,
+    },
+    /// Add a port and open its device
+    Add {
+        /// Its name
+        name: String,
+        /// Do nothing if there is one of that name
+        #[arg(long)]
+        if_not_exists: bool,
+        #[command(flatten)]
+        keys: PortKeys,
+    },
+    /// Delete a port, and its TAP device if the switch made it
+    Del {
+        /// Its name
+        name: String,
+        /// Do nothing if there is none of that name
+        #[arg(long)]
+        if_exists: bool,
+    },
+    /// Change a port
+    Set {
+        /// Its name
+        name: String,
+        /// Give this key its default back
+        #[arg(long, value_name = "KEY")]
+        unset: Vec<String>,
+        #[command(flatten)]
+        keys: PortKeys,
+    },
+    /// Show what is counted on ports
+    Stats {
+        /// Only these
+        names: Vec<String>,
+    },
+}
+
+pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
+    match verb {
+        Verb::Show { names, bridge } => show(client, output, &names, bridge.as_deref()),
+        Verb::Add { name, if_not_exists, keys } => {
+            let mut body = keys.0;
+            body.insert("name".into(), json!(name));
+            let tolerate = Tolerate::when(if_not_exists, &[Code::Exists]);
+            change(client, output, "POST", "/v1/ports", Some(&body), tolerate)
+        }
+        Verb::Del { name, if_exists } => {
+            let tolerate = Tolerate::when(if_exists, &[Code::NoSuchPort]);
+            let path = path(&["v1", "ports", &name]);
+            change(client, output, "DELETE", &path, None::<&Json>, tolerate)
+        }
+        Verb::Set { name, unset, keys } => {
+            let mut body = keys.0;
+            keys::unset(&mut body, &unset);
+            let path = path(&["v1", "ports", &name]);
+            change(client, output, "PATCH", &path, Some(&body), Tolerate::NOTHING)
+        }
+        Verb::Stats { names } => stats(client, output, &names),
+    }
+}
+
+fn show(client: &Client, output: &Output, names: &[String], bridge: Option<&str>) -> VerbDone {
+    let ports: Vec<PortStatus> = if names.is_empty() {
+        client.get::<List<_>>(&query("/v1/ports", &[("bridge", bridge)]))?.items
+    } else {
+        let one = |name: &String| client.get(&path(&["v1", "ports", name]));
+        names.iter().map(one).collect::<Result<_, _>>()?
+    };
+    output.list(
+        &ports,
+        &[
+            Column::new("NAME", |port: &PortStatus| port.name.clone()),
+            Column::new("TYPE", |port| port.port_type.clone()),
+            Column::new("STATE", |port| port.state.name().into()),
+            Column::new("BRIDGE", |port| maybe(port.bridge.as_ref())),
+            Column::new("VLAN", |port| port.vlan.clone()),
+            Column::number("MTU", |port| maybe(port.mtu.as_ref())),
+            Column::new("DEVICE", |port| maybe(port.device.as_ref())),
+            Column::new("NETNS", |port| maybe(port.netns.as_ref())),
+            Column::number("RX", |port| port.counters.rx_frames.to_string()),
+            Column::number("TX", |port| port.counters.tx_frames.to_string()),
+            Column::number("DROPS", |port| port.counters.drops.to_string()),
+            Column::number("FDB", |port| port.counters.fdb.to_string()),
+            Column::wide("MAC", |port| maybe(port.mac.as_ref())),
+            Column::wide("DRIVER", |port| maybe(port.driver.as_ref())),
+            Column::wide_number("QUEUES", |port| port.queues.to_string()),
+            Column::wide_number("WORKER", |port| maybe(port.worker.as_ref())),
+            Column::wide("OFFLOADS", offloads),
+            Column::wide("ORIGIN", |port| port.origin.name().into()),
+            Column::new("REASON", reason),
+        ],
+    )?;
+    Ok(None)
+}
+
+fn offloads(port: &PortStatus) -> String {
+    let all = [
+        ("csum", port.offloads.csum),
+        ("tso4", port.offloads.tso4),
+        ("tso6", port.offloads.tso6),
+        ("uso", port.offloads.uso),
+    ];
+    let has: Vec<_> = all.iter().filter(|offload| offload.1).map(|offload| offload.0).collect();
+    has.join(",")
+}
+
+fn reason(port: &PortStatus) -> String {
+    match &port.reason {
+        Some(reason) => reason.clone(),
+        None if port.blocked => "blocked by the loop guard".into(),
+        None => port.lost.join("; "),
+    }
+}
+
+fn stats(client: &Client, output: &Output, names: &[String]) -> VerbDone {
+    let stats: Vec<PortStats> = if names.is_empty() {
+        client.get::<List<_>>("/v1/stats")?.items
+    } else {
+        let one = |name: &String| client.get(&path(&["v1", "ports", name, "stats"]));
+        names.iter().map(one).collect::<Result<_, _>>()?
+    };
+    output.list(
+        &stats,
+        &[
+            Column::new("NAME", |port: &PortStats| port.name.clone()),
+            Column::number("RX-FRAMES", |port| port.counters.rx_frames.to_string()),
+            Column::number("RX-BYTES", |port| port.counters.rx_bytes.to_string()),
+            Column::number("TX-FRAMES", |port| port.counters.tx_frames.to_string()),
+            Column::number("TX-BYTES", |port| port.counters.tx_bytes.to_string()),
+            Column::number("DROPS", |port| port.counters.drops.to_string()),
+            Column::number("MISSED-RX", |port| port.counters.missed_rx.to_string()),
+            Column::number("LOST-AFTER-TX", |port| port.counters.lost_after_tx.to_string()),
+            Column::wide_number("COPIED", |port| port.inside.copied.to_string()),
+            Column::wide_number("ORIGINATED", |port| port.inside.originated.to_string()),
+            Column::wide_number("CONSUMED", |port| port.inside.consumed.to_string()),
+            Column::wide_number("FORWARDED", |port| port.inside.forwarded.to_string()),
+            Column::wide_number("OFFERED", |port| port.inside.offered.to_string()),
+            Column::wide("BY-REASON", by_reason),
+        ],
+    )?;
+    Ok(None)
+}
+
+fn by_reason(port: &PortStats) -> String {
+    let drops = port.drops.iter().map(|drop| format!("{}={}", drop.reason, drop.frames));
+    drops.collect::<Vec<_>>().join(",")
+}

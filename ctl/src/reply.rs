@@ -1,0 +1,73 @@
+//! What every change of desired state has in common.
+
+use serde::Serialize;
+use vswitch_api::client::Client;
+use vswitch_api::error::exit;
+use vswitch_api::types::MutationReply;
+use vswitch_api::{ApiError, Code};
+
+use crate::failure::{self, VerbDone};
+use crate::output::Output;
+
+/// What an error may be if it was asked to be none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tolerate(pub(crate) Option<&'static [Code]>);
+
+impl Tolerate {
+    /// Every error counts.
+    pub(crate) const NOTHING: Self = Self(None);
+
+    /// These are none if `flag` is set.
+    pub(crate) const fn when(flag: bool, codes: &'static [Code]) -> Self {
+        Self(if flag { Some(codes) } else { None })
+    }
+}
+
+/// Sends a change and tells what became of it.
+pub(crate) fn change<B: Serialize>(
+    client: &Client,
+    output: &Output,
+    method: &str,
+    path: &str,
+    body: Option<&B>,
+    tolerate: Tolerate,
+) -> VerbDone {
+    match client.send::<B, MutationReply>(method, path, body) {
+        Ok(reply) => tell(output, &reply.body),
+        Err(error) if tolerate.0.is_some_and(|codes| codes.contains(&error.code)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Prints what became of each object; what was not realised goes to standard error too.
+pub(crate) fn tell(output: &Output, reply: &MutationReply) -> VerbDone {
+    output.object(reply, || {
+        let mut out = String::new();
+        for object in &reply.objects {
+            let (kind, action) = (object.object.name(), object.action.name());
+            let name = if object.name.is_empty() { "" } else { " " };
+            out.push_str(&format!("{kind}{name}{} {action}\n", object.name));
+        }
+        if reply.objects.is_empty() {
+            out.push_str("nothing to change\n");
+        }
+        if let Some(seconds) = reply.confirm_within {
+            out.push_str(&format!(
+                "rolled back in {seconds} s unless confirmed: vswitch-ctl config confirm\n"
+            ));
+        }
+        out
+    })?;
+    if reply.realised {
+        return Ok(None);
+    }
+    for object in reply.objects.iter().filter(|object| !object.realised) {
+        let reason = object.reason.as_deref().unwrap_or("the daemon's log says more");
+        let (kind, action) = (object.object.name(), object.action.name());
+        let message = format!("{kind} {} is {action}, but not realised: {reason}", object.name);
+        let error =
+            ApiError { hint: object.hint.clone(), ..ApiError::new(Code::NotRealised, message) };
+        failure::tell(&error, output);
+    }
+    Ok(Some(exit::NOT_REALISED))
+}
