@@ -322,6 +322,23 @@ fn the_largest_super_frame_is_cut_behind_its_head() {
 }
 
 #[test]
+fn a_udp_sum_of_zero_is_sent_as_all_ones() {
+    let mut packet = udp_v6(0);
+    packet.payload = vec![0; 2];
+    let bytes = packet.assemble();
+    let field = packet.l4_start() + 6;
+    // With the checksum itself for payload the sum is 0, which in the field would mean "none".
+    packet.payload = bytes[field..field + 2].to_vec();
+    assert_eq!(packet.assemble()[field..field + 2], [0xff, 0xff]);
+    let pool = pool();
+    let mut frame = received(&pool, &packet.unfinished(), &packet.claim(0));
+    finish_checksum(&mut frame).unwrap();
+    assert_eq!(content(&frame), packet.assemble());
+    let frame = received(&pool, &packet.unfinished(), &packet.claim(2));
+    assert_eq!(cut_by_us(&pool, &frame), [packet.assemble()]);
+}
+
+#[test]
 fn padding_is_left_behind() {
     let packet = udp_v6(2500);
     let mut bytes = packet.unfinished();
