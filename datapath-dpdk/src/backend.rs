@@ -15,7 +15,7 @@ use crate::datapath::{DpdkDatapath, PortQueue, Tx};
 use crate::eal::Eal;
 use crate::error::DpdkError;
 use crate::ethdev::{Attach, Device, DeviceConfig};
-use crate::mempool::{Mempool, MempoolConfig};
+use crate::mempool::Mempool;
 
 /// DPDK's devices, on one pool.
 #[derive(Debug)]
@@ -40,13 +40,10 @@ const ENODEV: i32 = 19;
 const EBUSY: i32 = 16;
 
 impl DpdkBackend {
-    /// A backend without workers and ports, and its pool.
-    ///
-    /// # Errors
-    /// What [`Mempool::new`] says.
-    pub fn new(eal: Eal, pool: &MempoolConfig) -> Result<Self, DpdkError> {
-        let pool = Mempool::new(eal, pool)?;
-        Ok(Self { eal, pool, wakers: Vec::new(), ports: BTreeMap::new() })
+    /// A backend without workers and ports. All its ports receive into `pool`.
+    #[must_use]
+    pub fn new(eal: Eal, pool: Mempool) -> Self {
+        Self { eal, pool, wakers: Vec::new(), ports: BTreeMap::new() }
     }
 
     /// The pool all ports receive into.
@@ -89,7 +86,7 @@ impl DpdkBackend {
                     (None, Some(ring)) => Tx::Other(ring.clone()),
                     (_, None) => Tx::None,
                 };
-                PortQueue { rx: rx.next(), tx }
+                PortQueue::new(rx.next(), tx)
             })
             .collect();
         // Now in the order of the workers.

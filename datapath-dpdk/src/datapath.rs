@@ -1,24 +1,26 @@
 //! A worker's view of its DPDK ports.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam::sync::{Parker, Unparker};
-use switch_core::batch::Batch;
+use switch_core::batch::{BURST_MAX, Batch};
 use switch_core::datapath::{Datapath, Ready, Wait, Wake};
 use switch_core::drop::DropReason;
+use switch_core::frame::Frame;
 use switch_core::handover::HandoverRing;
 use switch_core::ids::PortId;
 use switch_core::stats::PortCounters;
 
-use crate::ethdev::{RxQueue, TxQueue};
+use crate::ethdev::{Refused, RxQueue, TxQueue};
 use crate::lcore;
 use crate::mbuf::Mbuf;
 use crate::mempool::Mempool;
 
-/// Longest sleep of a worker that found nothing to do while it has devices to poll: they announce
-/// nothing, so this is how late a frame can be noticed.
-const NAP: Duration = Duration::from_micros(50);
+/// How long a worker that found nothing sleeps before it looks again (the kernel's timer slack of
+/// 50 µs comes on top): devices in poll mode announce nothing.
+const NAP: Duration = Duration::from_micros(20);
 
 /// Bursts of handed-over frames that are sent at one go.
 const HANDED_OVER_BURSTS: usize = 4;
@@ -26,8 +28,50 @@ const HANDED_OVER_BURSTS: usize = 4;
 /// What connects one worker to one port.
 #[derive(Debug)]
 pub struct PortQueue {
-    pub(crate) rx: Option<RxQueue>,
-    pub(crate) tx: Tx,
+    rx: Option<Rx>,
+    tx: Tx,
+}
+
+impl PortQueue {
+    pub(crate) fn new(rx: Option<RxQueue>, tx: Tx) -> Self {
+        let rx = rx.map(|queue| Rx {
+            queue,
+            stash: Batch::with_limit(BURST_MAX),
+            refused: Refused::default(),
+        });
+        Self { rx, tx }
+    }
+}
+
+/// The way in. To know whether a device has frames is to receive them, so a poll does that.
+#[derive(Debug)]
+struct Rx {
+    queue: RxQueue,
+    /// Received by a poll, and not yet asked for.
+    stash: Batch<Mbuf>,
+    /// Not yet counted.
+    refused: Refused,
+}
+
+impl Rx {
+    /// Whether there is something to receive or to count.
+    fn look(&mut self) -> bool {
+        if self.stash.is_empty() {
+            self.queue.rx_burst(&mut self.stash, &mut self.refused);
+        }
+        !self.stash.is_empty() || self.refused.frames() > 0
+    }
+
+    fn take(&mut self, batch: &mut Batch<Mbuf>) {
+        if self.stash.is_empty() {
+            self.queue.rx_burst(batch, &mut self.refused);
+        } else {
+            for frame in self.stash.drain_front(batch.room()) {
+                // It fits: no more were taken than there is room.
+                let _ = batch.push(frame);
+            }
+        }
+    }
 }
 
 /// The way out to a port.
@@ -50,33 +94,35 @@ pub struct DpdkDatapath {
     pool: Mempool,
     parker: Parker,
     wake: Arc<Unpark>,
-    /// Whether anything moved since the last poll.
-    busy: bool,
     handed_over: Batch<Mbuf>,
 }
 
-/// Ends a worker's nap.
+/// Ends a worker's wait.
 #[derive(Debug)]
-pub(crate) struct Unpark(Unparker);
+struct Unpark {
+    /// Set until a wait has ended for it.
+    woken: AtomicBool,
+    unparker: Unparker,
+}
 
 impl Wake for Unpark {
     fn wake(&self) {
-        self.0.unpark();
+        self.woken.store(true, Ordering::Release);
+        self.unparker.unpark();
     }
 }
 
 impl DpdkDatapath {
     pub(crate) fn new(pool: Mempool) -> Self {
         let parker = Parker::new();
-        let wake = Arc::new(Unpark(parker.unparker().clone()));
+        let unparker = parker.unparker().clone();
         Self {
             queues: Vec::new(),
             attached: Vec::new(),
             pool,
             parker,
-            wake,
-            busy: false,
-            handed_over: Batch::default(),
+            wake: Arc::new(Unpark { woken: AtomicBool::new(false), unparker }),
+            handed_over: Batch::new(),
         }
     }
 
@@ -84,21 +130,24 @@ impl DpdkDatapath {
         self.queues.get_mut(port.index())?.as_mut()
     }
 
-    fn list_handed_over(&self, ready: &mut Ready) {
-        let announced = self.attached.iter().filter(|port| {
-            let queue = self.queues.get(port.index()).and_then(Option::as_ref);
-            matches!(queue, Some(PortQueue { tx: Tx::Own(_, ring), .. }) if ring.announced())
-        });
-        ready.handed_over.extend(announced);
-    }
-
-    /// How long a poll that found nothing may sleep.
-    fn nap(&self, wait: Wait, ready: &Ready) -> Option<Duration> {
-        let Wait::AtMost(most) = wait else { return None };
-        if self.busy || !ready.handed_over.is_empty() {
-            return None;
+    /// Fills `ready`; says whether there is any device to look at.
+    fn look(&mut self, ready: &mut Ready) -> bool {
+        let mut receiving = false;
+        for port in &self.attached {
+            let Some(Some(queue)) = self.queues.get_mut(port.index()) else { continue };
+            if let Some(rx) = &mut queue.rx {
+                receiving = true;
+                if rx.look() {
+                    ready.rx.push(*port);
+                }
+            }
+            if let Tx::Own(_, ring) = &queue.tx
+                && ring.announced()
+            {
+                ready.handed_over.push(*port);
+            }
         }
-        Some(if ready.rx.is_empty() { most } else { most.min(NAP) })
+        receiving
     }
 }
 
@@ -123,20 +172,19 @@ impl Datapath for DpdkDatapath {
         Some(queue)
     }
 
-    /// Devices in poll mode announce nothing: every port that receives is always reported.
     fn poll(&mut self, wait: Wait, ready: &mut Ready) {
         lcore::enter();
-        let receiving = self.attached.iter().filter(|port| {
-            let queue = self.queues.get(port.index()).and_then(Option::as_ref);
-            matches!(queue, Some(PortQueue { rx: Some(_), .. }))
-        });
-        ready.rx.extend(receiving);
-        self.list_handed_over(ready);
-        if let Some(nap) = self.nap(wait, ready) {
-            self.parker.park_timeout(nap);
-            self.list_handed_over(ready);
+        let mut receiving = self.look(ready);
+        let Wait::AtMost(most) = wait else { return };
+        let start = Instant::now();
+        while ready.is_empty() && !self.wake.woken.swap(false, Ordering::AcqRel) {
+            let Some(left) = most.checked_sub(start.elapsed()).filter(|left| !left.is_zero())
+            else {
+                return;
+            };
+            self.parker.park_timeout(if receiving { left.min(NAP) } else { left });
+            receiving = self.look(ready);
         }
-        self.busy = false;
     }
 
     fn rx_burst(
@@ -147,23 +195,25 @@ impl Datapath for DpdkDatapath {
     ) -> usize {
         let Some(PortQueue { rx: Some(rx), .. }) = self.queue(port) else { return 0 };
         let before = batch.len();
-        let received = rx.rx_burst(batch);
-        if received.frames == 0 {
+        rx.take(batch);
+        let new = &batch.as_slice()[before..];
+        let refused = std::mem::take(&mut rx.refused);
+        if new.is_empty() && refused.frames() == 0 {
             return 0;
         }
-        self.busy = true;
-        counters.rx_frames.add(received.frames);
-        counters.rx_bytes.add(received.bytes);
+        let bytes: u64 = new.iter().map(|frame| frame.len() as u64).sum();
+        counters.rx_frames.add(new.len() as u64 + refused.frames());
+        counters.rx_bytes.add(bytes + refused.bytes);
         for (reason, n) in [
-            (DropReason::Runt, received.runts),
-            (DropReason::Giant, received.giants),
-            (DropReason::CopyFailed, received.no_mbuf),
+            (DropReason::Runt, refused.runts),
+            (DropReason::Giant, refused.giants),
+            (DropReason::CopyFailed, refused.no_mbuf),
         ] {
             if n > 0 {
                 counters.count_drop(reason, n);
             }
         }
-        batch.len() - before
+        new.len()
     }
 
     fn tx_burst(&mut self, port: PortId, batch: &mut Batch<Mbuf>, counters: &PortCounters) {
@@ -188,7 +238,6 @@ impl Datapath for DpdkDatapath {
             if self.handed_over.is_empty() {
                 return;
             }
-            self.busy = true;
             send(tx, &mut self.handed_over, counters);
         }
     }

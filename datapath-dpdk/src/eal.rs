@@ -1,7 +1,8 @@
 //! The environment abstraction layer: DPDK's memory, cores and buses. Once a process.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::DpdkError;
@@ -82,8 +83,20 @@ impl Eal {
             Err(_) => return Err(DpdkError::unfit(attempted, "its thread panicked")),
         }
         let eal = Self(());
+        eal.remove_runtime_dir();
         mbuf::register_note(eal)?;
         Ok(eal)
+    }
+
+    /// libdpdk makes a directory for what it shares with other processes, also where it shares
+    /// nothing, and leaves it there.
+    fn remove_runtime_dir(self) {
+        // SAFETY: the EAL runs; the answer is never null.
+        let dir = unsafe { dpdk_sys::rte_eal_get_runtime_dir() };
+        // SAFETY: a terminated string that is made once and stays.
+        let dir = unsafe { CStr::from_ptr(dir) };
+        // Empty unless `extra` asked for something; then it is in use and stays.
+        let _ = fs::remove_dir(OsStr::from_bytes(dir.to_bytes()));
     }
 
     /// Whether memory comes from hugepages.
@@ -110,7 +123,7 @@ fn start(arguments: Vec<CString>, attempted: &str) -> Result<(), DpdkError> {
     // SAFETY: `argv` has `argc` terminated strings, all of which live for ever.
     let code = unsafe { dpdk_sys::rte_eal_init(argc, argv) };
     // The cause is in a variable of this thread.
-    if code < 0 { Err(DpdkError::from_code(attempted, code)) } else { Ok(()) }
+    if code < 0 { Err(DpdkError::last(attempted)) } else { Ok(()) }
 }
 
 fn arguments(config: &EalConfig, cpu: u32) -> Result<Vec<CString>, DpdkError> {

@@ -29,15 +29,24 @@ pub enum DpdkError {
 }
 
 impl DpdkError {
-    /// The error of a call that answered `code`: a negative errno, or -1 with `rte_errno` set.
+    /// The error of a call that answered a negative errno.
     pub(crate) fn from_code(attempted: impl Into<String>, code: i32) -> Self {
-        let errno = if code < -1 { -code } else { last_errno() };
-        Self::Refused { attempted: attempted.into(), errno, cause: text(errno) }
+        // Drivers say -1 when they mean no errno in particular.
+        if code == -1 {
+            return Self::unfit(attempted, "the driver refuses; its own message is on stderr");
+        }
+        Self::refused(attempted, code.saturating_neg())
     }
 
-    /// The error of a call that answered null and set `rte_errno`.
+    /// The error of a call that sets `rte_errno`.
     pub(crate) fn last(attempted: impl Into<String>) -> Self {
-        Self::from_code(attempted, -1)
+        // SAFETY: reads a variable of this thread.
+        let errno = unsafe { dpdk_sys::vsw_errno() };
+        Self::refused(attempted, errno)
+    }
+
+    fn refused(attempted: impl Into<String>, errno: i32) -> Self {
+        Self::Refused { attempted: attempted.into(), errno, cause: text(errno) }
     }
 
     pub(crate) fn unfit(attempted: impl Into<String>, cause: impl Into<String>) -> Self {
@@ -51,11 +60,6 @@ impl DpdkError {
             Self::Unfit { .. } | Self::AlreadyStarted => None,
         }
     }
-}
-
-fn last_errno() -> i32 {
-    // SAFETY: reads a variable of this thread.
-    unsafe { dpdk_sys::vsw_errno() }
 }
 
 fn text(errno: i32) -> String {

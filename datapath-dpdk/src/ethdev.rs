@@ -194,10 +194,15 @@ impl Device {
 }
 
 fn probe(devargs: &str) -> Result<(u16, String), DpdkError> {
-    let attempted = format!("attaching the device {devargs}");
+    let attempted = format!("attaching the device {}", devargs.escape_debug());
     let c_devargs = c_string(&attempted, devargs)?;
     // SAFETY: the EAL runs; a terminated string.
     let code = unsafe { dpdk_sys::rte_dev_probe(c_devargs.as_ptr()) };
+    if code == -EFAULT {
+        let cause = "no bus and no driver knows such a device; a PCI address or, for example, \
+                     net_tap0,iface=web is wanted";
+        return Err(DpdkError::unfit(attempted, cause));
+    }
     if code < 0 {
         return Err(DpdkError::from_code(attempted, code));
     }
@@ -208,6 +213,9 @@ fn probe(devargs: &str) -> Result<(u16, String), DpdkError> {
     // SAFETY: a terminated string; the number is written.
     let code = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut port) };
     if code < 0 {
+        // A vdev of another class, say crypto, is there now only because we asked for it.
+        // SAFETY: a terminated string; nobody uses the device.
+        unsafe { dpdk_sys::rte_vdev_uninit(c_name.as_ptr()) };
         return Err(DpdkError::unfit(attempted, "it is there, but is no network device"));
     }
     Ok((port, name.to_owned()))
@@ -230,7 +238,7 @@ fn from_rings(name: &str, rx: &[Ring], tx: &[Ring]) -> Result<u16, DpdkError> {
             0,
         )
     };
-    u16::try_from(port).map_err(|_| DpdkError::from_code(attempted, port))
+    u16::try_from(port).map_err(|_| DpdkError::last(attempted))
 }
 
 impl Open {
@@ -333,8 +341,9 @@ impl Open {
     }
 }
 
-/// Linux's number for "operation not supported".
+/// Linux's numbers for "operation not supported", and for what libdpdk says to unknown names.
 const ENOTSUP: c_int = 95;
+const EFAULT: c_int = 14;
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -356,56 +365,60 @@ pub struct RxQueue {
     queue: u16,
 }
 
-/// What one receive did with what the driver had.
+/// Frames that were received and could not be passed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Received {
-    /// Frames the driver had, with those that were dropped.
-    pub frames: u64,
-    /// Bytes of these.
+pub struct Refused {
+    /// Bytes of all of them.
     pub bytes: u64,
-    /// Dropped: shorter than an Ethernet header.
+    /// Shorter than an Ethernet header.
     pub runts: u64,
-    /// Dropped: longer than [`MAX_FRAME`].
+    /// Longer than [`MAX_FRAME`].
     pub giants: u64,
-    /// Dropped: the head had to be copied and the mempool was dry.
+    /// The head had to be copied and the mempool was dry.
     pub no_mbuf: u64,
+}
+
+impl Refused {
+    /// How many there are.
+    pub fn frames(&self) -> u64 {
+        self.runts + self.giants + self.no_mbuf
+    }
+
+    /// Whether a frame of that length can be passed on; counts it if not.
+    fn allows(&mut self, len: usize) -> bool {
+        let count = match len {
+            0..ETHERNET => &mut self.runts,
+            ETHERNET..=MAX_FRAME => return true,
+            _ => &mut self.giants,
+        };
+        *count += 1;
+        self.bytes += len as u64;
+        false
+    }
 }
 
 impl RxQueue {
     /// Appends received frames, at most as many as there is room for.
-    pub fn rx_burst(&mut self, batch: &mut Batch<Mbuf>) -> Received {
+    pub fn rx_burst(&mut self, batch: &mut Batch<Mbuf>, refused: &mut Refused) {
         let mut raw: [*mut rte_mbuf; BURST_MAX] = [ptr::null_mut(); BURST_MAX];
         let room = batch.room().min(BURST_MAX) as u16;
         let (port, mbufs) = (self.device.open.port, raw.as_mut_ptr());
         // SAFETY: a started port with that queue, which only we use; at most `room` are written.
         let n = unsafe { dpdk_sys::vsw_eth_rx_burst(port, self.queue, mbufs, room) };
-        let mut received = Received { frames: n.into(), ..Received::default() };
         for raw in raw.iter().take(n.into()).filter_map(|raw| NonNull::new(*raw)) {
             // SAFETY: just received; the queue's pool is one of ours, and who sends shared buffers
             // into a ring of ours does not write to them.
             match unsafe { Mbuf::from_rx(raw) } {
-                Ok(frame) => received.admit(frame, batch),
+                Ok(frame) if refused.allows(frame.len()) => {
+                    // It fits: no more were asked for than there was room.
+                    let _ = batch.push(frame);
+                }
+                Ok(_) => {}
                 Err(lost) => {
-                    received.bytes += lost.bytes as u64;
-                    received.no_mbuf += 1;
+                    refused.no_mbuf += 1;
+                    refused.bytes += lost.bytes as u64;
                 }
             }
-        }
-        received
-    }
-}
-
-impl Received {
-    fn admit(&mut self, frame: Mbuf, batch: &mut Batch<Mbuf>) {
-        let len = frame.len();
-        self.bytes += len as u64;
-        if len < ETHERNET {
-            self.runts += 1;
-        } else if len > MAX_FRAME {
-            self.giants += 1;
-        } else {
-            // It fits: no more were asked for than there was room.
-            let _ = batch.push(frame);
         }
     }
 }

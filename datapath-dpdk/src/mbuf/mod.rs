@@ -45,8 +45,8 @@ pub(crate) struct Lost {
 
 /// A frame in mbufs. Dropping it gives them back.
 ///
-/// Invariants: the chain belongs to this value alone; the first [`Self::window`] bytes are no other
-/// frame's, and no other frame writes any byte in view.
+/// Invariants: the chain belongs to this value alone; the bytes of `head()` are no other frame's, and
+/// no other frame writes any byte in view.
 #[repr(transparent)]
 pub struct Mbuf {
     first: Seg,

@@ -57,12 +57,11 @@ pub(crate) fn register_note(_eal: Eal) -> Result<(), DpdkError> {
     }
     // SAFETY: the EAL runs; the structure is complete and its name terminated.
     let offset = unsafe { dpdk_sys::rte_mbuf_dynfield_register(&field) };
-    let offset = usize::try_from(offset)
-        .map_err(|_| DpdkError::from_code("reserving a field in every mbuf", offset))?;
+    let offset =
+        usize::try_from(offset).map_err(|_| DpdkError::last("reserving a field in every mbuf"))?;
     // SAFETY: as above.
     let bit = unsafe { dpdk_sys::rte_mbuf_dynflag_register(&flag) };
-    let bit = u32::try_from(bit)
-        .map_err(|_| DpdkError::from_code("reserving a flag in every mbuf", bit))?;
+    let bit = u32::try_from(bit).map_err(|_| DpdkError::last("reserving a flag in every mbuf"))?;
     OFFSET.store(offset, Ordering::Relaxed);
     FLAG.store(1 << bit, Ordering::Relaxed);
     Ok(())

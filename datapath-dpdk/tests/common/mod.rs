@@ -5,6 +5,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use datapath_dpdk::ethdev::Attach;
+use datapath_dpdk::ring::Ring;
 use datapath_dpdk::{Eal, EalConfig, Mbuf, Memory, Mempool, MempoolConfig};
 use switch_core::frame::Frame;
 
@@ -27,12 +29,9 @@ pub(crate) fn unique(what: &str) -> String {
     format!("{what}{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-pub(crate) fn pool_config(mbufs: u32) -> MempoolConfig {
-    MempoolConfig { name: unique("pool"), mbufs, ..MempoolConfig::default() }
-}
-
 pub(crate) fn pool(mbufs: u32) -> Mempool {
-    Mempool::new(eal(), &pool_config(mbufs)).unwrap()
+    let config = MempoolConfig { name: unique("pool"), mbufs, ..MempoolConfig::default() };
+    Mempool::new(eal(), &config).unwrap()
 }
 
 pub(crate) fn bytes(n: usize) -> Vec<u8> {
@@ -66,4 +65,29 @@ pub(crate) fn segmented(pool: Mempool, lengths: &[usize]) -> Mbuf {
     let mut frame = parts.next().unwrap();
     parts.for_each(|part| frame.chain(part));
     frame
+}
+
+/// The far end of a `net_ring` device.
+#[derive(Clone, Debug)]
+pub(crate) struct FarEnd {
+    pub(crate) to_switch: Ring,
+    pub(crate) from_switch: Ring,
+}
+
+impl FarEnd {
+    /// Rings for that many frames each way, and what a device is made of them with.
+    pub(crate) fn new(frames: u32) -> (Self, Attach) {
+        let to_switch = Ring::new(eal(), &unique("rx"), frames).unwrap();
+        let from_switch = Ring::new(eal(), &unique("tx"), frames).unwrap();
+        let attach = Attach::Rings {
+            name: unique("far"),
+            rx: vec![to_switch.clone()],
+            tx: vec![from_switch.clone()],
+        };
+        (Self { to_switch, from_switch }, attach)
+    }
+
+    pub(crate) fn collect(&self) -> Vec<Mbuf> {
+        std::iter::from_fn(|| self.from_switch.pop()).collect()
+    }
 }
