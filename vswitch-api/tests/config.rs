@@ -154,6 +154,24 @@ fn what_is_no_configuration_at_all() {
     assert_eq!(problems(&garbage).len(), 101, "bounded, and the rest counted");
 }
 
+/// Would take minutes if work grew with the product of what is in the file.
+#[test]
+fn work_is_bounded_by_the_size_of_the_file() {
+    let mut text = String::from("version = 1\n");
+    for number in 0..4096 {
+        text.push_str(&format!("[[bridge]]\nname = \"bridge-with-a-long-name-{number}\"\n"));
+        text.push_str(&format!("[[port]]\nname = \"p{number}\"\ntype = \"tap\"\n"));
+        text.push_str(&format!("bridge = \"bridge-with-another-name-{number}\"\n"));
+    }
+    assert_eq!(problems(&text).len(), 101);
+    text.push_str("[[port]]\nname = \"one-more\"\ntype = \"tap\"\nbridge = \"b\"\n");
+    assert!(told(&text)[0].contains("4097 of these are more than 4096"), "{:?}", told(&text));
+    let keys: String = (0..100_000).map(|number| format!("some-key-{number} = 0\n")).collect();
+    assert_eq!(problems(&keys).len(), 101);
+    let deep = format!("version = {}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(problems(&deep).len(), 1);
+}
+
 #[test]
 fn differences_by_object_and_key() {
     let old = config::from_toml(EXAMPLE).unwrap();
@@ -274,6 +292,27 @@ mod noise {
                 text[index] = other;
             }
             config::fuzz_config(text.iter().collect::<String>().as_bytes());
+        }
+
+        /// Any keys together: refused with a reason, or kept through TOML, JSON and a patch.
+        #[test]
+        fn keys(keys in proptest::sample::subsequence(config::keys::KEYS, 0..20), port in 0..4usize) {
+            use config::Section;
+            use switch_core::config::PortType;
+            let port = PortType::ALL[port];
+            let mut text = format!("version = 1\n[daemon]\ndatapath = \"dpdk\"\n[[bridge]]\n\
+                                    name = \"br0\"\n[[port]]\nname = \"p\"\ntype = \"{port}\"\n");
+            let own = keys.iter().filter(|key| key.section == Section::Port);
+            for key in own.filter(|key| !matches!(key.name, "name" | "type")) {
+                text.push_str(&format!("{} = {}\n", key.name, key.example));
+            }
+            config::fuzz_config(text.as_bytes());
+            if let Ok(desired) = config::from_toml(&text) {
+                let port = &desired.ports["p"];
+                let nothing = serde_json::json!({});
+                prop_assert_eq!(&config::patch_port(port, &nothing).unwrap(), port);
+                config::check(&desired).unwrap();
+            }
         }
     }
 }

@@ -18,6 +18,11 @@ pub fn check(desired: &Desired) -> Result<(), Problems> {
     if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
 }
 
+/// The nearest name is looked for among so many bridges…
+const CANDIDATES: usize = 256;
+/// …and only for so many references.
+const GUESSES: usize = 20;
+
 /// `declared` names bridges that are in the file but have problems of their own, so that what
 /// refers to them is not reported as well.
 pub(crate) fn all(desired: &Desired, declared: &BTreeSet<String>) -> Vec<Problem> {
@@ -31,9 +36,14 @@ pub(crate) fn all(desired: &Desired, declared: &BTreeSet<String>) -> Vec<Problem
             out.push(Problem::new(section, format!("{have} of these are more than {most}")));
         }
     }
+    // More objects than allowed are not looked at one by one: that bounds the work.
+    if !out.is_empty() {
+        return out;
+    }
     let mut owners: BTreeMap<String, &str> = BTreeMap::new();
     for (name, port) in &desired.ports {
-        out.extend(bridge_exists(desired, declared, port));
+        let guess = out.len() < GUESSES;
+        out.extend(bridge_exists(desired, declared, port, guess));
         out.extend(fits_datapath(desired.daemon.datapath, port));
         let (key, resource, shown) = resource(port);
         if let Some(other) = owners.insert(resource, name) {
@@ -48,6 +58,7 @@ fn bridge_exists(
     desired: &Desired,
     declared: &BTreeSet<String>,
     port: &PortSpec,
+    guess: bool,
 ) -> Option<Problem> {
     let bridge = port.bridge.as_deref()?;
     if desired.bridges.contains_key(bridge) || declared.contains(bridge) {
@@ -55,7 +66,9 @@ fn bridge_exists(
     }
     let key = format!("port.{}.bridge", port.name);
     let problem = Problem::new(key, format!("there is no bridge {bridge:?}"));
-    Some(match nearest(bridge, desired.bridges.keys().map(String::as_str)) {
+    let most = if guess { CANDIDATES } else { 0 };
+    let known = desired.bridges.keys().take(most).map(String::as_str);
+    Some(match nearest(bridge, known) {
         Some(near) => problem.with_hint(format!("did you mean {near:?}?")),
         None => problem.with_hint(format!("add a [[bridge]] with name = {bridge:?}")),
     })

@@ -255,6 +255,11 @@ impl<'a> Reader<'a> {
         for entry in entries {
             let path = join(&shorten(&entry.key));
             let Some(key) = section.key(&entry.key) else {
+                // The nearest key is not looked for in vain: a file of garbage has many.
+                if self.problems.len() >= MOST_PROBLEMS {
+                    self.left_out += 1;
+                    continue;
+                }
                 let problem = Problem::new(path, "unknown key");
                 let tables = ["daemon", "dpdk", "bridge", "port"];
                 let other = tables.into_iter().filter(|_| section == Section::Top);
