@@ -12,11 +12,12 @@ use crate::bridge::{self, Admitted, Effects, StormBucket};
 use crate::clock::Nanos;
 use crate::config::{PortConf, Snapshot};
 use crate::datapath::{Datapath, Ready, Wait};
-use crate::drop::DropReason;
+use crate::drop::{DropReason, Side};
 use crate::egress::{self, Finish};
 use crate::event::WorkerEvent;
 use crate::fdb::{Dest, Fdb, Hash, Key, Learn, Tick};
 use crate::frame::{Frame, FrameMeta};
+use crate::handover::RING_FRAMES;
 use crate::ids::{PortId, WorkerId};
 use crate::segment;
 use crate::stats::{PortCounters, WorkerCounters};
@@ -37,7 +38,8 @@ pub enum Command<Q> {
         /// Told when it is done.
         done: Sender<()>,
     },
-    /// Let a port go; the queue comes back.
+    /// Let a port go; the queue comes back. To be sent when no worker uses a snapshot with the port
+    /// any more ([`Switch::all_observed`]): what others handed over until then is still sent.
     Detach {
         /// The port.
         port: PortId,
@@ -56,6 +58,9 @@ pub struct Turn {
     /// Whether the worker was told to stop.
     pub stopped: bool,
 }
+
+/// Rounds in which a hand-over ring is emptied for good: each sends a burst at least.
+const HANDOVER_ROUNDS_MAX: usize = 4 * RING_FRAMES / BURST;
 
 /// A worker's view of one port.
 struct PortSlot<F> {
@@ -176,6 +181,7 @@ impl<D: Datapath> Worker<D> {
                     let _ = done.send(());
                 }
                 Command::Detach { port, done } => {
+                    self.send_handed_over(port);
                     self.egress.remove(port);
                     let _ = done.send(self.datapath.detach(port));
                 }
@@ -186,6 +192,24 @@ impl<D: Datapath> Worker<D> {
             }
         }
         false
+    }
+
+    /// Empties the hand-over ring of a port that goes: what is in it was offered to the port, and
+    /// nobody could count it later.
+    fn send_handed_over(&mut self, port: PortId) {
+        let Some(slot) = self.egress.slot(port) else { return };
+        let settled = |slot: &PortSlot<D::Frame>| {
+            let totals = slot.counters.totals();
+            totals.tx_frames + totals.dropped_on(Side::Out)
+        };
+        // A ring is of bounded size, and nobody adds to it any more.
+        for _ in 0..HANDOVER_ROUNDS_MAX {
+            let before = settled(slot);
+            self.datapath.tx_handed_over(port, &slot.counters);
+            if settled(slot) == before {
+                return;
+            }
+        }
     }
 
     /// A burst from one port: three passes, so that the table's cache misses overlap.

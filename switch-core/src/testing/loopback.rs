@@ -50,10 +50,13 @@ impl From<Vec<u8>> for Packet {
 /// How a loopback device behaves.
 #[derive(Clone, Debug)]
 pub struct LoopbackPort {
-    /// Largest layer-3 packet it says it takes, in bytes. The device itself takes any frame.
+    /// Largest layer-3 packet it says it takes, in bytes.
     pub mtu: u32,
     /// What it can send unfinished.
     pub caps: Caps,
+    /// Longest frame that the device takes, in bytes; it refuses longer ones, which are then
+    /// dropped as `tx-error` (as a kernel device does with EMSGSIZE).
+    pub refuses_over: usize,
     /// Frames that wait for the switch; more are lost outside and show as `missed_rx`.
     pub rx_capacity: usize,
     /// Frames that wait for the far end; more are dropped as `tx-full`.
@@ -70,6 +73,7 @@ impl Default for LoopbackPort {
         Self {
             mtu: 1500,
             caps: Caps::default(),
+            refuses_over: MAX_FRAME,
             rx_capacity: 4096,
             tx_capacity: 4096,
             headroom: HEADROOM,
@@ -539,7 +543,9 @@ impl Datapath for Loopback {
             let mut packet = Packet { bytes: Vec::new(), offload: frame.offload() };
             frame.copy_to(&mut packet.bytes);
             let len = packet.bytes.len() as u64;
-            if queue.device.from_switch.push(packet).is_ok() {
+            if packet.bytes.len() > queue.device.config.refuses_over {
+                counters.count_drop(DropReason::TxError, 1);
+            } else if queue.device.from_switch.push(packet).is_ok() {
                 counters.tx_frames.add(1);
                 counters.tx_bytes.add(len);
             } else {
