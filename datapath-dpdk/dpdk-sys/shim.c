@@ -35,10 +35,8 @@ int vsw_errno(void) { return rte_errno; }
 unsigned vsw_lcore_id(void) { return rte_lcore_id(); }
 
 struct rte_mbuf *vsw_pktmbuf_alloc(struct rte_mempool *mp) { return rte_pktmbuf_alloc(mp); }
-int vsw_pktmbuf_alloc_bulk(struct rte_mempool *mp, struct rte_mbuf **mbufs, unsigned count) { return rte_pktmbuf_alloc_bulk(mp, mbufs, count); }
 void vsw_pktmbuf_free(struct rte_mbuf *m) { rte_pktmbuf_free(m); }
 void vsw_pktmbuf_attach(struct rte_mbuf *indirect, struct rte_mbuf *direct) { rte_pktmbuf_attach(indirect, direct); }
-uint16_t vsw_mbuf_refcnt_read(const struct rte_mbuf *m) { return rte_mbuf_refcnt_read(m); }
 uint16_t vsw_pktmbuf_data_room_size(struct rte_mempool *mp) { return rte_pktmbuf_data_room_size(mp); }
 uint64_t vsw_mbuf_tx_offload(uint64_t l2, uint64_t l3, uint64_t l4, uint64_t segment) { return rte_mbuf_tx_offload(l2, l3, l4, segment, 0, 0, 0); }
 void vsw_mempool_cache_flush(struct rte_mempool *mp) { rte_mempool_cache_flush(NULL, mp); }

@@ -70,22 +70,15 @@ struct vsw_mbuf {
 };
 
 /* Macros with casts or shifts in them, as constants bindgen can evaluate. */
-static const uint32_t VSW_VERSION = RTE_VERSION;
 static const uint16_t VSW_PKTMBUF_HEADROOM = RTE_PKTMBUF_HEADROOM;
 static const unsigned VSW_LCORE_ID_ANY = LCORE_ID_ANY;
 static const int VSW_SOCKET_ID_ANY = SOCKET_ID_ANY;
 static const uint64_t VSW_MBUF_F_INDIRECT = RTE_MBUF_F_INDIRECT;
 static const uint64_t VSW_MBUF_F_EXTERNAL = RTE_MBUF_F_EXTERNAL;
-static const uint64_t VSW_MBUF_F_RX_VLAN = RTE_MBUF_F_RX_VLAN;
-static const uint64_t VSW_MBUF_F_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
 static const uint64_t VSW_MBUF_F_RX_L4_CKSUM_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
 static const uint64_t VSW_MBUF_F_RX_L4_CKSUM_GOOD = RTE_MBUF_F_RX_L4_CKSUM_GOOD;
-static const uint64_t VSW_MBUF_F_RX_L4_CKSUM_BAD = RTE_MBUF_F_RX_L4_CKSUM_BAD;
-static const uint64_t VSW_MBUF_F_RX_L4_CKSUM_NONE = RTE_MBUF_F_RX_L4_CKSUM_NONE;
-static const uint64_t VSW_MBUF_F_RX_LRO = RTE_MBUF_F_RX_LRO;
 static const uint64_t VSW_MBUF_F_TX_TCP_SEG = RTE_MBUF_F_TX_TCP_SEG;
 static const uint64_t VSW_MBUF_F_TX_UDP_SEG = RTE_MBUF_F_TX_UDP_SEG;
-static const uint64_t VSW_MBUF_F_TX_L4_MASK = RTE_MBUF_F_TX_L4_MASK;
 static const uint64_t VSW_MBUF_F_TX_TCP_CKSUM = RTE_MBUF_F_TX_TCP_CKSUM;
 static const uint64_t VSW_MBUF_F_TX_UDP_CKSUM = RTE_MBUF_F_TX_UDP_CKSUM;
 static const uint64_t VSW_MBUF_F_TX_IP_CKSUM = RTE_MBUF_F_TX_IP_CKSUM;
@@ -93,24 +86,18 @@ static const uint64_t VSW_MBUF_F_TX_IPV4 = RTE_MBUF_F_TX_IPV4;
 static const uint64_t VSW_MBUF_F_TX_IPV6 = RTE_MBUF_F_TX_IPV6;
 static const uint64_t VSW_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
 static const uint64_t VSW_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-static const uint64_t VSW_TX_OFFLOAD_IPV4_CKSUM = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM;
 static const uint64_t VSW_TX_OFFLOAD_TCP_CKSUM = RTE_ETH_TX_OFFLOAD_TCP_CKSUM;
 static const uint64_t VSW_TX_OFFLOAD_UDP_CKSUM = RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
-static const uint64_t VSW_TX_OFFLOAD_TCP_TSO = RTE_ETH_TX_OFFLOAD_TCP_TSO;
 static const uint64_t VSW_RSS_IP = RTE_ETH_RSS_IP;
 static const uint64_t VSW_RSS_TCP = RTE_ETH_RSS_TCP;
 static const uint64_t VSW_RSS_UDP = RTE_ETH_RSS_UDP;
-static const unsigned VSW_RING_F_SP_ENQ = RING_F_SP_ENQ;
-static const unsigned VSW_RING_F_SC_DEQ = RING_F_SC_DEQ;
 
 int vsw_errno(void);
 unsigned vsw_lcore_id(void);
 
 struct rte_mbuf *vsw_pktmbuf_alloc(struct rte_mempool *mp);
-int vsw_pktmbuf_alloc_bulk(struct rte_mempool *mp, struct rte_mbuf **mbufs, unsigned count);
 void vsw_pktmbuf_free(struct rte_mbuf *m);
 void vsw_pktmbuf_attach(struct rte_mbuf *indirect, struct rte_mbuf *direct);
-uint16_t vsw_mbuf_refcnt_read(const struct rte_mbuf *m);
 uint16_t vsw_pktmbuf_data_room_size(struct rte_mempool *mp);
 uint64_t vsw_mbuf_tx_offload(uint64_t l2, uint64_t l3, uint64_t l4, uint64_t segment);
 void vsw_mempool_cache_flush(struct rte_mempool *mp);
