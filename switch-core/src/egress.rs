@@ -1,18 +1,16 @@
 //! What happens to a frame between the decision to send it and the batch of its port: tags are
 //! set, sizes checked, and work that the port cannot do itself is done in software.
 
-use crate::bridge::TPID_CTAG;
 use crate::config::{Egress, PortConf};
 use crate::datapath::Caps;
 use crate::drop::DropReason;
 use crate::frame::{Frame, FrameMeta, Gso, GsoKind, InTag, Offload};
+use crate::wire::{EtherType, EthernetHeader, VlanTag};
 
-/// Ethernet header without tags, in bytes.
-const ETH_HEADER: usize = 14;
-/// One VLAN tag, in bytes.
-const TAG: usize = 4;
+const ETH_HEADER: usize = EthernetHeader::LEN;
+const TAG: usize = VlanTag::LEN;
 /// Two addresses, in bytes: what is in front of a tag.
-const ADDRESSES: usize = 12;
+const ADDRESSES: usize = EthernetHeader::ETHERTYPE_OFFSET;
 /// Tags that do not count towards the MTU (IEEE 802.3 envelope frames; Linux allows one, drivers
 /// for stacked VLANs two).
 const TAGS_MAX: usize = 2;
@@ -51,7 +49,7 @@ fn push_tag<F: Frame>(frame: &mut F, vid: u16) -> Result<(), DropReason> {
     let head = frame.head_mut();
     head.copy_within(TAG..TAG + ADDRESSES, 0);
     if let Some(tag) = head.get_mut(ADDRESSES..ADDRESSES + TAG) {
-        let [t0, t1] = TPID_CTAG.to_be_bytes();
+        let [t0, t1] = EtherType::VLAN.0.to_be_bytes();
         let [v0, v1] = vid.to_be_bytes();
         tag.copy_from_slice(&[t0, t1, v0, v1]);
     }
@@ -72,7 +70,7 @@ fn l2_header(head: &[u8]) -> usize {
     let mut len = ETH_HEADER;
     for _ in 0..TAGS_MAX {
         match head.get(len - 2..len) {
-            Some([0x81, 0x00] | [0x88, 0xa8]) => len += TAG,
+            Some(&[t0, t1]) if EtherType(u16::from_be_bytes([t0, t1])).is_vlan() => len += TAG,
             _ => break,
         }
     }
@@ -81,6 +79,10 @@ fn l2_header(head: &[u8]) -> usize {
 
 /// Whether the frame, or each segment of a super-frame, fits the MTU (a layer-3 length).
 pub(crate) fn fits_mtu<F: Frame>(frame: &F, mtu: u32) -> bool {
+    // Nearly every frame: no need to look for tags.
+    if frame.len() <= ETH_HEADER + mtu as usize {
+        return true;
+    }
     let l2 = l2_header(frame.head());
     let len = match frame.offload().gso {
         None => frame.len(),

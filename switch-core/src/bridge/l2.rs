@@ -1,12 +1,10 @@
-//! The part of a frame that bridging reads: addresses, EtherType and the outer C-tag.
+//! The part of a frame that bridging reads: addresses and the outer C-tag.
+//!
+//! Only the customer tag (0x8100) counts. The switch is a customer bridge: an S-tag (0x88a8) is
+//! payload to it, as IEEE 802.1Q 5.5 has it.
 
 use crate::drop::DropReason;
-use crate::wire::MacAddr;
-
-/// TPID of a customer VLAN tag (IEEE 802.1Q table 9-1).
-///
-/// The switch is a customer bridge: an S-tag (0x88a8) is payload to it, as IEEE 802.1Q 5.5 has it.
-pub const TPID_CTAG: u16 = 0x8100;
+use crate::wire::{EtherType, MacAddr};
 
 const VID_RESERVED: u16 = 0xfff;
 
@@ -33,7 +31,7 @@ impl L2 {
         else {
             return Err(DropReason::Runt);
         };
-        let tci = if u16::from_be_bytes([t0, t1]) == TPID_CTAG {
+        let tci = if u16::from_be_bytes([t0, t1]) == EtherType::VLAN.0 {
             let Some(&[c0, c1, _, _]) = head.get(14..).and_then(|rest| rest.first_chunk()) else {
                 return Err(DropReason::VlanTagInvalid);
             };

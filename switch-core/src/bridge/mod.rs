@@ -16,7 +16,7 @@ use crate::frame::{FrameMeta, InTag};
 use crate::ids::{Domain, PortId};
 use crate::verdict::{Action, Verdict};
 
-pub use l2::{L2, TPID_CTAG};
+pub use l2::L2;
 pub use loop_guard::{Block, LoopGuard, LoopGuardConfig};
 pub use storm::StormBucket;
 
