@@ -1,0 +1,180 @@
+//! Answers with numbers: what ports and workers counted.
+
+use std::collections::BTreeMap;
+
+use switch_core::DropReason;
+use switch_core::datapath::{Backend, OutsideLoss};
+use switch_core::drop::Side;
+use vswitch_api::types::{CopyCounters, CpuStatus, DropCount, DropRow, PortCounters, PortStats};
+
+use super::view::port_state;
+use super::{Controller, Queue};
+use crate::metrics::{BridgeSample, PortSample, Sample, WorkerSample};
+
+impl<B> Controller<B>
+where
+    B: Backend,
+    B::Datapath: 'static,
+    Queue<B>: 'static,
+{
+    /// What passed a port since the start, over all the times its device was there.
+    pub(super) fn port_counters(&mut self, name: &str) -> Option<PortCounters> {
+        let loss = self.outside_loss(name)?;
+        let port = self.ports.get(name)?;
+        let totals = port.totals();
+        Some(PortCounters {
+            rx_frames: totals.rx_frames,
+            rx_bytes: totals.rx_bytes,
+            tx_frames: totals.tx_frames,
+            tx_bytes: totals.tx_bytes,
+            drops: totals.dropped(),
+            missed_rx: loss.missed_rx,
+            lost_after_tx: loss.lost_after_tx,
+            fdb: self.switch.fdb().port_count(port.id).into(),
+        })
+    }
+
+    fn outside_loss(&mut self, name: &str) -> Option<OutsideLoss> {
+        let port = self.ports.get(name)?;
+        let mut loss = port.lost_before;
+        if port.open.is_some() {
+            let now = self.backend.outside_loss(port.id);
+            loss.missed_rx += now.missed_rx;
+            loss.lost_after_tx += now.lost_after_tx;
+        }
+        Some(loss)
+    }
+
+    pub(super) fn port_stats(&mut self) -> Vec<PortStats> {
+        let names: Vec<String> = self.ports.keys().cloned().collect();
+        names.iter().filter_map(|name| self.stats_of(name)).collect()
+    }
+
+    fn stats_of(&mut self, name: &str) -> Option<PortStats> {
+        let counters = self.port_counters(name)?;
+        let totals = self.ports.get(name)?.totals();
+        let drops = DropReason::ALL.into_iter().filter(|reason| totals.dropped_for(*reason) > 0);
+        Some(PortStats {
+            name: name.to_owned(),
+            counters,
+            inside: CopyCounters {
+                copied: totals.copied,
+                originated: totals.originated,
+                consumed: totals.consumed,
+                forwarded: totals.forwarded,
+                offered: totals.offered,
+            },
+            drops: drops
+                .map(|reason| DropCount {
+                    reason: reason.name().to_owned(),
+                    frames: totals.dropped_for(reason),
+                })
+                .collect(),
+        })
+    }
+
+    pub(super) fn drops(&self) -> Vec<DropRow> {
+        let mut out = Vec::new();
+        for (name, port) in &self.ports {
+            let totals = port.totals();
+            for reason in DropReason::ALL {
+                let frames = totals.dropped_for(reason);
+                if frames > 0 {
+                    out.push(DropRow {
+                        port: name.clone(),
+                        reason: reason.name().to_owned(),
+                        side: side(reason).to_owned(),
+                        frames,
+                        cause: reason.cause().to_owned(),
+                        cure: reason.cure().to_owned(),
+                    });
+                }
+            }
+        }
+        out
+    }
+
+    pub(super) fn cpus(&self) -> Vec<CpuStatus> {
+        let mut ports: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        for (name, port) in &self.ports {
+            if let Some(open) = &port.open {
+                ports.entry(open.owner.index()).or_default().push(name.clone());
+            }
+        }
+        let per = |sum: u64, count: u64| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
+        self.workers
+            .each()
+            .map(|(worker, cpu, counters)| CpuStatus {
+                worker: u16::try_from(worker).unwrap_or(u16::MAX),
+                cpu,
+                idle: self.started_as.0.idle.name().to_owned(),
+                ports: ports.remove(&worker).unwrap_or_default(),
+                busy_percent: self.rates.busy_percent(worker),
+                frames: counters.frames.get(),
+                ns_per_frame: per(counters.busy_ns.get(), counters.frames.get()),
+                frames_per_burst: per(counters.frames.get(), counters.busy_turns.get()),
+            })
+            .collect()
+    }
+
+    /// Everything that is shown as a metric.
+    pub(super) fn sample(&mut self) -> Sample {
+        let names: Vec<String> = self.ports.keys().cloned().collect();
+        let mut ports = Vec::new();
+        for name in names {
+            let loss = self.outside_loss(&name).unwrap_or_default();
+            let Some(port) = self.ports.get(&name) else { continue };
+            ports.push(PortSample {
+                state: port_state(port).name(),
+                blocked: port.state.blocked(self.clock.now()),
+                totals: port.totals(),
+                loss,
+                fdb: self.switch.fdb().port_count(port.id),
+                fdb_limit: port.spec.max_fdb,
+                name,
+            });
+        }
+        let bridges = self
+            .desired
+            .bridges
+            .values()
+            .filter_map(|spec| {
+                let id = self.bridges.get(&spec.name)?;
+                let fdb = self.switch.fdb().bridge_count(*id);
+                Some(BridgeSample { name: spec.name.clone(), fdb, fdb_limit: spec.max_fdb })
+            })
+            .collect();
+        let workers = self
+            .workers
+            .each()
+            .map(|(_, cpu, counters)| WorkerSample {
+                cpu,
+                turns: counters.turns.get(),
+                busy_turns: counters.busy_turns.get(),
+                busy_ns: counters.busy_ns.get(),
+                frames: counters.frames.get(),
+                learn_limited: counters.learn_limited.get(),
+                learn_no_slot: counters.learn_no_slot.get(),
+                events_lost: counters.events_lost.get(),
+            })
+            .collect();
+        Sample {
+            datapath: self.backend.name(),
+            uptime: self.clock.now().secs(),
+            revision: self.store.revision(),
+            fdb: self.switch.fdb().len() as u64,
+            fdb_limit: self.started_as.0.max_fdb_total.into(),
+            retired: self.retired.clone(),
+            ports,
+            bridges,
+            workers,
+        }
+    }
+}
+
+fn side(reason: DropReason) -> &'static str {
+    match reason.side() {
+        Side::In => "in",
+        Side::Out => "out",
+    }
+}

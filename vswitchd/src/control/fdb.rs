@@ -1,0 +1,273 @@
+//! The forwarding database, as the API reads and changes it.
+//!
+//! Batches of thousands are checked as a whole before any entry is touched: names, VLANs and
+//! addresses. What the table itself refuses then (it is full) is told by entry.
+
+use switch_core::datapath::Backend;
+use switch_core::fdb::{Dest, Entry, FdbError, Flags, Flush, Key, Tick};
+use switch_core::wire::MacAddr;
+use switch_core::{BridgeId, Domain, PortId};
+use vswitch_api::config::Problem;
+use vswitch_api::types::{
+    FdbBatch, FdbBatchReply, FdbEntry, FdbEventKind, FdbFilter, FdbFlush, FdbKey, FdbKind,
+    FdbRefused, FdbSelector,
+};
+use vswitch_api::{ApiError, Code};
+
+use super::mutate::{no_such_bridge, no_such_port};
+use super::ports::vlans;
+use super::{Controller, Queue, owner_key};
+
+/// Who entries belong to whose adder gave no name.
+const OWNER: &str = "api";
+/// Longest name of an owner, bytes.
+const OWNER_MOST: usize = 64;
+/// Highest VLAN.
+const VLAN_MOST: u16 = switch_core::config::VID_MAX;
+
+impl<B> Controller<B>
+where
+    B: Backend,
+    B::Datapath: 'static,
+    Queue<B>: 'static,
+{
+    fn bridge_id(&self, name: &str) -> Result<BridgeId, ApiError> {
+        self.bridges.get(name).copied().ok_or_else(|| no_such_bridge(name))
+    }
+
+    fn port_id(&self, name: &str) -> Result<PortId, ApiError> {
+        self.ports.get(name).map(|port| port.id).ok_or_else(|| no_such_port(name))
+    }
+
+    pub(super) fn fdb_entries(&self, filter: &FdbFilter) -> Result<Vec<FdbEntry>, ApiError> {
+        let bridge = filter.bridge.as_deref().map(|name| self.bridge_id(name)).transpose()?;
+        let port = filter.port.as_deref().map(|name| self.port_id(name)).transpose()?;
+        let mac = filter.mac.as_deref().map(|text| mac(text, "mac")).transpose()?;
+        let mut found: Vec<Entry> = Vec::new();
+        self.switch.fdb().for_each(|entry| {
+            let key = entry.key;
+            let meets = bridge.is_none_or(|bridge| key.domain().bridge() == bridge)
+                && port.is_none_or(|port| entry.dest == Dest::Port(port))
+                && mac.is_none_or(|mac| key.mac() == mac)
+                && filter.vlan.is_none_or(|vlan| key.domain().vid() == vlan)
+                && filter.kind.is_none_or(|want| kind(entry.flags) == want);
+            if meets {
+                found.push(entry);
+            }
+        });
+        found.sort_by_key(|entry| (entry.key.domain().get(), entry.key.mac().octets()));
+        let now = Tick::from(self.clock.now());
+        Ok(found.iter().map(|entry| self.shown(entry, now)).collect())
+    }
+
+    fn shown(&self, entry: &Entry, now: Tick) -> FdbEntry {
+        let domain = entry.key.domain();
+        FdbEntry {
+            bridge: self.bridge_name(domain.bridge()),
+            vlan: domain.vid(),
+            mac: entry.key.mac().to_string(),
+            port: match entry.dest {
+                Dest::Port(port) => self.port_name(port),
+                Dest::Remote(index) => format!("remote#{index}"),
+            },
+            kind: kind(entry.flags),
+            sticky: entry.flags.contains(Flags::STICKY),
+            age: entry.flags.is_learned().then(|| entry.age_secs(now).into()),
+            owner: self.owners.get(&owner_key(entry.key)).cloned(),
+        }
+    }
+
+    pub(super) fn fdb_add(&mut self, batch: FdbBatch) -> Result<FdbBatchReply, ApiError> {
+        let owner = batch.owner.unwrap_or_else(|| OWNER.to_owned());
+        let mut problems = Vec::new();
+        if owner.is_empty() || owner.len() > OWNER_MOST || owner.chars().any(char::is_control) {
+            let message = format!("an owner's name has 1 to {OWNER_MOST} bytes");
+            problems.push(Problem::new("owner", message));
+        }
+        let mut entries = Vec::new();
+        for (index, entry) in batch.entries.iter().enumerate() {
+            match self.checked(entry, index) {
+                Ok(entry) => entries.push(entry),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        refuse(problems)?;
+        let now = Tick::from(self.clock.now());
+        let mut reply = FdbBatchReply::default();
+        for (index, (key, port, flags)) in entries.into_iter().enumerate() {
+            match self.switch.fdb().set(key, Dest::Port(port), flags, now) {
+                Ok(()) => {
+                    reply.done += 1;
+                    // A learned one is nobody's: it ages, and nobody would take the note away.
+                    if flags.is_learned() {
+                        self.owners.remove(&owner_key(key));
+                    } else {
+                        self.owners.insert(owner_key(key), owner.clone());
+                    }
+                    if self.events.is_monitored() {
+                        self.tell(FdbEventKind::Added, key, Dest::Port(port), None);
+                    }
+                }
+                Err(error) => {
+                    reply.refused.push(FdbRefused { index: index as u64, reason: said(error) });
+                }
+            }
+        }
+        match reply.refused.first() {
+            Some(refused) if reply.done == 0 => {
+                let message = format!("no entry was added: {}", refused.reason);
+                Err(ApiError::new(Code::FdbFull, message).with_hint("vswitch-ctl status"))
+            }
+            _ => Ok(reply),
+        }
+    }
+
+    /// What an entry of a batch means, or what is wrong with it.
+    fn checked(&self, entry: &FdbEntry, index: usize) -> Result<(Key, PortId, Flags), Problem> {
+        let at = |key: &str| format!("entries[{index}].{key}");
+        let named = |key: &str, error: ApiError| Problem::new(at(key), error.message);
+        let bridge = self.bridge_id(&entry.bridge).map_err(|error| named("bridge", error))?;
+        let port =
+            self.ports.get(&entry.port).ok_or_else(|| named("port", no_such_port(&entry.port)))?;
+        if port.spec.bridge.as_deref() != Some(&*entry.bridge) {
+            let message = format!("port {} is not in bridge {}", entry.port, entry.bridge);
+            return Err(Problem::new(at("port"), message));
+        }
+        if entry.vlan > VLAN_MOST || vlans(&port.spec.vlan).egress(entry.vlan).is_none() {
+            let message = format!("port {} is not in VLAN {}", entry.port, entry.vlan);
+            return Err(Problem::new(at("vlan"), message));
+        }
+        let mac = mac(&entry.mac, &at("mac")).map_err(|error| {
+            error
+                .problems
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| Problem::new(at("mac"), error.message))
+        })?;
+        let kind = match entry.kind {
+            FdbKind::Static => Flags::STATIC,
+            FdbKind::Learned => Flags::NONE,
+            FdbKind::Local => {
+                return Err(Problem::new(at("type"), "only the switch itself adds local entries"));
+            }
+        };
+        let flags = if entry.sticky { kind | Flags::STICKY } else { kind };
+        Ok((Key::new(mac, Domain::new(bridge, entry.vlan)), port.id, flags))
+    }
+
+    pub(super) fn fdb_remove(&mut self, batch: &FdbSelector) -> Result<FdbBatchReply, ApiError> {
+        let mut problems = Vec::new();
+        let mut keys = Vec::new();
+        for (index, FdbKey { bridge, vlan, mac: text }) in batch.entries.iter().enumerate() {
+            let at = |key: &str| format!("entries[{index}].{key}");
+            let bridge = self.bridge_id(bridge);
+            match (bridge, mac(text, &at("mac"))) {
+                (Ok(bridge), Ok(mac)) => keys.push(Key::new(mac, Domain::new(bridge, *vlan))),
+                (Err(error), _) => problems.push(Problem::new(at("bridge"), error.message)),
+                (_, Err(error)) => problems.extend(error.problems),
+            }
+        }
+        refuse(problems)?;
+        let mut reply = FdbBatchReply::default();
+        for (index, key) in keys.into_iter().enumerate() {
+            let entry = self.switch.fdb().peek(key);
+            if self.switch.fdb().remove(key) {
+                reply.done += 1;
+                self.owners.remove(&owner_key(key));
+                if let Some(entry) = entry
+                    && self.events.is_monitored()
+                {
+                    self.tell(FdbEventKind::Deleted, key, entry.dest, None);
+                }
+            } else {
+                let reason = "there is no such entry".to_owned();
+                reply.refused.push(FdbRefused { index: index as u64, reason });
+            }
+        }
+        if reply.done == 0 && !reply.refused.is_empty() {
+            return Err(ApiError::new(Code::NoSuchEntry, "the FDB has no such entry")
+                .with_hint("vswitch-ctl fdb show"));
+        }
+        Ok(reply)
+    }
+
+    pub(super) fn fdb_flush(&mut self, flush: &FdbFlush) -> Result<FdbBatchReply, ApiError> {
+        let bridge = flush.bridge.as_deref().map(|name| self.bridge_id(name)).transpose()?;
+        let port = flush.port.as_deref().map(|name| self.port_id(name)).transpose()?;
+        let mut filter = Flush::all();
+        if let Some(bridge) = bridge {
+            filter = filter.bridge(bridge);
+        }
+        if let Some(port) = port {
+            filter = filter.port(port);
+        }
+        if flush.also_static {
+            filter = filter.with_fixed();
+        }
+        // A VLAN stands for one domain in each bridge that is meant.
+        let filters: Vec<Flush> = match flush.vlan {
+            None => vec![filter],
+            Some(vlan) => {
+                let meant = |id: &&BridgeId| bridge.is_none_or(|bridge| bridge == **id);
+                let ids = self.bridges.values().filter(meant);
+                ids.map(|id| filter.domain(Domain::new(*id, vlan))).collect()
+            }
+        };
+        let mut gone: Vec<Entry> = Vec::new();
+        for filter in filters {
+            self.switch.fdb().flush_each(&filter, |entry| gone.push(entry));
+        }
+        for entry in &gone {
+            self.owners.remove(&owner_key(entry.key));
+            if self.events.is_monitored() {
+                self.tell(FdbEventKind::Deleted, entry.key, entry.dest, None);
+            }
+        }
+        Ok(FdbBatchReply { done: gone.len() as u64, refused: Vec::new() })
+    }
+}
+
+fn kind(flags: Flags) -> FdbKind {
+    if flags.contains(Flags::LOCAL) {
+        FdbKind::Local
+    } else if flags.is_learned() {
+        FdbKind::Learned
+    } else {
+        FdbKind::Static
+    }
+}
+
+fn mac(text: &str, key: &str) -> Result<MacAddr, ApiError> {
+    let problem = |message: String| invalid(vec![Problem::new(key, message)]);
+    let mac: MacAddr = text.parse().map_err(|error| problem(format!("{error}")))?;
+    if mac.is_station() {
+        Ok(mac)
+    } else {
+        Err(problem(format!("{mac} is not the address of one station")))
+    }
+}
+
+/// What the table says, without its own numbers for bridges and ports.
+fn said(error: FdbError) -> String {
+    match error {
+        FdbError::PortLimit(_) => "the port holds as many entries as its limit allows".to_owned(),
+        FdbError::BridgeLimit(_) => {
+            "the bridge holds as many entries as its limit allows".to_owned()
+        }
+        FdbError::NoSlot(_) => "static entries fill every place it could take".to_owned(),
+        FdbError::Contended(_) => "the entry keeps changing; try again".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn refuse(problems: Vec<Problem>) -> Result<(), ApiError> {
+    if problems.is_empty() { Ok(()) } else { Err(invalid(problems)) }
+}
+
+fn invalid(problems: Vec<Problem>) -> ApiError {
+    let message = match problems.as_slice() {
+        [one] => one.to_string(),
+        several => format!("the request has {} problems", several.len()),
+    };
+    ApiError { problems, ..ApiError::new(Code::InvalidRequest, message) }
+}

@@ -1,0 +1,263 @@
+//! The control thread: the one place that changes anything.
+//!
+//! It owns the backend, the switch's housekeeping and the store, takes typed [`Action`]s from the
+//! API, and looks around ten times a second: what devices tell, what workers saw, who waits for a
+//! device, which change was not confirmed in time.
+//!
+//! - `action.rs`: what can be asked
+//! - `mutate.rs`: changes of desired state: checked as a whole, stored, then realised
+//! - `reconcile.rs`: from desired to actual
+//! - `ports.rs`: one port's life: opened, watched, closed
+//! - `tick.rs`: what happens by itself
+//! - `view.rs`, `counters.rs`, `fdb.rs`: answers
+
+mod action;
+mod counters;
+mod fdb;
+mod mutate;
+mod ports;
+mod reconcile;
+mod tick;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+use switch_core::bridge::LoopGuardConfig;
+use switch_core::datapath::{Backend, BackendError, Datapath};
+use switch_core::fdb::{FdbConfig, Key};
+use switch_core::stats::PortTotals;
+use switch_core::switch::{Housekeeper, Switch};
+use switch_core::{BridgeId, PortId, WorkerId};
+use vswitch_api::config::{DaemonSpec, Desired, DpdkSpec};
+
+pub use action::{Action, Author, Control, Mutation, Reply};
+
+use crate::events::Events;
+use crate::store::Store;
+use crate::workers::{Clock, Died, WorkerError, WorkerPlan, Workers};
+use ports::Port;
+use tick::Rates;
+
+/// How often the control thread looks around.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A worker's queue of a backend's ports.
+type Queue<B> = <<B as Backend>::Datapath as Datapath>::Queue;
+
+/// Why the switch cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The backend cannot give a worker what it needs.
+    #[error("set up worker {worker}: {cause}")]
+    Backend {
+        /// Which worker.
+        worker: usize,
+        /// Why.
+        cause: BackendError,
+    },
+    /// A worker did not start, or hangs.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+/// The control thread's state.
+pub struct Controller<B: Backend> {
+    backend: B,
+    switch: Arc<Switch>,
+    keeper: Housekeeper,
+    workers: Workers<Queue<B>>,
+    store: Store,
+    /// The present desired state; what the store's objects make up.
+    desired: Desired,
+    /// How the daemon was started; a change of it waits for the next start.
+    started_as: (DaemonSpec, DpdkSpec),
+    clock: Clock,
+    events: Events,
+    bridges: BTreeMap<String, BridgeId>,
+    ports: BTreeMap<String, Port>,
+    port_ids: Ids,
+    bridge_ids: Ids,
+    /// Counts up with each port that is opened.
+    opened: u64,
+    /// Counters of ports that were deleted.
+    retired: PortTotals,
+    /// Who added which entry. Only for what was added: bounded by the FDB itself.
+    owners: BTreeMap<(u32, [u8; 6]), String>,
+    /// When the change that waits for its confirmation is taken back.
+    confirm_by: Option<Instant>,
+    rates: Rates,
+    actions: Receiver<Action>,
+}
+
+impl<B: Backend> std::fmt::Debug for Controller<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller").field("ports", &self.ports.len()).finish_non_exhaustive()
+    }
+}
+
+impl<B> Controller<B>
+where
+    B: Backend,
+    B::Datapath: 'static,
+    Queue<B>: 'static,
+{
+    /// Starts the workers and realises the desired state of `store`. Ports that cannot be opened
+    /// do not stop it: they are `failed` or `waiting`. `died` hears of workers that panic.
+    ///
+    /// # Errors
+    /// A worker cannot be set up, or hangs.
+    pub fn start(
+        mut backend: B,
+        store: Store,
+        desired: Desired,
+        events: Events,
+        died: &crossbeam::channel::Sender<Died>,
+    ) -> Result<(Self, Control), ControlError> {
+        let clock = Clock::start();
+        let spec = &desired.daemon;
+        let plan = WorkerPlan {
+            cpus: spec.cpus.as_ref().map(|list| list.cpus().to_vec()).unwrap_or_default(),
+            idle: spec.idle,
+        };
+        let switch = Switch::new(FdbConfig {
+            max_total: spec.max_fdb_total,
+            max_per_bridge: FdbConfig::default().max_per_bridge,
+        });
+        let mut datapaths = Vec::new();
+        for worker in 0..plan.count() {
+            let id = WorkerId(u16::try_from(worker).unwrap_or(u16::MAX));
+            let datapath = backend.worker(id);
+            datapaths.push(datapath.map_err(|cause| ControlError::Backend { worker, cause })?);
+        }
+        let workers = Workers::start(&plan, datapaths, &switch, clock, died)?;
+        let (sender, actions) = bounded(action::WAITING);
+        let mut controller = Self {
+            backend,
+            keeper: Housekeeper::new(Arc::clone(&switch), LoopGuardConfig::default()),
+            switch,
+            workers,
+            store,
+            started_as: (desired.daemon.clone(), desired.dpdk.clone()),
+            desired: Desired::default(),
+            clock,
+            events,
+            bridges: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            port_ids: Ids::new(PortId::MAX_PORTS),
+            bridge_ids: Ids::new(BridgeId::MAX_BRIDGES),
+            opened: 0,
+            retired: PortTotals::default(),
+            owners: BTreeMap::new(),
+            confirm_by: None,
+            rates: Rates::default(),
+            actions,
+        };
+        if let Err(error) = controller.reconcile(desired) {
+            controller.workers.stop();
+            return Err(error.into());
+        }
+        Ok((controller, Control(sender)))
+    }
+
+    /// Runs until [`Action::Stop`], then closes every port and stops the workers.
+    ///
+    /// # Errors
+    /// A worker hangs: nothing can be closed safely any more, and the process has to end.
+    pub fn run(mut self) -> Result<(), ControlError> {
+        let mut next = Instant::now() + TICK;
+        loop {
+            match self.actions.recv_deadline(next) {
+                Ok(Action::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(action) => self.act(action)?,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // Also between actions: a stream of them must not keep devices waiting.
+            if Instant::now() >= next {
+                self.tick(Instant::now())?;
+                next = Instant::now() + TICK;
+            }
+        }
+        self.close_all()?;
+        self.workers.stop();
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), WorkerError> {
+        // Whoever asked may have gone meanwhile: nobody waits for the answer then.
+        match action {
+            Action::Status(reply) => drop(reply.send(Ok(self.status()))),
+            Action::Bridges(reply) => drop(reply.send(Ok(self.bridges_status()))),
+            Action::Ports(reply) => drop(reply.send(Ok(self.ports_status()))),
+            Action::PortStats(reply) => drop(reply.send(Ok(self.port_stats()))),
+            Action::Vlans(reply) => drop(reply.send(Ok(self.vlans()))),
+            Action::Fdb(filter, reply) => drop(reply.send(self.fdb_entries(&filter))),
+            Action::FdbAdd(batch, reply) => drop(reply.send(self.fdb_add(batch))),
+            Action::FdbRemove(entries, reply) => drop(reply.send(self.fdb_remove(&entries))),
+            Action::FdbFlush(flush, reply) => drop(reply.send(self.fdb_flush(&flush))),
+            Action::Drops(reply) => drop(reply.send(Ok(self.drops()))),
+            Action::Cpus(reply) => drop(reply.send(Ok(self.cpus()))),
+            Action::Metrics(reply) => drop(reply.send(Ok(self.sample()))),
+            Action::Config(reply) => drop(reply.send(Ok(self.config()))),
+            Action::Diff(toml, reply) => drop(reply.send(self.diff(&toml))),
+            Action::History(reply) => drop(reply.send(self.history())),
+            Action::Revision(number, reply) => drop(reply.send(self.config_at(number))),
+            Action::Changes(number, reply) => drop(reply.send(self.changes_of(number))),
+            Action::Mutate { author, mutation, reply } => {
+                let answer = self.mutate(&author, mutation)?;
+                drop(reply.send(answer));
+            }
+            Action::Stop => {}
+        }
+        Ok(())
+    }
+
+    /// The name of a bridge, for what is shown.
+    fn bridge_name(&self, id: BridgeId) -> String {
+        let snapshot = self.switch.snapshot();
+        snapshot.bridge(id).map_or_else(|| format!("{id:?}"), |bridge| bridge.name.to_string())
+    }
+
+    /// The name of a port, for what is shown; also of one that is closed.
+    fn port_name(&self, id: PortId) -> String {
+        if let Some(port) = self.switch.snapshot().port(id) {
+            return port.name.to_string();
+        }
+        let named = self.ports.iter().find(|(_, port)| port.id == id);
+        named.map_or_else(|| format!("{id:?}"), |(name, _)| name.clone())
+    }
+}
+
+/// The key of [`Controller::owners`].
+fn owner_key(key: Key) -> (u32, [u8; 6]) {
+    (key.domain().get(), key.mac().octets())
+}
+
+/// Hands out the smallest free number.
+#[derive(Debug)]
+struct Ids {
+    used: Vec<bool>,
+}
+
+impl Ids {
+    fn new(most: usize) -> Self {
+        Self { used: vec![false; most] }
+    }
+
+    fn take(&mut self) -> Option<u16> {
+        let free = self.used.iter().position(|used| !used)?;
+        self.used[free] = true;
+        u16::try_from(free).ok()
+    }
+
+    fn give_back(&mut self, id: usize) {
+        if let Some(used) = self.used.get_mut(id) {
+            *used = false;
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Changes of desired state: checked as a whole, stored, and only then realised.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value as Json};
+use switch_core::config::VlanSpec;
+use switch_core::datapath::Backend;
+use switch_core::wire::vlan::VlanId;
+use vswitch_api::config::{self, Desired, Problem, Problems};
+use vswitch_api::types::{
+    Action as Done, EventLevel, MutationReply, ObjectKind, ObjectResult, Origin, VlanMode,
+    VlanRequest,
+};
+use vswitch_api::{ApiError, Code};
+
+use super::{Author, Controller, Mutation, Queue};
+use crate::store::{
+    Commit, Misfit, ObjectId, Objects, Pending, StoreError, edited, specs, with_file,
+};
+use crate::workers::WorkerError;
+
+/// Longest time a change may wait for its confirmation, seconds.
+const CONFIRM_MOST: u64 = 86_400;
+
+/// What a mutation comes to.
+struct Plan {
+    what: String,
+    origin: Origin,
+    objects: Objects,
+    /// The object it is about, if it is about one: it is told of even if nothing changed.
+    about: Option<ObjectId>,
+    file: Option<Vec<u8>>,
+    /// Seconds to confirm it.
+    confirm: Option<u64>,
+}
+
+impl<B> Controller<B>
+where
+    B: Backend,
+    B::Datapath: 'static,
+    Queue<B>: 'static,
+{
+    /// Makes a change, or says why not. An `Ok(Err(…))` has changed nothing.
+    ///
+    /// # Errors
+    /// A worker hangs.
+    pub(super) fn mutate(
+        &mut self,
+        author: &Author,
+        mutation: Mutation,
+    ) -> Result<Result<MutationReply, ApiError>, WorkerError> {
+        let settles = matches!(mutation, Mutation::Confirm | Mutation::Rollback(_));
+        if self.store.pending().is_some() && !settles {
+            let error = ApiError::new(Code::ConfirmPending, "a change waits for its confirmation");
+            return Ok(Err(error.with_hint(
+                "keep it with `vswitch-ctl config confirm`, or take it back with \
+                 `vswitch-ctl config rollback`",
+            )));
+        }
+        let planned = self.plan(mutation).and_then(|plan| {
+            let specs = plan.objects.iter().map(|(id, object)| (id, &object.spec));
+            let desired = crate::store::desired(specs)?;
+            Ok((plan, desired))
+        });
+        match planned {
+            Ok((plan, desired)) => self.execute(author, plan, desired),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    fn execute(
+        &mut self,
+        author: &Author,
+        plan: Plan,
+        desired: Desired,
+    ) -> Result<Result<MutationReply, ApiError>, WorkerError> {
+        let Plan { what, origin, objects, about, file, confirm } = plan;
+        let pending = confirm.map(|_| Pending { back_to: self.store.revision() });
+        let what = format!("{what} ({})", author.0);
+        let commit = Commit { origin, what: what.clone(), objects, file: file.as_deref(), pending };
+        let deltas = match self.store.commit(commit) {
+            Ok(deltas) => deltas,
+            Err(error) => return Ok(Err(internal(&error))),
+        };
+        self.confirm_by = confirm.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let revision = self.store.revision();
+        if !deltas.is_empty() {
+            let message = format!("revision {revision}: {what}");
+            self.events.add(EventLevel::Info, "config-applied", "", &message);
+        }
+        self.reconcile(desired)?;
+        let mut objects: Vec<ObjectResult> =
+            deltas.iter().map(|delta| self.result(&delta.id, delta.action())).collect();
+        if objects.is_empty()
+            && let Some(id) = about
+        {
+            objects.push(self.result(&id, Done::Unchanged));
+        }
+        let realised = objects.iter().all(|object| object.realised);
+        Ok(Ok(MutationReply { revision, realised, objects, confirm_within: confirm }))
+    }
+
+    /// What became of one object.
+    fn result(&self, id: &ObjectId, action: Done) -> ObjectResult {
+        let mut result = ObjectResult {
+            object: id.kind,
+            name: id.name.clone(),
+            action,
+            realised: true,
+            reason: None,
+            hint: None,
+        };
+        match id.kind {
+            ObjectKind::Port => {
+                let trouble = self.ports.get(&id.name).and_then(|port| port.trouble.as_ref());
+                if let Some(trouble) = trouble {
+                    result.realised = false;
+                    result.reason = Some(trouble.reason.clone());
+                    result.hint.clone_from(&trouble.hint);
+                }
+            }
+            ObjectKind::Daemon | ObjectKind::Dpdk if self.needs_restart() => {
+                result.realised = false;
+                result.reason = Some("it takes effect when vswitchd is started again".to_owned());
+                result.hint = Some("systemctl restart vswitchd".to_owned());
+            }
+            ObjectKind::Daemon | ObjectKind::Dpdk | ObjectKind::Bridge => {}
+        }
+        result
+    }
+
+    /// Whether the daemon runs in another way than it is asked to.
+    pub(super) fn needs_restart(&self) -> bool {
+        self.desired.daemon != self.started_as.0 || self.desired.dpdk != self.started_as.1
+    }
+
+    fn plan(&self, mutation: Mutation) -> Result<Plan, ApiError> {
+        match mutation {
+            Mutation::Apply { toml, confirm } => self.plan_apply(&toml, confirm),
+            Mutation::Reload(file) => {
+                let desired = config::from_toml_bytes(&file)?;
+                let objects = self.objects_with(&desired)?;
+                let plan = self.plan_of("reload the configuration file", objects, Origin::File);
+                Ok(Plan { file: Some(file), ..plan })
+            }
+            Mutation::Confirm => match self.store.pending() {
+                Some(_) => Ok(self.plan_of("confirm", self.store.objects().clone(), Origin::Api)),
+                None => {
+                    let message = "no change waits for a confirmation";
+                    Err(ApiError::new(Code::NothingToConfirm, message))
+                }
+            },
+            Mutation::Rollback(revision) => self.plan_rollback(revision),
+            other => self.plan_edit(other),
+        }
+    }
+
+    fn plan_of(&self, what: &str, objects: Objects, origin: Origin) -> Plan {
+        Plan { what: what.to_owned(), origin, objects, about: None, file: None, confirm: None }
+    }
+
+    fn objects_with(&self, file: &Desired) -> Result<Objects, ApiError> {
+        let next = self.store.revision() + 1;
+        with_file(self.store.objects(), file, false, next).map_err(|misfit| match misfit {
+            Misfit::Whole(problems) => problems.into(),
+            Misfit::Collision(problems) => {
+                ApiError { code: Code::OriginConflict, ..ApiError::from(problems) }
+            }
+        })
+    }
+
+    fn plan_apply(&self, toml: &str, confirm: Option<u64>) -> Result<Plan, ApiError> {
+        if let Some(seconds) = confirm
+            && !(1..=CONFIRM_MOST).contains(&seconds)
+        {
+            let message = format!("confirm is {seconds} seconds; it is 1 to {CONFIRM_MOST}");
+            return Err(ApiError::new(Code::InvalidRequest, message));
+        }
+        let objects = self.objects_with(&config::from_toml(toml)?)?;
+        Ok(Plan { confirm, ..self.plan_of("config apply", objects, Origin::Api) })
+    }
+
+    fn plan_rollback(&self, revision: Option<u64>) -> Result<Plan, ApiError> {
+        let waiting = self.store.pending().map(|pending| pending.back_to);
+        let back = revision.or(waiting).or_else(|| self.store.revision().checked_sub(1));
+        let objects = match back {
+            Some(back) => self.store.at(back).map_err(|error| internal(&error))?,
+            None => None,
+        };
+        match (back, objects) {
+            (Some(back), Some(objects)) => {
+                Ok(self.plan_of(&format!("rollback to {back}"), objects, Origin::Api))
+            }
+            (back, _) => Err(no_such_revision(back.unwrap_or(0))),
+        }
+    }
+
+    /// A change of single objects.
+    fn plan_edit(&self, mutation: Mutation) -> Result<Plan, ApiError> {
+        let mut desired = self.desired.clone();
+        let (verb, id) = edit(&mut desired, mutation)?;
+        let next = self.store.revision() + 1;
+        let objects = edited(self.store.objects(), &specs(&desired), next);
+        let what = format!("{} {verb} {}", id.kind.name(), id.name);
+        Ok(Plan { about: Some(id), ..self.plan_of(&what, objects, Origin::Api) })
+    }
+}
+
+/// Makes a change of single objects in `desired`. What was done, to which object.
+fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, ObjectId), ApiError> {
+    let bridge_id = |name: &str| ObjectId::new(ObjectKind::Bridge, name);
+    let port_id = |name: &str| ObjectId::new(ObjectKind::Port, name);
+    match mutation {
+        Mutation::AddBridge(spec) => {
+            let id = bridge_id(&spec.name);
+            match desired.bridges.insert(spec.name.clone(), spec) {
+                Some(_) => Err(exists(&id)),
+                None => Ok(("add", id)),
+            }
+        }
+        Mutation::SetBridge(name, patch) => {
+            let old = desired.bridges.get(&name).ok_or_else(|| no_such_bridge(&name))?;
+            let spec = config::bridge_from_json(&patched(
+                config::bridge_to_json(old),
+                &patch,
+                &bridge_id(&name),
+            )?)?;
+            desired.bridges.insert(name.clone(), spec);
+            Ok(("set", bridge_id(&name)))
+        }
+        Mutation::RemoveBridge(name) => {
+            desired.bridges.remove(&name).ok_or_else(|| no_such_bridge(&name))?;
+            let inside = |p: &&switch_core::config::PortSpec| p.bridge.as_deref() == Some(&*name);
+            let ports: Vec<_> =
+                desired.ports.values().filter(inside).map(|p| p.name.as_str()).collect();
+            if !ports.is_empty() {
+                let message = format!("bridge {name} has ports: {}", ports.join(", "));
+                let hint = "delete them first, or put them into another bridge";
+                return Err(ApiError::new(Code::InUse, message).with_hint(hint));
+            }
+            Ok(("del", bridge_id(&name)))
+        }
+        Mutation::AddPort(spec) => {
+            let id = port_id(&spec.name);
+            match desired.ports.insert(spec.name.clone(), spec) {
+                Some(_) => Err(exists(&id)),
+                None => Ok(("add", id)),
+            }
+        }
+        Mutation::SetPort(name, patch) => {
+            let old = desired.ports.get(&name).ok_or_else(|| no_such_port(&name))?;
+            let spec = config::port_from_json(&patched(
+                config::port_to_json(old),
+                &patch,
+                &port_id(&name),
+            )?)?;
+            desired.ports.insert(name.clone(), spec);
+            Ok(("set", port_id(&name)))
+        }
+        Mutation::RemovePort(name) => {
+            desired.ports.remove(&name).ok_or_else(|| no_such_port(&name))?;
+            Ok(("del", port_id(&name)))
+        }
+        Mutation::AddVlan(VlanRequest { port, vlan, mode }) => {
+            let spec = desired.ports.get_mut(&port).ok_or_else(|| no_such_port(&port))?;
+            let vlan = VlanId::new(vlan).map_err(|error| {
+                ApiError::from(Problems(vec![Problem::new("vlan", error.to_string())]))
+            })?;
+            spec.vlan = joined(&spec.vlan, vlan, mode);
+            Ok(("set", port_id(&port)))
+        }
+        Mutation::RemoveVlan { port, vlan } => {
+            let spec = desired.ports.get_mut(&port).ok_or_else(|| no_such_port(&port))?;
+            spec.vlan = left(&spec.vlan, vlan, &port)?;
+            Ok(("set", port_id(&port)))
+        }
+        Mutation::Apply { .. }
+        | Mutation::Confirm
+        | Mutation::Rollback(_)
+        | Mutation::Reload(_) => {
+            // They are planned as a whole before this is reached.
+            Err(ApiError::new(Code::Internal, "not a change of one object"))
+        }
+    }
+}
+
+/// A JSON merge patch (RFC 7396) of an object's keys. Values are replaced whole: no key has an
+/// object as its value. A name stays.
+fn patched(old: Json, patch: &Json, id: &ObjectId) -> Result<Json, ApiError> {
+    let Json::Object(patch) = patch else {
+        let message = "a change is an object with the keys to be changed";
+        return Err(ApiError::new(Code::InvalidRequest, message));
+    };
+    if patch.get("name").is_some_and(|name| name.as_str() != Some(&id.name)) {
+        let problem = Problem::new(format!("{}.{}.name", id.kind.name(), id.name), "a name stays");
+        return Err(Problems(vec![problem.with_hint("add it anew under the other name")]).into());
+    }
+    let mut new = match old {
+        Json::Object(old) => old,
+        _ => Map::new(),
+    };
+    for (key, value) in patch {
+        match value {
+            Json::Null => new.remove(key),
+            value => new.insert(key.clone(), value.clone()),
+        };
+    }
+    Ok(Json::Object(new))
+}
+
+/// The VLANs of a port that joins another one.
+fn joined(old: &VlanSpec, vlan: VlanId, mode: VlanMode) -> VlanSpec {
+    let (mut vlans, mut native) = match old {
+        VlanSpec::Transparent => (Vec::new(), None),
+        VlanSpec::Access(access) => (Vec::new(), Some(*access)),
+        VlanSpec::Trunk { vlans, native } => (vlans.clone(), *native),
+    };
+    match mode {
+        VlanMode::Access => return VlanSpec::Access(vlan),
+        VlanMode::Trunk => {
+            if native == Some(vlan) {
+                native = None;
+            }
+            vlans.push(vlan);
+            vlans.sort_unstable();
+            vlans.dedup();
+        }
+        VlanMode::Native => {
+            vlans.retain(|other| *other != vlan);
+            native = Some(vlan);
+        }
+    }
+    trunk(vlans, native)
+}
+
+/// A trunk; with nothing but a native VLAN it is the same as an access port, and written as one.
+fn trunk(vlans: Vec<VlanId>, native: Option<VlanId>) -> VlanSpec {
+    match native {
+        Some(native) if vlans.is_empty() => VlanSpec::Access(native),
+        native => VlanSpec::Trunk { vlans, native },
+    }
+}
+
+/// The VLANs of a port that leaves one of them.
+fn left(old: &VlanSpec, vlan: u16, port: &str) -> Result<VlanSpec, ApiError> {
+    let (mut vlans, mut native) = match old {
+        VlanSpec::Transparent => (Vec::new(), None),
+        VlanSpec::Access(access) => (Vec::new(), Some(*access)),
+        VlanSpec::Trunk { vlans, native } => (vlans.clone(), *native),
+    };
+    let member = native.is_some_and(|native| native.get() == vlan)
+        || vlans.iter().any(|other| other.get() == vlan);
+    if !member {
+        let message = format!("port {port} is not in VLAN {vlan}");
+        return Err(ApiError::new(Code::NoSuchVlan, message));
+    }
+    native = native.filter(|native| native.get() != vlan);
+    vlans.retain(|other| other.get() != vlan);
+    if vlans.is_empty() && native.is_none() {
+        // Without VLAN keys a port passes every VLAN: the contrary of what was asked for.
+        let problem = Problem::new(format!("port.{port}"), "it would be in no VLAN");
+        return Err(Problems(vec![problem.with_hint(
+            "put it into another VLAN first, delete the port, or let it pass every VLAN by \
+             resetting its keys access, trunk and native",
+        )])
+        .into());
+    }
+    Ok(trunk(vlans, native))
+}
+
+/// What a caller is told of a store that fails.
+pub(super) fn internal(error: &StoreError) -> ApiError {
+    tracing::error!(error = %error, "the store failed");
+    ApiError::new(Code::Internal, error.to_string()).with_hint(error.hint())
+}
+
+pub(super) fn no_such_revision(revision: u64) -> ApiError {
+    let message = format!("there is no revision {revision}, or it is too old to be kept");
+    ApiError::new(Code::NoSuchRevision, message).with_hint("vswitch-ctl config history")
+}
+
+pub(super) fn no_such_bridge(name: &str) -> ApiError {
+    let message = format!("there is no bridge {name:?}");
+    ApiError::new(Code::NoSuchBridge, message).with_hint("vswitch-ctl bridge show")
+}
+
+pub(super) fn no_such_port(name: &str) -> ApiError {
+    let message = format!("there is no port {name:?}");
+    ApiError::new(Code::NoSuchPort, message).with_hint("vswitch-ctl port show")
+}
+
+fn exists(id: &ObjectId) -> ApiError {
+    let message = format!("there is a {id} already");
+    let hint = format!("change it with vswitch-ctl {} set {}", id.kind.name(), id.name);
+    ApiError::new(Code::Exists, message).with_hint(hint)
+}

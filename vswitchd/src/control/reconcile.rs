@@ -1,0 +1,345 @@
+//! From desired to actual state.
+//!
+//! What goes, goes in this order: a snapshot without it is published, every worker is seen to use
+//! that snapshot, the port is detached from every worker, and only then is its device closed. What
+//! comes, is opened and attached first and published last. Ports that a change does not name are
+//! the same object in the snapshot before and after, so nothing happens to their frames.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use switch_core::BridgeId;
+use switch_core::config::{PortConf, PortSpec, Snapshot};
+use switch_core::datapath::Backend;
+use switch_core::fdb::{Dest, Flush, Key};
+use switch_core::switch::Switch;
+use switch_core::{Domain, PortId};
+use vswitch_api::config::Desired;
+
+use super::ports::Port;
+use super::{Controller, Queue, owner_key};
+use crate::workers::WorkerError;
+
+/// How many ports are opened between two snapshots: few enough that the first of thousands do not
+/// wait for the last.
+const OPEN_AT_ONCE: usize = 32;
+
+/// What of a port's desired state its device is concerned with.
+fn device_differs(old: &PortSpec, new: &PortSpec) -> bool {
+    old.kind != new.kind || old.mtu != new.mtu || old.mac != new.mac
+}
+
+/// Whether the old device is not the new one, so that it would be left behind.
+fn other_device(old: &PortSpec, new: &PortSpec) -> bool {
+    old.kind.port_type() != new.kind.port_type()
+        || old.kind.device() != new.kind.device()
+        || old.kind.netns() != new.kind.netns()
+}
+
+impl<B> Controller<B>
+where
+    B: Backend,
+    B::Datapath: 'static,
+    Queue<B>: 'static,
+{
+    /// Makes the switch what `desired` says, as far as the system lets it. What it does not is noted
+    /// at the port.
+    ///
+    /// # Errors
+    /// A worker hangs.
+    pub(super) fn reconcile(&mut self, desired: Desired) -> Result<(), WorkerError> {
+        self.desired = desired;
+        self.take_bridges();
+        let (gone, reopened) = self.adopt_specs();
+        let gone_bridges: Vec<String> = self
+            .bridges
+            .keys()
+            .filter(|b| !self.desired.bridges.contains_key(*b))
+            .cloned()
+            .collect();
+
+        let away: Vec<&str> =
+            gone.iter().chain(reopened.iter().map(|(name, _)| name)).map(String::as_str).collect();
+        let before = self.switch.snapshot();
+        let revision = self.publish_without(&away);
+        if revision != before.revision() {
+            self.workers.wait_observed(&self.switch, revision)?;
+        }
+        for name in &gone {
+            self.close(name, true)?;
+            if let Some(port) = self.ports.remove(name) {
+                self.retire(&port);
+            }
+        }
+        for (name, remove) in &reopened {
+            self.close(name, *remove)?;
+        }
+        self.flush_leftovers(&before);
+        for name in gone_bridges {
+            if let Some(id) = self.bridges.remove(&name) {
+                self.switch.fdb().flush(&Flush::all().bridge(id).with_fixed());
+                self.owners.retain(|(domain, _), _| Domain::from_u24(*domain).bridge() != id);
+                self.bridge_ids.give_back(id.index());
+            }
+        }
+        self.open_ports()
+    }
+
+    /// Gives every desired bridge a number, and its limit.
+    fn take_bridges(&mut self) {
+        for (name, spec) in &self.desired.bridges {
+            let known = self.bridges.get(name).copied();
+            // The check of the whole configuration bounds their number.
+            let Some(id) = known.or_else(|| self.bridge_ids.take().and_then(BridgeId::new)) else {
+                continue;
+            };
+            self.bridges.insert(name.clone(), id);
+            self.switch.fdb().set_bridge_limit(id, spec.max_fdb);
+        }
+    }
+
+    /// Takes over what is asked of each port. Answers with those that go, and those that have to be
+    /// closed and opened again (with whether their old device goes).
+    fn adopt_specs(&mut self) -> (Vec<String>, Vec<(String, bool)>) {
+        let gone =
+            self.ports.keys().filter(|p| !self.desired.ports.contains_key(*p)).cloned().collect();
+        let mut to_adjust = Vec::new();
+        for (name, spec) in &self.desired.ports {
+            if !self.ports.contains_key(name) {
+                // The check of the whole configuration bounds their number.
+                let Some(id) = self.port_ids.take().and_then(PortId::new) else { continue };
+                let port = Port::new(id, spec.clone(), self.workers.count());
+                self.ports.insert(name.clone(), port);
+            }
+            let Some(port) = self.ports.get_mut(name) else { continue };
+            self.switch.fdb().set_port_limit(port.id, spec.max_fdb);
+            if port.spec == *spec {
+                continue;
+            }
+            port.spec = spec.clone();
+            // Whatever the trouble was, this is asked for anew: it is tried at once.
+            port.trouble = None;
+            if port.open.is_some() {
+                to_adjust.push(name.clone());
+            }
+        }
+        let reopened = to_adjust
+            .into_iter()
+            .filter_map(|name| self.adjust(&name).map(|remove| (name, remove)))
+            .collect();
+        (gone, reopened)
+    }
+
+    /// Brings the device of an open port to what is asked for. `Some` if it has to be closed and
+    /// opened again for that: whether the old device goes then.
+    pub(super) fn adjust(&mut self, name: &str) -> Option<bool> {
+        let port = self.ports.get_mut(name).filter(|port| port.open.is_some())?;
+        if !device_differs(&port.applied, &port.spec) {
+            port.applied = port.spec.clone();
+            return None;
+        }
+        match self.backend.adjust_port(port.id, &port.applied, &port.spec) {
+            Ok(true) => {
+                port.applied = port.spec.clone();
+                port.trouble = None;
+                port.info = self.backend.port_info(port.id).or_else(|| port.info.take());
+                None
+            }
+            Ok(false) => Some(other_device(&port.applied, &port.spec)),
+            Err(error) => {
+                self.not_adjusted(name, &error);
+                None
+            }
+        }
+    }
+
+    /// Opens what is not open and has not just failed, and publishes it.
+    fn open_ports(&mut self) -> Result<(), WorkerError> {
+        let closed: Vec<String> = self
+            .ports
+            .iter()
+            .filter(|(_, port)| port.open.is_none() && port.trouble.is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for some in closed.chunks(OPEN_AT_ONCE) {
+            for name in some {
+                self.open(name)?;
+            }
+            self.publish();
+        }
+        self.workers.wake();
+        Ok(())
+    }
+
+    /// Publishes what is open now. The revision that has it.
+    pub(super) fn publish(&mut self) -> u64 {
+        self.publish_without(&[])
+    }
+
+    /// The same without some ports, which are about to be closed.
+    pub(super) fn publish_without(&mut self, away: &[&str]) -> u64 {
+        let away: BTreeSet<&str> = away.iter().copied().collect();
+        let ports = self
+            .ports
+            .iter()
+            .filter(|(name, _)| {
+                !away.contains(name.as_str()) && self.desired.ports.contains_key(*name)
+            })
+            .filter_map(|(_, port)| {
+                let bridge = port.spec.bridge.as_ref().and_then(|b| self.bridges.get(b));
+                port.conf(bridge.copied())
+            })
+            .collect();
+        let bridges = self
+            .desired
+            .bridges
+            .iter()
+            .filter_map(|(name, spec)| Some((*self.bridges.get(name)?, &**name, spec.learning)))
+            .collect();
+        publish(&self.switch, ports, bridges)
+    }
+
+    /// Forgets entries of ports that are no longer in the bridge or VLAN the entries are in. Only
+    /// once no worker uses the snapshot `before`, or it would learn them again.
+    fn flush_leftovers(&mut self, before: &Snapshot) {
+        let now = self.switch.snapshot();
+        let moved: BTreeSet<PortId> = before
+            .ports()
+            .filter(|old| {
+                now.port(old.id)
+                    .is_some_and(|new| new.bridge != old.bridge || new.vlans != old.vlans)
+            })
+            .map(|port| port.id)
+            .collect();
+        if moved.is_empty() {
+            return;
+        }
+        let mut stale: Vec<Key> = Vec::new();
+        self.switch.fdb().for_each(|entry| {
+            let Dest::Port(id) = entry.dest else { return };
+            let domain = entry.key.domain();
+            let stays = now.port(id).is_some_and(|port| {
+                port.bridge == Some(domain.bridge()) && port.vlans.egress(domain.vid()).is_some()
+            });
+            if moved.contains(&id) && !stays {
+                stale.push(entry.key);
+            }
+        });
+        for key in stale {
+            self.switch.fdb().remove(key);
+            self.owners.remove(&owner_key(key));
+        }
+    }
+
+    /// Keeps what a deleted port counted, and frees its number.
+    fn retire(&mut self, port: &Port) {
+        self.retired.add(&port.totals());
+        let mut owned = Vec::new();
+        self.switch.fdb().flush_each(&Flush::all().port(port.id).with_fixed(), |entry| {
+            owned.push(owner_key(entry.key));
+        });
+        for key in owned {
+            self.owners.remove(&key);
+        }
+        self.switch.fdb().set_port_limit(port.id, None);
+        self.port_ids.give_back(port.id.index());
+    }
+
+    /// Closes every port, for the end. Devices that persist stay.
+    pub(super) fn close_all(&mut self) -> Result<(), WorkerError> {
+        let names: Vec<String> = self.ports.keys().cloned().collect();
+        let away: Vec<&str> = names.iter().map(String::as_str).collect();
+        let revision = self.publish_without(&away);
+        self.workers.wait_observed(&self.switch, revision)?;
+        for name in &names {
+            self.close(name, false)?;
+        }
+        Ok(())
+    }
+}
+
+/// Publishes a snapshot with exactly these ports and bridges, if it differs from the present one.
+/// What did not change is shared with it.
+fn publish(
+    switch: &Arc<Switch>,
+    ports: Vec<PortConf>,
+    bridges: Vec<(BridgeId, &str, bool)>,
+) -> u64 {
+    let present = switch.snapshot();
+    let mut next = present.next();
+    let mut touched: BTreeSet<BridgeId> = BTreeSet::new();
+    let mut changed: Vec<PortConf> = Vec::new();
+    let kept: BTreeSet<PortId> = ports.iter().map(|port| port.id).collect();
+    for port in ports {
+        let old = present.port(port.id);
+        if !old.is_some_and(|old| same(old, &port)) {
+            touched.extend(old.and_then(|old| old.bridge).into_iter().chain(port.bridge));
+            changed.push(port);
+        }
+    }
+    let gone: Vec<PortId> =
+        present.ports().map(|port| port.id).filter(|id| !kept.contains(id)).collect();
+    touched.extend(gone.iter().filter_map(|id| present.port(*id)?.bridge));
+    for (id, name, learning) in &bridges {
+        let same = |old: &Arc<_>| is(old, name, *learning);
+        if !present.bridge(*id).is_some_and(same) {
+            touched.insert(*id);
+        }
+    }
+    let wanted: BTreeSet<BridgeId> = bridges.iter().map(|(id, ..)| *id).collect();
+    touched.extend(present.bridges().map(|bridge| bridge.id).filter(|id| !wanted.contains(id)));
+    if touched.is_empty() && changed.is_empty() && gone.is_empty() {
+        return present.revision();
+    }
+    // Flood lists are made when a bridge is set, and again with each of its ports. So the touched
+    // bridges are taken out while their ports change, and put back once.
+    for id in &touched {
+        next.remove_bridge(*id);
+    }
+    for id in gone {
+        next.remove_port(id);
+    }
+    for port in changed {
+        next.set_port(port);
+    }
+    for (id, name, learning) in bridges.into_iter().filter(|(id, ..)| touched.contains(id)) {
+        next.set_bridge(id, name, learning);
+    }
+    let revision = next.revision();
+    switch.publish(next);
+    revision
+}
+
+fn is(bridge: &switch_core::config::BridgeConf, name: &str, learning: bool) -> bool {
+    &*bridge.name == name && bridge.learning == learning
+}
+
+fn same(a: &PortConf, b: &PortConf) -> bool {
+    // By field, so that a new one cannot be forgotten.
+    let PortConf {
+        id,
+        name,
+        bridge,
+        vlans,
+        isolated,
+        loop_guard,
+        storm,
+        mtu,
+        caps,
+        up,
+        opened,
+        state,
+    } = a;
+    *id == b.id
+        && *name == b.name
+        && *bridge == b.bridge
+        && *vlans == b.vlans
+        && *isolated == b.isolated
+        && *loop_guard == b.loop_guard
+        && *storm == b.storm
+        && *mtu == b.mtu
+        && *caps == b.caps
+        && *up == b.up
+        && *opened == b.opened
+        && Arc::ptr_eq(state, &b.state)
+}

@@ -1,0 +1,270 @@
+//! Prometheus metrics, in the text format 0.0.4.
+//!
+//! Labels are names of ports, bridges and drop reasons and numbers of workers, all of which are
+//! bounded. A drop reason appears once it has happened: most never do.
+
+use std::fmt::{Display, Write as _};
+
+use switch_core::DropReason;
+use switch_core::datapath::OutsideLoss;
+use switch_core::drop::Side;
+use switch_core::stats::PortTotals;
+
+/// Media type of the text.
+pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4";
+
+/// Everything that is shown, read at one moment.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each field is the metric of its name")]
+pub struct Sample {
+    pub datapath: &'static str,
+    pub uptime: u64,
+    pub revision: u64,
+    pub fdb: u64,
+    pub fdb_limit: u64,
+    pub ports: Vec<PortSample>,
+    pub bridges: Vec<BridgeSample>,
+    pub workers: Vec<WorkerSample>,
+    /// What ports counted that were deleted since.
+    pub retired: PortTotals,
+}
+
+/// One port.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each field is the metric of its name")]
+pub struct PortSample {
+    pub name: String,
+    pub state: &'static str,
+    pub blocked: bool,
+    pub totals: PortTotals,
+    pub loss: OutsideLoss,
+    pub fdb: u32,
+    pub fdb_limit: Option<u32>,
+}
+
+/// One bridge.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each field is the metric of its name")]
+pub struct BridgeSample {
+    pub name: String,
+    pub fdb: u32,
+    pub fdb_limit: u32,
+}
+
+/// One worker.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each field is the metric of its name")]
+pub struct WorkerSample {
+    pub cpu: Option<u16>,
+    pub turns: u64,
+    pub busy_turns: u64,
+    pub busy_ns: u64,
+    pub frames: u64,
+    pub learn_limited: u64,
+    pub learn_no_slot: u64,
+    pub events_lost: u64,
+}
+
+/// A metric of a port: name, help, value.
+type OfPort = (&'static str, &'static str, fn(&PortSample) -> u64);
+
+const OF_PORTS: &[OfPort] = &[
+    ("port_received_frames_total", "Frames received.", |p| p.totals.rx_frames),
+    ("port_received_bytes_total", "Bytes received.", |p| p.totals.rx_bytes),
+    ("port_sent_frames_total", "Frames that the kernel or driver took.", |p| p.totals.tx_frames),
+    ("port_sent_bytes_total", "Bytes that the kernel or driver took.", |p| p.totals.tx_bytes),
+    ("port_copied_frames_total", "Copies made of its frames.", |p| p.totals.copied),
+    ("port_originated_frames_total", "Frames the switch made itself.", |p| p.totals.originated),
+    ("port_consumed_frames_total", "Frames the switch answered itself.", |p| p.totals.consumed),
+    ("port_forwarded_frames_total", "Its frames given to other ports.", |p| p.totals.forwarded),
+    ("port_offered_frames_total", "Frames others gave to it.", |p| p.totals.offered),
+    ("port_missed_rx_total", "Frames lost before the switch saw them.", |p| p.loss.missed_rx),
+    ("port_lost_after_tx_total", "Frames lost after the kernel took them.", |p| {
+        p.loss.lost_after_tx
+    }),
+];
+
+/// A metric of a worker: name, help, value.
+type OfWorker = (&'static str, &'static str, fn(&WorkerSample) -> u64);
+
+const OF_WORKERS: &[OfWorker] = &[
+    ("worker_turns_total", "Turns of its loop.", |w| w.turns),
+    ("worker_busy_turns_total", "Turns that found frames.", |w| w.busy_turns),
+    ("worker_frames_total", "Frames received.", |w| w.frames),
+    ("worker_learn_limited_total", "Addresses not learned because of a limit.", |w| {
+        w.learn_limited
+    }),
+    ("worker_learn_no_slot_total", "Addresses not learned for want of a slot.", |w| {
+        w.learn_no_slot
+    }),
+    ("worker_events_lost_total", "Events that found the queue full.", |w| w.events_lost),
+];
+
+/// The text.
+pub fn render(sample: &Sample) -> String {
+    let mut out = Text(String::with_capacity(4096));
+    out.head("build_info", "gauge", "The daemon that runs; always 1.");
+    let version = env!("CARGO_PKG_VERSION");
+    out.line("build_info", &[("version", version), ("datapath", sample.datapath)], 1);
+    out.single("uptime_seconds", "gauge", "Seconds since the start.", sample.uptime);
+    out.single("config_revision", "gauge", "Revision of the desired state.", sample.revision);
+    out.single("fdb_entries", "gauge", "Entries of the FDB.", sample.fdb);
+    out.single("fdb_limit", "gauge", "Most entries of the FDB.", sample.fdb_limit);
+
+    out.head("port_state", "gauge", "1 for the state a port is in.");
+    for port in &sample.ports {
+        for state in ["up", "down", "waiting", "failed"] {
+            let labels = [("port", &*port.name), ("state", state)];
+            out.line("port_state", &labels, u64::from(port.state == state));
+        }
+    }
+    out.head("port_blocked", "gauge", "1 while the loop guard blocks a port.");
+    for port in &sample.ports {
+        out.line("port_blocked", &[("port", &port.name)], u64::from(port.blocked));
+    }
+    for (name, help, value) in OF_PORTS {
+        out.head(name, "counter", help);
+        for port in &sample.ports {
+            out.line(name, &[("port", &port.name)], value(port));
+        }
+    }
+    out.head("port_fdb_entries", "gauge", "Learned entries on a port.");
+    for port in &sample.ports {
+        out.line("port_fdb_entries", &[("port", &port.name)], u64::from(port.fdb));
+    }
+    out.head("port_fdb_limit", "gauge", "Most learned entries on a port; absent without a limit.");
+    for port in &sample.ports {
+        if let Some(limit) = port.fdb_limit {
+            out.line("port_fdb_limit", &[("port", &port.name)], u64::from(limit));
+        }
+    }
+    let help =
+        "Frames dropped, by port, reason and side; reasons that never happened are left out.";
+    out.head("port_dropped_frames_total", "counter", help);
+    for port in &sample.ports {
+        drops(&mut out, "port_dropped_frames_total", Some(&port.name), &port.totals);
+    }
+    let help = "Frames dropped on ports that were deleted since.";
+    out.head("retired_dropped_frames_total", "counter", help);
+    drops(&mut out, "retired_dropped_frames_total", None, &sample.retired);
+
+    out.head("bridge_fdb_entries", "gauge", "Learned entries of a bridge.");
+    for bridge in &sample.bridges {
+        out.line("bridge_fdb_entries", &[("bridge", &bridge.name)], u64::from(bridge.fdb));
+    }
+    out.head("bridge_fdb_limit", "gauge", "Most learned entries of a bridge.");
+    for bridge in &sample.bridges {
+        out.line("bridge_fdb_limit", &[("bridge", &bridge.name)], u64::from(bridge.fdb_limit));
+    }
+    for (name, help, value) in OF_WORKERS {
+        out.head(name, "counter", help);
+        for (index, worker) in sample.workers.iter().enumerate() {
+            out.line(name, &worker_labels(&index.to_string(), &cpu(worker)), value(worker));
+        }
+    }
+    out.head("worker_busy_seconds_total", "counter", "Time spent on frames.");
+    for (index, worker) in sample.workers.iter().enumerate() {
+        let seconds = worker.busy_ns as f64 / 1e9;
+        let (index, cpu) = (index.to_string(), cpu(worker));
+        out.line("worker_busy_seconds_total", &worker_labels(&index, &cpu), seconds);
+    }
+    out.0
+}
+
+fn drops(out: &mut Text, metric: &str, port: Option<&str>, totals: &PortTotals) {
+    for reason in DropReason::ALL {
+        let frames = totals.dropped_for(reason);
+        if frames == 0 {
+            continue;
+        }
+        let side = match reason.side() {
+            Side::In => "in",
+            Side::Out => "out",
+        };
+        let rest = [("reason", reason.name()), ("side", side)];
+        match port {
+            Some(port) => out.line(metric, &[("port", port), rest[0], rest[1]], frames),
+            None => out.line(metric, &rest, frames),
+        }
+    }
+}
+
+fn cpu(worker: &WorkerSample) -> String {
+    worker.cpu.map_or_else(String::new, |cpu| cpu.to_string())
+}
+
+fn worker_labels<'a>(worker: &'a str, cpu: &'a str) -> [(&'static str, &'a str); 2] {
+    [("worker", worker), ("cpu", cpu)]
+}
+
+/// Text under construction. Every name gets the prefix `vswitch_`.
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "# HELP vswitch_{name} {help}\n# TYPE vswitch_{name} {kind}");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+        self.head(name, kind, help);
+        self.line(name, &[], value);
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<String> =
+            labels.iter().map(|(key, text)| format!("{key}=\"{}\"", escaped(text))).collect();
+        let labels = match labels.is_empty() {
+            true => String::new(),
+            false => format!("{{{}}}", labels.join(",")),
+        };
+        let _ = writeln!(self.0, "vswitch_{name}{labels} {value}");
+    }
+}
+
+/// A label's value: the format gives backslash, quote and line feed a meaning.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_a_comment_or_a_sample_and_zero_drops_are_left_out() {
+        let mut totals = PortTotals::default();
+        totals.drops[DropReason::TxFull.index()] = 7;
+        let port = PortSample {
+            name: "a\"b".to_owned(),
+            state: "up",
+            blocked: false,
+            totals,
+            loss: OutsideLoss::default(),
+            fdb: 3,
+            fdb_limit: None,
+        };
+        let text = render(&Sample {
+            datapath: "tap",
+            uptime: 1,
+            revision: 2,
+            fdb: 3,
+            fdb_limit: 4,
+            ports: vec![port],
+            bridges: Vec::new(),
+            workers: Vec::new(),
+            retired: PortTotals::default(),
+        });
+        let drops: Vec<_> =
+            text.lines().filter(|l| l.starts_with("vswitch_port_dropped")).collect();
+        assert_eq!(
+            drops,
+            [r#"vswitch_port_dropped_frames_total{port="a\"b",reason="tx-full",side="out"} 7"#]
+        );
+        for line in text.lines().filter(|line| !line.starts_with("# ")) {
+            let (name, value) = line.rsplit_once(' ').expect(line);
+            assert!(name.starts_with("vswitch_"), "{line}");
+            value.parse::<f64>().expect(line);
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The workers' lives: one plain thread each, pinned if it was asked for.
+//!
+//! A worker runs [`Worker::turn`] until it is told to stop. What it does without frames is the
+//! operator's choice ([`Idle`]): `adaptive` goes on looking for a moment after the last frame,
+//! since under load the next one is near and a sleep costs a system call and a wake-up, and then
+//! sleeps in the backend's poll; `poll` never sleeps.
+
+use std::cell::Cell;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use switch_core::datapath::{Datapath, Wait, Wake};
+use switch_core::stats::{PortCounters, WorkerCounters};
+use switch_core::switch::Switch;
+use switch_core::worker::{Command, Worker};
+use switch_core::{Nanos, PortId, WorkerId};
+use vswitch_api::config::Idle;
+
+/// How long an adaptive worker goes on polling after the last frame.
+const SPIN: Duration = Duration::from_micros(50);
+/// How long it sleeps at most; a frame or a command ends it earlier.
+const SLEEP: Duration = Duration::from_secs(1);
+/// How long a worker may take to answer a command. A turn takes microseconds; one that takes
+/// seconds hangs.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Time as the whole daemon sees it: since its start.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Time since the start.
+    pub fn now(&self) -> Nanos {
+        Nanos::default() + self.0.elapsed()
+    }
+}
+
+/// How the threads are to run.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerPlan {
+    /// One pinned worker each; empty is one worker that is not pinned.
+    pub cpus: Vec<u16>,
+    /// What a worker without frames does.
+    pub idle: Idle,
+}
+
+impl WorkerPlan {
+    /// How many workers there will be.
+    pub fn count(&self) -> usize {
+        self.cpus.len().max(1)
+    }
+}
+
+/// Why the workers cannot do what they have to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The thread could not be started.
+    #[error("start worker {worker}: {cause}")]
+    Spawn {
+        /// Its number.
+        worker: usize,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The thread could not be pinned.
+    #[error("pin worker {worker} to CPU {cpu}: {cause}")]
+    Pin {
+        /// Its number.
+        worker: usize,
+        /// The CPU.
+        cpu: u16,
+        /// Why.
+        cause: nix::Error,
+    },
+    /// It does not answer.
+    #[error("worker {worker} did not answer within {ANSWER_WITHIN:?}")]
+    Hangs {
+        /// Its number.
+        worker: usize,
+    },
+}
+
+/// One worker, from outside.
+#[derive(Debug)]
+struct Handle<Q> {
+    cpu: Option<u16>,
+    commands: Sender<Command<Q>>,
+    wake: Arc<dyn Wake>,
+    counters: Arc<WorkerCounters>,
+    thread: JoinHandle<()>,
+}
+
+/// All workers.
+#[derive(Debug)]
+pub struct Workers<Q> {
+    handles: Vec<Handle<Q>>,
+}
+
+/// What a worker thread says about its end, if nobody asked for it.
+#[derive(Debug)]
+pub struct Died {
+    /// Which worker.
+    pub worker: usize,
+    /// Its panic message.
+    pub message: String,
+}
+
+impl<Q: Send + 'static> Workers<Q> {
+    /// Starts one thread for each datapath. `died` is told of a worker that panicked.
+    ///
+    /// # Errors
+    /// A thread cannot be made or pinned; those that run by then have been stopped.
+    pub fn start<D>(
+        plan: &WorkerPlan,
+        datapaths: Vec<D>,
+        switch: &Arc<Switch>,
+        clock: Clock,
+        died: &Sender<Died>,
+    ) -> Result<Self, WorkerError>
+    where
+        D: Datapath<Queue = Q> + 'static,
+    {
+        let mut all = Self { handles: Vec::new() };
+        for (index, datapath) in datapaths.into_iter().enumerate() {
+            let cpu = plan.cpus.get(index).copied();
+            match spawn(index, cpu, plan.idle, datapath, switch, clock, died.clone()) {
+                Ok(handle) => all.handles.push(handle),
+                Err(error) => {
+                    all.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// Number, CPU and counters of each.
+    pub fn each(&self) -> impl Iterator<Item = (usize, Option<u16>, &WorkerCounters)> {
+        self.handles.iter().enumerate().map(|(index, h)| (index, h.cpu, &*h.counters))
+    }
+
+    /// Ends every wait.
+    pub fn wake(&self) {
+        for handle in &self.handles {
+            handle.wake.wake();
+        }
+    }
+
+    /// Gives every worker its queue of a port, and waits until all have it. Queue and counters are
+    /// in the order of the workers.
+    ///
+    /// # Errors
+    /// A worker hangs.
+    pub fn attach(
+        &self,
+        port: PortId,
+        queues: Vec<Q>,
+        counters: &[Arc<PortCounters>],
+    ) -> Result<(), WorkerError> {
+        let mut answers = Vec::new();
+        for ((handle, queue), counters) in self.handles.iter().zip(queues).zip(counters) {
+            let (done, answer) = bounded(1);
+            let counters = Arc::clone(counters);
+            // A worker that has gone does not answer, which is found below.
+            let _ = handle.commands.send(Command::Attach { port, queue, counters, done });
+            handle.wake.wake();
+            answers.push(answer);
+        }
+        collect(answers).map(drop)
+    }
+
+    /// Takes a port from every worker; its queues come back.
+    ///
+    /// # Errors
+    /// A worker hangs: its queue must not be closed.
+    pub fn detach(&self, port: PortId) -> Result<Vec<Q>, WorkerError> {
+        let mut answers = Vec::new();
+        for handle in &self.handles {
+            let (done, answer) = bounded(1);
+            let _ = handle.commands.send(Command::Detach { port, done });
+            handle.wake.wake();
+            answers.push(answer);
+        }
+        Ok(collect(answers)?.into_iter().flatten().collect())
+    }
+
+    /// Waits until every worker uses the snapshot of that revision or a later one.
+    ///
+    /// # Errors
+    /// A worker hangs.
+    pub fn wait_observed(&self, switch: &Switch, revision: u64) -> Result<(), WorkerError> {
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        while !switch.all_observed(revision) {
+            if Instant::now() > deadline {
+                return Err(WorkerError::Hangs { worker: 0 });
+            }
+            self.wake();
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        Ok(())
+    }
+
+    /// Stops all and waits for their end.
+    pub fn stop(&mut self) {
+        for handle in &self.handles {
+            let _ = handle.commands.send(Command::Stop);
+            handle.wake.wake();
+        }
+        for handle in self.handles.drain(..) {
+            // A panic was reported when it happened.
+            let _ = handle.thread.join();
+        }
+    }
+}
+
+fn collect<T>(answers: Vec<Receiver<T>>) -> Result<Vec<T>, WorkerError> {
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    let answer = |(worker, answer): (usize, Receiver<T>)| {
+        answer.recv_deadline(deadline).map_err(|_| WorkerError::Hangs { worker })
+    };
+    answers.into_iter().enumerate().map(answer).collect()
+}
+
+fn spawn<D>(
+    index: usize,
+    cpu: Option<u16>,
+    idle: Idle,
+    datapath: D,
+    switch: &Arc<Switch>,
+    clock: Clock,
+    died: Sender<Died>,
+) -> Result<Handle<D::Queue>, WorkerError>
+where
+    D: Datapath + 'static,
+    D::Queue: 'static,
+{
+    // The channel itself has no bound, but only the control thread sends, and it waits for the
+    // answers of one port before it turns to the next.
+    let (commands, inbox) = unbounded();
+    let counters = Arc::<WorkerCounters>::default();
+    let wake = datapath.waker();
+    let id = WorkerId(u16::try_from(index).unwrap_or(u16::MAX));
+    let mut worker = Worker::new(id, datapath, Arc::clone(switch), inbox, Arc::clone(&counters));
+    let (pinned, pinning) = bounded(1);
+    let own = Arc::clone(&counters);
+    let body = move || {
+        let _ = pinned.send(cpu.map_or(Ok(()), pin));
+        let run = AssertUnwindSafe(|| run(&mut worker, idle, clock, &own));
+        if let Err(panic) = catch_unwind(run) {
+            let _ = died.send(Died { worker: index, message: panic_text(&*panic) });
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("vsw-worker-{index}"))
+        .spawn(body)
+        .map_err(|cause| WorkerError::Spawn { worker: index, cause })?;
+    let handle = Handle { cpu, commands, wake, counters, thread };
+    match (pinning.recv(), cpu) {
+        (Ok(Err(cause)), Some(cpu)) => {
+            Workers { handles: vec![handle] }.stop();
+            Err(WorkerError::Pin { worker: index, cpu, cause })
+        }
+        _ => Ok(handle),
+    }
+}
+
+fn pin(cpu: u16) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(usize::from(cpu))?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+/// A worker's loop, to its end.
+fn run<D: Datapath>(worker: &mut Worker<D>, idle: Idle, clock: Clock, counters: &WorkerCounters) {
+    let started = Cell::new(clock.now());
+    let mut busy_at = Nanos::default();
+    let mut now = started.get();
+    loop {
+        let wait = match idle {
+            Idle::Poll => Wait::No,
+            Idle::Adaptive if now - busy_at < SPIN => Wait::No,
+            Idle::Adaptive => Wait::AtMost(SLEEP),
+        };
+        // The turn reads the clock once, after its wait: from there on it is work.
+        let turn = worker.turn(wait, || {
+            started.set(clock.now());
+            started.get()
+        });
+        if turn.stopped {
+            return;
+        }
+        now = started.get();
+        if turn.frames > 0 {
+            now = clock.now();
+            busy_at = now;
+            let spent = now - started.get();
+            counters.busy_ns.add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
