@@ -51,11 +51,11 @@ impl Fdb {
         if let Some((slot, value)) = self.table.find(key, hash)
             && let Standing::Here = standing(value, place)
         {
-            if elapsed(value.seen(), now) != 0 && value.flags().is_learned() {
-                // If it changed meanwhile, another worker saw the same station a moment ago.
-                slot.replace(value, value.seen_at(now));
+            let stale = elapsed(value.seen(), now) != 0 && value.flags().is_learned();
+            // If it changed meanwhile, it may have been swept: then it is news again.
+            if !stale || slot.replace(value, value.seen_at(now)) {
+                return Learn::Refreshed;
             }
-            return Learn::Refreshed;
         }
         self.learn_news(key, hash, dest, now)
     }
