@@ -17,14 +17,39 @@ const MAX_PER_BRIDGE: u32 = 20;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Learn { key: Key, dest: Dest },
-    Set { key: Key, dest: Dest, flags: Flags },
-    Remove { key: Key },
-    Flush { filter: Flush },
-    Advance { secs: u32 },
-    Sweep { ageing: [u32; BRIDGES as usize] },
-    PortLimit { port: u16, limit: Option<u32> },
-    BridgeLimit { bridge: u16, limit: u32 },
+    Learn {
+        key: Key,
+        dest: Dest,
+    },
+    Set {
+        key: Key,
+        dest: Dest,
+        flags: Flags,
+    },
+    Remove {
+        key: Key,
+    },
+    Flush {
+        filter: Flush,
+    },
+    Advance {
+        secs: u32,
+    },
+    /// As many times as long as sweeps may be apart, with a sweep each time.
+    Rest {
+        times: u32,
+    },
+    Sweep {
+        ageing: [u32; BRIDGES as usize],
+    },
+    PortLimit {
+        port: u16,
+        limit: Option<u32>,
+    },
+    BridgeLimit {
+        bridge: u16,
+        limit: u32,
+    },
 }
 
 fn port(index: u16) -> PortId {
@@ -85,6 +110,7 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => keys().prop_map(|key| Op::Remove { key }),
         1 => filters().prop_map(|filter| Op::Flush { filter }),
         4 => prop_oneof![0..20u32, 0..400u32, 0..SWEEP_WITHIN / 2].prop_map(|secs| Op::Advance { secs }),
+        1 => (1..40u32).prop_map(|times| Op::Rest { times }),
         4 => [ageing(), ageing(), ageing()].prop_map(|ageing| Op::Sweep { ageing }),
         1 => (0..PORTS, prop::option::of(0..12u32))
             .prop_map(|(port, limit)| Op::PortLimit { port, limit }),
@@ -106,8 +132,11 @@ struct Model {
     port_limits: HashMap<Dest, u32>,
     bridge_limits: [u32; BRIDGES as usize],
     now: u64,
-    /// A port was refused a place, or a limit was lowered, since the last sweep.
-    pressure: bool,
+    /// How little the smallest holder had that was refused a place since the last sweep: in each
+    /// bridge and, last, in all.
+    waiting: [Option<u32>; BRIDGES as usize + 1],
+    /// A limit changed, or fixed entries took from what is left to learn, since the last sweep.
+    lowered: bool,
 }
 
 impl Model {
@@ -146,17 +175,17 @@ impl Model {
             return Ok(());
         }
         let bridge = key.domain().bridge();
+        let (in_all, left) =
+            (self.learned().count() as u32, MAX_TOTAL.saturating_sub(self.fixed()));
+        let limit = self.bridge_limits[bridge.index()];
         let pools = [
-            (self.bridge_limits[bridge.index()], self.in_bridge(bridge), Learn::BridgeLimit),
-            (
-                MAX_TOTAL.saturating_sub(self.fixed()),
-                self.learned().count() as u32,
-                Learn::TotalLimit,
-            ),
+            (bridge.index(), limit, self.in_bridge(bridge), Learn::BridgeLimit),
+            (BRIDGES as usize, left, in_all, Learn::TotalLimit),
         ];
-        for (limit, count, refusal) in pools {
+        for (pool, limit, count, refusal) in pools {
             if count >= limit || held >= 64 * (limit - count) {
-                self.pressure = true;
+                let least = self.waiting[pool].map_or(held, |least| least.min(held));
+                self.waiting[pool] = Some(least);
                 return Err(refusal);
             }
         }
@@ -196,7 +225,7 @@ impl Model {
         if admitted {
             self.entries.insert(key, Known { dest, flags, seen: self.now });
             // What is fixed now is one place less to learn.
-            self.pressure |= !flags.is_learned();
+            self.lowered |= !flags.is_learned();
         }
         admitted
     }
@@ -264,7 +293,6 @@ fn sweep(
             Gone::Evicted => {
                 let known = model.entries.remove(&entry.key);
                 prop_assert!(known.is_some_and(|known| known.flags.is_learned()), "{entry:?}");
-                prop_assert!(model.pressure, "nobody asked for {entry:?} to go");
                 let known = known.unwrap();
                 let bridge = entry.key.domain().bridge();
                 let evicted = |key: &Key| swept.removed.iter().any(|(e, _)| e.key == *key);
@@ -279,7 +307,23 @@ fn sweep(
         }
     }
     prop_assert_eq!(aged, vec![], "these should have aged out");
-    model.pressure = false;
+    if !model.lowered {
+        for (entry, _) in swept.removed.iter().filter(|(_, why)| *why == Gone::Evicted) {
+            let bridge = entry.key.domain().bridge();
+            let least = [model.waiting[bridge.index()], model.waiting[BRIDGES as usize]];
+            let least = least.into_iter().flatten().min();
+            prop_assert!(least.is_some(), "nobody asked for {entry:?} to go");
+            let keeps = model
+                .learned()
+                .filter(|(key, known)| {
+                    key.domain().bridge() == bridge && Model::same_holder(known.dest, entry.dest)
+                })
+                .count() as u32;
+            prop_assert!(keeps > least.unwrap(), "{entry:?} went for somebody who held as much");
+        }
+    }
+    model.waiting = Default::default();
+    model.lowered = false;
     for b in 0..BRIDGES {
         prop_assert!(model.in_bridge(bridge(b)) <= model.bridge_limits[b as usize]);
     }
@@ -298,7 +342,8 @@ fn run(start: u32, ops: Vec<Op>) -> Result<(), TestCaseError> {
         port_limits: HashMap::new(),
         bridge_limits: [MAX_PER_BRIDGE; BRIDGES as usize],
         now: u64::from(start),
-        pressure: false,
+        waiting: Default::default(),
+        lowered: false,
     };
     let mut unswept = 0;
     for op in ops {
@@ -338,6 +383,14 @@ fn run(start: u32, ops: Vec<Op>) -> Result<(), TestCaseError> {
                     sweep(&fdb, &mut model, [1_000_000; BRIDGES as usize])?;
                 }
             }
+            Op::Rest { times } => {
+                sweep(&fdb, &mut model, [1_000_000; BRIDGES as usize])?;
+                unswept = 0;
+                for _ in 0..times {
+                    model.now += u64::from(SWEEP_WITHIN);
+                    sweep(&fdb, &mut model, [1_000_000; BRIDGES as usize])?;
+                }
+            }
             Op::Sweep { ageing } => {
                 unswept = 0;
                 sweep(&fdb, &mut model, ageing)?;
@@ -349,12 +402,12 @@ fn run(start: u32, ops: Vec<Op>) -> Result<(), TestCaseError> {
                     Some(limit) => model.port_limits.insert(dest, limit),
                     None => model.port_limits.remove(&dest),
                 };
-                model.pressure = true;
+                model.lowered = true;
             }
             Op::BridgeLimit { bridge: b, limit } => {
                 fdb.set_bridge_limit(bridge(b), limit);
                 model.bridge_limits[b as usize] = limit;
-                model.pressure = true;
+                model.lowered = true;
             }
         }
         compare(&fdb, &model)?;

@@ -26,14 +26,21 @@ fn key(number: u16) -> Key {
     Key::new(MacAddr::from_u64(0x0200_0000_0001), Domain::new(bridge(number * 16), 1))
 }
 
+/// Two keys whose key words differ and whose values do not, in the same two buckets as well.
+fn other_mac(number: u64) -> Key {
+    Key::new(MacAddr::from_u64(OTHER_MACS[number as usize]), Domain::new(bridge(0), 1))
+}
+
 fn fdb(max_per_bridge: u32) -> Fdb {
-    // With this seed, keys 0 and 1 have the same two of the three buckets.
+    // With this seed, the two keys of each kind have the same two of the three buckets.
     let fdb = Fdb::with_seed(FdbConfig { max_total: 2, max_per_bridge }, SEED);
     assert_eq!(fdb.hash(key(0)), fdb.hash(key(1)));
+    assert_eq!(fdb.hash(other_mac(0)), fdb.hash(other_mac(1)));
     fdb
 }
 
 const SEED: u64 = 11;
+const OTHER_MACS: [u64; 2] = [0x0200_0000_0001, 0x0200_0000_0002];
 
 fn learn(fdb: &Fdb, key: Key, dest: Dest, now: u32) -> Learn {
     fdb.learn(key, fdb.hash(key), dest, Tick(now))
@@ -64,127 +71,160 @@ fn check(fdb: &Fdb) {
     assert_eq!((fdb.fixed_count(), fdb.len()), (fixed, keys.len()));
 }
 
-/// Bounded to three preemptions, which finds what two or three threads can do to one another
-/// here, in seconds instead of days.
-fn model(test: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.max_branches = 10_000;
-    builder.check(test);
+/// Runs `threads` side by side on the table that `setup` makes, in every way there is up to
+/// `preemptions` forced switches, and then looks at what they left.
+///
+/// Every thread gets a turn at being the first. That is more than symmetry: loom remembers only
+/// the last access to an atomic, so that a thread that loads a word and then writes it hides
+/// earlier loads by others from the search. With the writer first, the search comes upon the
+/// loads instead.
+fn race(preemptions: usize, setup: fn() -> Fdb, threads: &[fn(&Fdb)], after: fn(&Fdb)) {
+    for first in 0..threads.len() {
+        let mut threads = threads.to_vec();
+        threads.rotate_left(first);
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(preemptions);
+        builder.check(move || {
+            let fdb = Arc::new(setup());
+            let spawned: Vec<_> = threads[1..]
+                .iter()
+                .map(|&other| {
+                    let fdb = fdb.clone();
+                    thread::spawn(move || other(&fdb))
+                })
+                .collect();
+            threads[0](&fdb);
+            for thread in spawned {
+                thread.join().unwrap();
+            }
+            check(&fdb);
+            after(&fdb);
+        });
+    }
 }
 
-/// Runs `others` beside `this`, each in its own thread, and then checks the table.
-fn race(fdb: Fdb, others: Vec<fn(&Fdb)>, this: fn(&Fdb)) -> Arc<Fdb> {
-    let fdb = Arc::new(fdb);
-    let threads: Vec<_> = others
-        .into_iter()
-        .map(|other| {
-            let fdb = fdb.clone();
-            thread::spawn(move || other(&fdb))
-        })
-        .collect();
-    this(&fdb);
-    for thread in threads {
-        thread.join().unwrap();
-    }
-    check(&fdb);
+/// A table in which key 0 was learned at port 0.
+fn one_learned() -> Fdb {
+    let fdb = fdb(2);
+    assert_eq!(learn(&fdb, key(0), on(0), 0), Learn::New);
     fdb
+}
+
+fn learn_key_0_at_port_0(fdb: &Fdb) {
+    let answer = learn(fdb, key(0), on(0), 1);
+    assert!(matches!(answer, Learn::New | Learn::Moved { .. } | Learn::Pinned), "{answer:?}");
+}
+
+fn learn_key_0_at_port_1(fdb: &Fdb) {
+    let answer = learn(fdb, key(0), on(1), 1);
+    assert!(matches!(answer, Learn::New | Learn::Moved { .. } | Learn::Pinned), "{answer:?}");
 }
 
 #[test]
 fn two_workers_insert_the_same_key() {
-    model(|| {
-        let other = |fdb: &Fdb| {
-            let answer = learn(fdb, key(0), on(1), 0);
-            assert!(matches!(answer, Learn::New | Learn::Moved { .. }), "{answer:?}");
-        };
-        let fdb = race(fdb(2), vec![other], |fdb| {
-            let answer = learn(fdb, key(0), on(0), 0);
-            assert!(matches!(answer, Learn::New | Learn::Moved { .. }), "{answer:?}");
-        });
-        assert_eq!(fdb.len(), 1);
-    });
+    let threads = [learn_key_0_at_port_0, learn_key_0_at_port_1];
+    race(4, || fdb(2), &threads, |fdb| assert_eq!(fdb.len(), 1));
 }
 
 #[test]
 fn a_slot_is_reused_while_it_is_read() {
-    model(|| {
-        let fdb = fdb(2);
-        learn(&fdb, key(0), on(0), 0);
-        let reuse = |fdb: &Fdb| {
-            assert!(fdb.remove(key(0)));
-            assert_eq!(learn(fdb, key(1), on(1), 0), Learn::New);
-            assert_eq!(lookup(fdb, key(1)), Some(on(1)));
-        };
-        let fdb = race(fdb, vec![reuse], |fdb| {
-            let old = lookup(fdb, key(0));
-            assert!(old.is_none() || old == Some(on(0)), "{old:?}");
-            let new = lookup(fdb, key(1));
-            assert!(new.is_none() || new == Some(on(1)), "{new:?}");
-            let listed = fdb.peek(key(1)).map(|entry| entry.dest);
-            assert!(new.is_none() || listed == new, "{listed:?} after {new:?}");
+    let reuse = |fdb: &Fdb| {
+        assert!(fdb.remove(key(0)));
+        assert_eq!(learn(fdb, key(1), on(1), 0), Learn::New);
+    };
+    let read_old = |fdb: &Fdb| {
+        let old = lookup(fdb, key(0));
+        assert!(old.is_none() || old == Some(on(0)), "{old:?}");
+    };
+    let read_new = |fdb: &Fdb| {
+        let new = lookup(fdb, key(1));
+        assert!(new.is_none() || new == Some(on(1)), "{new:?}");
+        let again = fdb.peek(key(1)).map(|entry| entry.dest);
+        assert!(new.is_none() || again == new, "{again:?} after {new:?}");
+    };
+    let list = |fdb: &Fdb| {
+        fdb.for_each(|entry| {
+            let number = entry.key.domain().bridge().index() as u16 / 16;
+            assert_eq!((entry.key, entry.dest), (key(number), on(number)));
         });
-        assert_eq!(fdb.len(), 1);
-    });
+    };
+    for read in [read_old, read_new, list] {
+        race(4, one_learned, &[reuse, read], |fdb| assert_eq!(fdb.len(), 1));
+    }
+}
+
+/// Out, another in, and the first in again: what a reader without the sequence number would take
+/// for an entry that never changed.
+#[test]
+fn a_slot_is_reused_twice_while_it_is_read() {
+    let reuse = |fdb: &Fdb| {
+        assert!(fdb.remove(other_mac(0)));
+        learn(fdb, other_mac(1), on(1), 0);
+        assert!(fdb.remove(other_mac(1)));
+        learn(fdb, other_mac(0), on(0), 0);
+    };
+    let read = |fdb: &Fdb| {
+        let old = lookup(fdb, other_mac(0));
+        assert!(old.is_none() || old == Some(on(0)), "{old:?}");
+    };
+    let setup = || {
+        let fdb = fdb(2);
+        learn(&fdb, other_mac(0), on(0), 0);
+        fdb
+    };
+    race(4, setup, &[reuse, read], |fdb| assert_eq!(fdb.len(), 1));
 }
 
 #[test]
 fn an_entry_that_moves_is_never_missed() {
-    model(|| {
-        let fdb = fdb(2);
-        learn(&fdb, key(0), on(0), 0);
-        let shift = |fdb: &Fdb| {
-            assert_eq!(learn(fdb, key(0), on(1), 1), Learn::Moved { from: on(0) });
-        };
-        race(fdb, vec![shift], |fdb| {
-            let first = lookup(fdb, key(0)).expect("it is there all the time");
-            let second = lookup(fdb, key(0)).expect("it is there all the time");
-            assert!(first == on(0) || second == on(1), "it went back from {first:?}");
-        });
+    let read = |fdb: &Fdb| {
+        let first = lookup(fdb, key(0)).expect("it is there all the time");
+        let second = lookup(fdb, key(0)).expect("it is there all the time");
+        assert!(first == on(0) || second == on(1), "it went back from {first:?}");
+    };
+    race(4, one_learned, &[learn_key_0_at_port_1, read], |fdb| {
+        assert_eq!(lookup(fdb, key(0)), Some(on(1)));
     });
 }
 
 #[test]
 fn two_workers_move_the_same_key() {
-    model(|| {
+    let setup = || {
         let fdb = fdb(2);
         fdb.set(key(0), Dest::Remote(5), Flags::CONTROL, Tick(0)).unwrap();
-        let other = |fdb: &Fdb| {
-            learn(fdb, key(0), on(1), 1);
-        };
-        let fdb = race(fdb, vec![other], |fdb| {
-            learn(fdb, key(0), on(0), 1);
-        });
+        fdb
+    };
+    // One of them may be refused: for a moment there are two places taken, and a third is fixed.
+    let one = |fdb: &Fdb| {
+        learn(fdb, key(0), on(0), 1);
+    };
+    let other = |fdb: &Fdb| {
+        learn(fdb, key(0), on(1), 1);
+    };
+    race(4, setup, &[one, other], |fdb| {
         assert_eq!((fdb.len(), fdb.fixed_count()), (1, 0));
     });
 }
 
 #[test]
 fn a_port_is_flushed_while_an_entry_moves_from_it() {
-    model(|| {
-        let fdb = fdb(2);
-        learn(&fdb, key(0), on(0), 0);
-        let flush = |fdb: &Fdb| {
-            fdb.flush(&Flush::all().port(PortId::new(0).unwrap()));
-        };
-        let fdb = race(fdb, vec![flush], |fdb| {
-            learn(fdb, key(0), on(1), 1);
-        });
-        assert_eq!(lookup(&fdb, key(0)), Some(on(1)), "what was learned last stays");
+    let flush = |fdb: &Fdb| {
+        fdb.flush(&Flush::all().port(PortId::new(0).unwrap()));
+    };
+    race(4, one_learned, &[flush, learn_key_0_at_port_1], |fdb| {
+        assert_eq!(lookup(fdb, key(0)), Some(on(1)), "what was learned last stays");
     });
 }
 
 #[test]
 fn an_entry_is_refreshed_while_it_is_swept() {
-    model(|| {
-        let fdb = fdb(2);
-        learn(&fdb, key(0), on(0), 0);
-        let sweep = |fdb: &Fdb| {
-            fdb.sweep(Tick(400), |_| 300);
-        };
-        let fdb = race(fdb, vec![sweep], |fdb| {
-            learn(fdb, key(0), on(0), 400);
-        });
+    let sweep = |fdb: &Fdb| {
+        fdb.sweep(Tick(400), |_| 300);
+    };
+    let refresh = |fdb: &Fdb| {
+        learn(fdb, key(0), on(0), 400);
+    };
+    race(4, one_learned, &[sweep, refresh], |fdb| {
         let entry = fdb.peek(key(0)).expect("a frame came a moment ago");
         assert_eq!(entry.age_secs(Tick(400)), 0);
     });
@@ -192,69 +232,57 @@ fn an_entry_is_refreshed_while_it_is_swept() {
 
 #[test]
 fn an_entry_is_evicted_while_it_is_refreshed_and_another_comes() {
-    model(|| {
-        let fdb = fdb(1);
-        learn(&fdb, key(0), on(0), 0);
-        // The bridge is full: refused, and the sweep evicts on its behalf once the limit is lower.
+    let setup = || {
+        let fdb = one_learned();
         fdb.set_bridge_limit(bridge(0), 0);
-        let sweep = |fdb: &Fdb| {
-            fdb.sweep(Tick(1), |_| 300);
-        };
-        race(fdb, vec![sweep], |fdb| {
-            learn(fdb, key(0), on(0), 1);
-            learn(fdb, key(1), on(1), 1);
-        });
-    });
+        fdb
+    };
+    let evict = |fdb: &Fdb| {
+        fdb.sweep(Tick(1), |_| 300);
+    };
+    let work = |fdb: &Fdb| {
+        learn(fdb, key(0), on(0), 1);
+        assert_eq!(learn(fdb, key(1), on(1), 1), Learn::BridgeLimit);
+    };
+    race(2, setup, &[evict, work], |fdb| assert!(fdb.len() <= 1));
 }
 
 #[test]
 fn a_static_entry_wins_over_one_learned_at_the_same_time() {
-    model(|| {
-        let worker = |fdb: &Fdb| {
-            learn(fdb, key(0), on(1), 0);
-        };
-        let fdb = race(fdb(2), vec![worker], |fdb| {
-            fdb.set(key(0), on(0), Flags::STATIC, Tick(0)).unwrap();
-        });
-        let entry = fdb.peek(key(0)).unwrap();
-        assert_eq!((entry.dest, entry.flags, fdb.len()), (on(0), Flags::STATIC, 1));
-    });
+    let set = |fdb: &Fdb| fdb.set(key(0), on(0), Flags::STATIC, Tick(0)).unwrap();
+    race(
+        3,
+        || fdb(2),
+        &[set, learn_key_0_at_port_1],
+        |fdb| {
+            let entry = fdb.peek(key(0)).unwrap();
+            assert_eq!((entry.dest, entry.flags, fdb.len()), (on(0), Flags::STATIC, 1));
+        },
+    );
 }
 
 #[test]
 fn the_last_place_goes_to_one() {
-    model(|| {
-        let other = |fdb: &Fdb| {
-            learn(fdb, key(1), on(1), 0);
-        };
-        let fdb = race(fdb(2), vec![other], |fdb| {
-            fdb.set_bridge_limit(bridge(0), 1);
-            learn(fdb, key(0), on(0), 0);
-        });
-        assert!(fdb.len() <= 2);
-    });
-    model(|| {
-        let other = |fdb: &Fdb| {
-            learn(fdb, key(1), on(1), 0);
-        };
-        let fdb = race(fdb(1), vec![other], |fdb| {
-            learn(fdb, key(0), on(0), 0);
-        });
-        assert_eq!((fdb.len(), fdb.bridge_count(bridge(0))), (1, 1));
-    });
+    let one = |fdb: &Fdb| {
+        learn(fdb, key(0), on(0), 0);
+    };
+    let other = |fdb: &Fdb| {
+        learn(fdb, key(1), on(1), 0);
+    };
+    race(
+        3,
+        || fdb(1),
+        &[one, other],
+        |fdb| {
+            assert_eq!((fdb.len(), fdb.bridge_count(bridge(0))), (1, 1));
+        },
+    );
 }
 
 #[test]
 fn two_inserts_and_a_removal() {
-    model(|| {
-        let insert: fn(&Fdb) = |fdb| {
-            learn(fdb, key(0), on(1), 0);
-        };
-        let remove: fn(&Fdb) = |fdb| {
-            fdb.remove(key(0));
-        };
-        race(fdb(2), vec![insert, remove], |fdb| {
-            learn(fdb, key(0), on(0), 0);
-        });
-    });
+    let remove = |fdb: &Fdb| {
+        fdb.remove(key(0));
+    };
+    race(2, || fdb(2), &[learn_key_0_at_port_0, learn_key_0_at_port_1, remove], |_| {});
 }
