@@ -258,10 +258,9 @@ where
     let id = WorkerId(u16::try_from(index).unwrap_or(u16::MAX));
     let mut worker = Worker::new(id, datapath, Arc::clone(switch), inbox, Arc::clone(&counters));
     let (pinned, pinning) = bounded(1);
-    let own = Arc::clone(&counters);
     let body = move || {
         let _ = pinned.send(cpu.map_or(Ok(()), pin));
-        let run = AssertUnwindSafe(|| run(&mut worker, idle, clock, &own));
+        let run = AssertUnwindSafe(|| run(&mut worker, idle, clock));
         if let Err(panic) = catch_unwind(run) {
             let _ = died.send(Died { worker: index, message: panic_text(&*panic) });
         }
@@ -287,30 +286,25 @@ fn pin(cpu: u16) -> nix::Result<()> {
 }
 
 /// A worker's loop, to its end.
-fn run<D: Datapath>(worker: &mut Worker<D>, idle: Idle, clock: Clock, counters: &WorkerCounters) {
-    let started = Cell::new(clock.now());
+fn run<D: Datapath>(worker: &mut Worker<D>, idle: Idle, clock: Clock) {
+    let now = Cell::new(clock.now());
     let mut busy_at = Nanos::default();
-    let mut now = started.get();
     loop {
         let wait = match idle {
             Idle::Poll => Wait::No,
-            Idle::Adaptive if now - busy_at < SPIN => Wait::No,
+            Idle::Adaptive if now.get() - busy_at < SPIN => Wait::No,
             Idle::Adaptive => Wait::AtMost(SLEEP),
         };
-        // The turn reads the clock once, after its wait: from there on it is work.
+        // The turn reads the clock after its wait, and once more if it had frames.
         let turn = worker.turn(wait, || {
-            started.set(clock.now());
-            started.get()
+            now.set(clock.now());
+            now.get()
         });
         if turn.stopped {
             return;
         }
-        now = started.get();
         if turn.frames > 0 {
-            now = clock.now();
-            busy_at = now;
-            let spent = now - started.get();
-            counters.busy_ns.add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
+            busy_at = now.get();
         }
     }
 }
