@@ -1,0 +1,86 @@
+//! Interleaved pairs: both sides of a comparison are measured in turn, so that what the machine
+//! does meanwhile (clock rates, neighbours) hits both, and the ratio within a pair is compared.
+
+use std::time::{Duration, Instant};
+
+/// Pairs that a comparison consists of.
+pub const PAIRS: usize = 5;
+
+/// What a comparison found.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// Nanoseconds a unit of the first, one a pair.
+    pub ours: Vec<f64>,
+    /// Nanoseconds a unit of the second.
+    pub theirs: Vec<f64>,
+}
+
+impl Compared {
+    /// The median over the pairs of `ours / theirs`.
+    pub fn ratio(&self) -> f64 {
+        median(&self.ratios())
+    }
+
+    /// Least and greatest ratio of a pair.
+    pub fn spread(&self) -> (f64, f64) {
+        let ratios = self.ratios();
+        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        (least, ratios.iter().copied().fold(0.0, f64::max))
+    }
+
+    fn ratios(&self) -> Vec<f64> {
+        self.ours.iter().zip(&self.theirs).map(|(a, b)| a / b).collect()
+    }
+}
+
+/// The middle value; of an even number of them the lower one of the two.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Runs `work` (which does about as many units as it is told and says how many) for about `time`;
+/// nanoseconds a unit.
+pub fn measure(time: Duration, mut work: impl FnMut(usize) -> usize) -> f64 {
+    let start = Instant::now();
+    let mut units = 0;
+    while start.elapsed() < time {
+        units += work(4096);
+    }
+    start.elapsed().as_nanos() as f64 / units as f64
+}
+
+/// Measures both in turn, [`PAIRS`] times, after a warm-up of each.
+pub fn compare(
+    time: Duration,
+    mut ours: impl FnMut(usize) -> usize,
+    mut theirs: impl FnMut(usize) -> usize,
+) -> Compared {
+    measure(time / 4, &mut ours);
+    measure(time / 4, &mut theirs);
+    let mut compared = Compared { ours: Vec::new(), theirs: Vec::new() };
+    for _ in 0..PAIRS {
+        compared.ours.push(measure(time, &mut ours));
+        compared.theirs.push(measure(time, &mut theirs));
+    }
+    compared
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.0);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn ratios_are_taken_within_pairs() {
+        let c = Compared { ours: vec![2.0, 40.0, 6.0], theirs: vec![1.0, 10.0, 2.0] };
+        assert_eq!((c.ratio(), c.spread()), (3.0, (2.0, 4.0)));
+    }
+}
