@@ -197,11 +197,16 @@ impl Links {
             if msg.header.index != index || automatic {
                 return;
             }
-            let prefix = msg.header.prefix_len;
-            found.extend(msg.attributes.iter().find_map(|a| match a {
-                AddressAttribute::Address(ip) => Some(format!("{ip}/{prefix}")),
-                _ => None,
-            }));
+            // On a point-to-point link `Address` is the peer's, and `Local` the own one.
+            let mut own = None;
+            for attribute in &msg.attributes {
+                match attribute {
+                    AddressAttribute::Local(ip) => own = Some(*ip),
+                    AddressAttribute::Address(ip) => own = own.or(Some(*ip)),
+                    _ => {}
+                }
+            }
+            found.extend(own.map(|ip| format!("{ip}/{}", msg.header.prefix_len)));
         })?;
         Ok(found)
     }

@@ -80,6 +80,11 @@ pub(crate) fn open(
         sockets(&mut lost).map_err(|e| refused(format!("{attempted}: make sockets"), &e))?;
     let duplicate = packet::duplicate(&socket).map_err(|e| refused(&attempted, &e))?;
     let silence = Silence::apply(&link, options.silence, &mut note, &mut lost)?;
+    if matches!(silence, Silence::Nft { .. }) {
+        // Unlike tcx, netfilter looks at what goes past the queue, too (`packet_xmit`).
+        packet::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, MARK as i32)
+            .map_err(|e| refused(format!("{attempted}: mark frames"), &e))?;
+    }
     let change = tap::wanted(&link, spec);
     note.was_down |= change.up.is_some();
     let mut netdev = Netdev {

@@ -1,10 +1,10 @@
 //! Keeping the host's stack off an attached netdev.
 //!
-//! Packet sockets see a frame before anything else on the device, and our sockets send past the
-//! queueing discipline. So a filter behind the one and before the other cuts off the host's stack
-//! alone, in both directions: it hears nothing, and what it says (its ARP and IPv6 discovery, and
-//! whatever a bridge the device belongs to would forward) does not leave. What we leave to the
-//! kernel to segment does pass the filter; it carries [`MARK`], which the filter takes off again.
+//! Packet sockets see a frame before anything else on the device. So a filter behind them cuts off
+//! the host's stack alone; and one where the device sends lets pass only what is ours. The host
+//! hears nothing, and what it says (its ARP and IPv6 discovery, and whatever a bridge the device
+//! belongs to would forward) does not leave. Frames of ours that meet the filter carry [`MARK`],
+//! which it takes off again.
 //!
 //! The filter is a BPF program on a tcx link, or an nftables table that belongs to a child process:
 //! both vanish with this process, however it ends.
@@ -22,7 +22,7 @@ use crate::link::LinkState;
 use crate::note::{self, Note};
 use crate::sys::bpf::{self, Hook};
 
-/// On frames of ours that pass through the device's queue. "vsw" and a one.
+/// On frames of ours that meet the filter. "vsw" and a one.
 pub(crate) const MARK: u32 = 0x7673_7701;
 
 /// How long nft may take to put its table in place.
@@ -125,7 +125,7 @@ fn nft_table(table: &str, chains: &[&str]) -> io::Result<Nft> {
         .stderr(Stdio::null())
         .spawn()?;
     let mut nft = Nft { child };
-    let script = format!("table netdev {table} {{ flags owner; {} }}\n", chains.join(" "));
+    let script = format!("table netdev {table} {{ flags owner; {}; }}\n", chains.join("; "));
     let stdin = nft.child.stdin.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
     stdin.write_all(script.as_bytes())?;
     stdin.flush()?;

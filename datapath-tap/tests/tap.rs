@@ -13,17 +13,6 @@ fn plain() -> TapOptions {
     TapOptions { plain_tap: true, ..TapOptions::default() }
 }
 
-/// Tags as the kernel may see them: none, C, S, both, two C, priority.
-const TAGS: &[&[(u16, u16)]] = &[
-    &[],
-    &[(0x8100, 10)],
-    &[(0x88a8, 20)],
-    &[(0x88a8, 20), (0x8100, 10)],
-    &[(0x8100, 30), (0x8100, 31)],
-    &[(0x8100, 0xe000)],
-    &[(0x8100, 0x6fff)],
-];
-
 #[test]
 fn frames_of_every_shape_pass_both_ways() {
     if !can_run() {
@@ -203,18 +192,15 @@ fn link_and_deletion_are_told_and_the_port_can_be_opened_again() {
     let mut rig = Rig::new(TapOptions::default());
     let spec = tap_spec("t0", Some(&space));
     rig.open(0, &spec).unwrap();
-    let wait_for = |rig: &mut Rig, wanted: fn(&PortEventKind) -> bool| {
-        eventually("the event", || rig.backend.events().iter().any(|e| wanted(&e.kind)));
-    };
     space.run("ip link set t0 down");
-    wait_for(&mut rig, |k| *k == PortEventKind::LinkDown);
+    rig.wait_for(0, |k| *k == PortEventKind::LinkDown);
     rig.send(0, &frame(60, &[], 0));
     assert_eq!(rig.counters[0].dropped(switch_core::DropReason::PortDown), 1);
     space.run("ip link set t0 mtu 1400 up");
-    wait_for(&mut rig, |k| *k == PortEventKind::LinkUp);
+    rig.wait_for(0, |k| *k == PortEventKind::LinkUp);
     assert_eq!(rig.backend.port_info(port(0)).unwrap().mtu, 1400);
     space.run("ip link del t0");
-    wait_for(&mut rig, |k| matches!(k, PortEventKind::Gone(_)));
+    rig.wait_for(0, |k| matches!(k, PortEventKind::Gone(_)));
     rig.send(0, &frame(60, &[], 0));
     assert_eq!(rig.counters[0].dropped(switch_core::DropReason::PortDown), 2);
     assert!(!rig.backend.port_info(port(0)).unwrap().link_up);
@@ -223,11 +209,11 @@ fn link_and_deletion_are_told_and_the_port_can_be_opened_again() {
 
     // Its namespace goes, and comes back under the same name.
     run(&format!("ip netns del {}", space.name));
-    wait_for(&mut rig, |k| matches!(k, PortEventKind::Gone(_)));
+    rig.wait_for(0, |k| matches!(k, PortEventKind::Gone(_)));
     rig.close(0, false).unwrap();
     assert!(matches!(rig.open(0, &spec), Err(BackendError::NotThere { .. })));
     run(&format!("ip netns add {}", space.name));
-    wait_for(&mut rig, |k| *k == PortEventKind::Appeared);
+    rig.wait_for(0, |k| *k == PortEventKind::Appeared);
     rig.open(0, &spec).unwrap();
     assert!(space.works("ip link show t0"));
 }

@@ -5,9 +5,12 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use datapath_tap::testing::RawSocket;
 use datapath_tap::{TapBackend, TapDatapath, TapOptions, TapQueue};
 use switch_core::config::{Netns, PortKind, PortSpec};
-use switch_core::datapath::{Backend, BackendError, Datapath, PortInfo, Ready, Wait};
+use switch_core::datapath::{
+    Backend, BackendError, Datapath, PortEvent, PortEventKind, PortInfo, Ready, Wait,
+};
 use switch_core::frame::{Frame, HeapFrame};
 use switch_core::stats::PortCounters;
 use switch_core::{Batch, PortId, WorkerId};
@@ -126,6 +129,27 @@ impl Drop for Device {
     }
 }
 
+/// A pair of devices: one end in the test's own namespace, the other one, up, in a [`Space`].
+pub struct Veth {
+    pub near: Device,
+    pub space: Space,
+}
+
+impl Veth {
+    /// The far end is called `v0`.
+    pub fn new() -> Self {
+        let (near, space) = (Device::named(), Space::new());
+        let far = format!("peer name v0 netns {}", space.name);
+        run(&format!("ip link add {} type veth {far}", near.0));
+        space.run("ip link set v0 up");
+        Self { near, space }
+    }
+
+    pub fn far(&self) -> RawSocket {
+        RawSocket::open(Some(&self.space.name), "v0").unwrap()
+    }
+}
+
 pub fn tap_spec(device: &str, netns: Option<&Space>) -> PortSpec {
     let netns = netns.map(Space::netns);
     let kind = PortKind::Tap { device: device.to_owned(), netns, persist: true };
@@ -179,10 +203,40 @@ impl Rig {
             if ready.rx.contains(&port(id)) {
                 let mut batch = Batch::new();
                 self.worker.rx_burst(port(id), &mut batch, &self.counters[id as usize]);
-                frames.extend(batch.drain());
+                // A host's stack may have sent something before it was silenced.
+                frames.extend(batch.drain().filter(|f| ours(f.head())));
             }
         }
         frames
+    }
+
+    /// Waits for an event of port `id`.
+    pub fn wait_for(&mut self, id: u16, wanted: impl Fn(&PortEventKind) -> bool) {
+        let so = |e: &PortEvent| e.port == port(id) && wanted(&e.kind);
+        eventually("the event", || self.backend.events().iter().any(so));
+    }
+
+    /// Passes frames between two ports until `done`, and gives how many of them were super-frames
+    /// and how many others had unfinished checksums.
+    pub fn forward(&mut self, a: u16, b: u16, done: impl Fn() -> bool) -> (usize, usize) {
+        let (mut large, mut unfinished) = (0, 0);
+        let end = Instant::now() + PATIENCE;
+        while !done() && Instant::now() < end {
+            let mut ready = Ready::default();
+            self.worker.poll(Wait::AtMost(Duration::from_millis(20)), &mut ready);
+            for from in ready.rx {
+                let to = if from == port(a) { b } else { a };
+                let mut batch = Batch::new();
+                self.worker.rx_burst(from, &mut batch, &self.counters[from.index()]);
+                for frame in batch.as_slice() {
+                    let offload = frame.offload();
+                    large += usize::from(offload.gso.is_some());
+                    unfinished += usize::from(offload.gso.is_none() && !offload.is_finished());
+                }
+                self.worker.tx_burst(port(to), &mut batch, &self.counters[to as usize]);
+            }
+        }
+        (large, unfinished)
     }
 
     /// Sends a frame with these bytes.
@@ -194,6 +248,23 @@ impl Rig {
         self.worker.tx_burst(port(id), &mut batch, &self.counters[id as usize]);
         assert!(batch.is_empty());
     }
+}
+
+/// Runs `f` in a thread of that namespace.
+pub fn spawn_in<T: Send + 'static>(
+    space: &Space,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> std::thread::JoinHandle<T> {
+    let file = std::fs::File::open(space.netns().path()).unwrap();
+    std::thread::spawn(move || {
+        nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        f()
+    })
+}
+
+/// Whether a frame is one of [`frame`]'s.
+pub fn ours(head: &[u8]) -> bool {
+    [12, 16, 20].iter().any(|at| head.get(*at..at + 2) == Some(&[0x88, 0xb5]))
 }
 
 /// A frame's bytes.
@@ -217,3 +288,14 @@ pub fn frame(len: usize, tags: &[(u16, u16)], seed: u8) -> Vec<u8> {
     }
     frame
 }
+
+/// Tags as the kernel may see them: none, C, S, both, two C, priority, all bits.
+pub const TAGS: &[&[(u16, u16)]] = &[
+    &[],
+    &[(0x8100, 10)],
+    &[(0x88a8, 20)],
+    &[(0x88a8, 20), (0x8100, 10)],
+    &[(0x8100, 30), (0x8100, 31)],
+    &[(0x8100, 0xe000)],
+    &[(0x8100, 0x6fff)],
+];
