@@ -17,7 +17,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use switch_core::datapath::{Datapath, Wait, Wake};
 use switch_core::stats::{PortCounters, WorkerCounters};
-use switch_core::switch::Switch;
+use switch_core::switch::{Switch, WORKERS_MAX};
 use switch_core::worker::{Command, Worker};
 use switch_core::{Nanos, PortId, WorkerId};
 use vswitch_api::config::Idle;
@@ -82,6 +82,18 @@ pub enum WorkerError {
         cpu: u16,
         /// Why.
         cause: nix::Error,
+    },
+    /// One still uses an old snapshot.
+    #[error("a worker did not take up revision {revision} within {ANSWER_WITHIN:?}")]
+    Lags {
+        /// The revision of the snapshot it should use.
+        revision: u64,
+    },
+    /// There are more CPUs than the switch has workers.
+    #[error("{asked} workers are more than {WORKERS_MAX}")]
+    TooMany {
+        /// How many were asked for.
+        asked: usize,
     },
     /// It does not answer.
     #[error("worker {worker} did not answer within {ANSWER_WITHIN:?}")]
@@ -208,7 +220,7 @@ impl<Q: Send + 'static> Workers<Q> {
         let deadline = Instant::now() + ANSWER_WITHIN;
         while !switch.all_observed(revision) {
             if Instant::now() > deadline {
-                return Err(WorkerError::Hangs { worker: 0 });
+                return Err(WorkerError::Lags { revision });
             }
             self.wake();
             std::thread::sleep(Duration::from_micros(20));

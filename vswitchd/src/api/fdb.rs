@@ -1,13 +1,13 @@
 //! `/v1/fdb`, but for its monitor (see `streams.rs`).
 
 use axum::extract::State;
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use vswitch_api::types::{
-    FdbBatch, FdbBatchReply, FdbEntry, FdbFilter, FdbFlush, FdbSelector, List,
-};
+use vswitch_api::types::{FdbBatch, FdbBatchReply, FdbFilter, FdbFlush, FdbSelector, List};
+use vswitch_api::{ApiError, Code};
 
-use super::reply::{Answer, Asked, Input, list};
+use super::reply::{Answer, Asked, Failure, Input, text};
 use super::{App, Caller};
 use crate::control::{Action, Author};
 
@@ -18,8 +18,22 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/fdb/flush", post(flush))
 }
 
-async fn all(State(app): State<App>, Asked(filter): Asked<FdbFilter>) -> Answer<List<FdbEntry>> {
-    Ok(list(app.control.ask(|reply| Action::Fdb(filter, reply)).await?))
+async fn all(State(app): State<App>, Asked(filter): Asked<FdbFilter>) -> Result<Response, Failure> {
+    let table = app.control.ask(|reply| Action::Fdb(filter, reply)).await?;
+    // A million entries are seconds of work: not for a thread that serves others, too.
+    let body = tokio::task::spawn_blocking(move || {
+        let items = table.into_entries();
+        serde_json::to_vec(&List { items })
+    });
+    match body.await {
+        Ok(Ok(body)) => Ok(text("application/json", body)),
+        Ok(Err(error)) => Err(internal(&error)),
+        Err(error) => Err(internal(&error)),
+    }
+}
+
+fn internal(error: &dyn std::error::Error) -> Failure {
+    ApiError::new(Code::Internal, format!("the FDB could not be put into words: {error}")).into()
 }
 
 async fn add(

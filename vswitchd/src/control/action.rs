@@ -6,12 +6,13 @@ use switch_core::config::{BridgeSpec, PortSpec};
 use tokio::sync::oneshot;
 use vswitch_api::config::Change;
 use vswitch_api::types::{
-    BridgeStatus, ConfigReply, CpuStatus, DiffReply, DropRow, FdbBatch, FdbBatchReply, FdbEntry,
-    FdbFilter, FdbFlush, FdbSelector, HistoryEntry, MutationReply, PortStats, PortStatus,
-    StatusReply, VlanRequest, VlanRow,
+    BridgeStatus, ConfigReply, CpuStatus, DiffReply, DropRow, FdbBatch, FdbBatchReply, FdbFilter,
+    FdbFlush, FdbSelector, HistoryEntry, MutationReply, PortStats, PortStatus, StatusReply,
+    VlanRequest, VlanRow,
 };
 use vswitch_api::{ApiError, Code};
 
+use super::fdb::FdbTable;
 use crate::metrics::Sample;
 
 /// Where an answer goes. Whoever asked may have gone meanwhile.
@@ -69,7 +70,7 @@ pub enum Action {
     Ports(Reply<Vec<PortStatus>>),
     PortStats(Reply<Vec<PortStats>>),
     Vlans(Reply<Vec<VlanRow>>),
-    Fdb(FdbFilter, Reply<Vec<FdbEntry>>),
+    Fdb(FdbFilter, Reply<FdbTable>),
     FdbAdd(FdbBatch, Reply<FdbBatchReply>),
     FdbRemove(FdbSelector, Reply<FdbBatchReply>),
     FdbFlush(FdbFlush, Reply<FdbBatchReply>),

@@ -3,6 +3,10 @@
 //! Batches of thousands are checked as a whole before any entry is touched: names, VLANs and
 //! addresses. What the table itself refuses then (it is full) is told by entry.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use switch_core::config::Snapshot;
 use switch_core::datapath::Backend;
 use switch_core::fdb::{Dest, Entry, FdbError, Flags, Flush, Key, Tick};
 use switch_core::wire::MacAddr;
@@ -25,6 +29,48 @@ const OWNER_MOST: usize = 64;
 /// Highest VLAN.
 const VLAN_MOST: u16 = switch_core::config::VID_MAX;
 
+/// Entries as the table has them. Putting a million of them into words takes its time, which is not
+/// the control thread's.
+#[derive(Debug)]
+pub struct FdbTable {
+    entries: Vec<Entry>,
+    owners: Vec<Option<String>>,
+    snapshot: Arc<Snapshot>,
+    /// Names of ports that no snapshot has.
+    closed: BTreeMap<u16, String>,
+    now: Tick,
+}
+
+impl FdbTable {
+    /// The entries in words, by bridge, VLAN and address.
+    pub fn into_entries(self) -> Vec<FdbEntry> {
+        let port = |id: PortId| match self.snapshot.port(id) {
+            Some(port) => port.name.to_string(),
+            None => self.closed.get(&id.get()).cloned().unwrap_or_else(|| format!("{id:?}")),
+        };
+        let bridge = |id: BridgeId| match self.snapshot.bridge(id) {
+            Some(bridge) => bridge.name.to_string(),
+            None => format!("{id:?}"),
+        };
+        let shown = |(entry, owner): (&Entry, Option<String>)| FdbEntry {
+            bridge: bridge(entry.key.domain().bridge()),
+            vlan: entry.key.domain().vid(),
+            mac: entry.key.mac().to_string(),
+            port: match entry.dest {
+                Dest::Port(id) => port(id),
+                Dest::Remote(index) => format!("remote#{index}"),
+            },
+            kind: kind(entry.flags),
+            sticky: entry.flags.contains(Flags::STICKY),
+            age: entry.flags.is_learned().then(|| entry.age_secs(self.now).into()),
+            owner,
+        };
+        let mut out: Vec<_> = self.entries.iter().zip(self.owners).map(shown).collect();
+        out.sort_by(|a, b| (&a.bridge, a.vlan, &a.mac).cmp(&(&b.bridge, b.vlan, &b.mac)));
+        out
+    }
+}
+
 impl<B> Controller<B>
 where
     B: Backend,
@@ -39,7 +85,7 @@ where
         self.ports.get(name).map(|port| port.id).ok_or_else(|| no_such_port(name))
     }
 
-    pub(super) fn fdb_entries(&self, filter: &FdbFilter) -> Result<Vec<FdbEntry>, ApiError> {
+    pub(super) fn fdb_entries(&self, filter: &FdbFilter) -> Result<FdbTable, ApiError> {
         let bridge = filter.bridge.as_deref().map(|name| self.bridge_id(name)).transpose()?;
         let port = filter.port.as_deref().map(|name| self.port_id(name)).transpose()?;
         let mac = filter.mac.as_deref().map(|text| mac(text, "mac")).transpose()?;
@@ -55,26 +101,14 @@ where
                 found.push(entry);
             }
         });
-        found.sort_by_key(|entry| (entry.key.domain().get(), entry.key.mac().octets()));
-        let now = Tick::from(self.clock.now());
-        Ok(found.iter().map(|entry| self.shown(entry, now)).collect())
-    }
-
-    fn shown(&self, entry: &Entry, now: Tick) -> FdbEntry {
-        let domain = entry.key.domain();
-        FdbEntry {
-            bridge: self.bridge_name(domain.bridge()),
-            vlan: domain.vid(),
-            mac: entry.key.mac().to_string(),
-            port: match entry.dest {
-                Dest::Port(port) => self.port_name(port),
-                Dest::Remote(index) => format!("remote#{index}"),
-            },
-            kind: kind(entry.flags),
-            sticky: entry.flags.contains(Flags::STICKY),
-            age: entry.flags.is_learned().then(|| entry.age_secs(now).into()),
-            owner: self.owners.get(&owner_key(entry.key)).cloned(),
-        }
+        let closed = self.ports.iter().filter(|(_, port)| port.open.is_none());
+        Ok(FdbTable {
+            owners: found.iter().map(|e| self.owners.get(&owner_key(e.key)).cloned()).collect(),
+            entries: found,
+            snapshot: self.switch.snapshot(),
+            closed: closed.map(|(name, port)| (port.id.get(), name.clone())).collect(),
+            now: Tick::from(self.clock.now()),
+        })
     }
 
     pub(super) fn fdb_add(&mut self, batch: FdbBatch) -> Result<FdbBatchReply, ApiError> {

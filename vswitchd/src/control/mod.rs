@@ -32,11 +32,12 @@ use switch_core::bridge::LoopGuardConfig;
 use switch_core::datapath::{Backend, BackendError, Datapath};
 use switch_core::fdb::{FdbConfig, Key};
 use switch_core::stats::PortTotals;
-use switch_core::switch::{Housekeeper, Switch};
+use switch_core::switch::{Housekeeper, Switch, WORKERS_MAX};
 use switch_core::{BridgeId, PortId, WorkerId};
 use vswitch_api::config::{DaemonSpec, Desired, DpdkSpec};
 
 pub use action::{Action, Author, Control, Mutation, Reply};
+pub use fdb::FdbTable;
 
 use crate::events::Events;
 use crate::store::Store;
@@ -125,6 +126,9 @@ where
             cpus: spec.cpus.as_ref().map(|list| list.cpus().to_vec()).unwrap_or_default(),
             idle: spec.idle,
         };
+        if plan.count() > WORKERS_MAX {
+            return Err(WorkerError::TooMany { asked: plan.count() }.into());
+        }
         let switch = Switch::new(FdbConfig {
             max_total: spec.max_fdb_total,
             max_per_bridge: FdbConfig::default().max_per_bridge,

@@ -138,6 +138,16 @@ where
         match mutation {
             Mutation::Apply { toml, confirm } => self.plan_apply(&toml, confirm),
             Mutation::Reload(file) => {
+                // As at start: a file that did not change leaves the store as it is.
+                let last = self.store.file().map_err(|error| internal(&error))?;
+                if last.as_ref() == Some(&file) {
+                    let objects = self.store.objects().clone();
+                    return Ok(self.plan_of(
+                        "reload the configuration file",
+                        objects,
+                        Origin::File,
+                    ));
+                }
                 let desired = config::from_toml_bytes(&file)?;
                 let objects = self.objects_with(&desired)?;
                 let plan = self.plan_of("reload the configuration file", objects, Origin::File);
@@ -159,7 +169,8 @@ where
         Plan { what: what.to_owned(), origin, objects, about: None, file: None, confirm: None }
     }
 
-    fn objects_with(&self, file: &Desired) -> Result<Objects, ApiError> {
+    /// The objects as they are once a file is loaded.
+    pub(super) fn objects_with(&self, file: &Desired) -> Result<Objects, ApiError> {
         let next = self.store.revision() + 1;
         with_file(self.store.objects(), file, false, next).map_err(|misfit| match misfit {
             Misfit::Whole(problems) => problems.into(),

@@ -206,7 +206,7 @@ where
             self.events.add(EventLevel::Warn, "port-close", &format!("port {name}"), &message);
         }
         self.keeper.forget(id);
-        self.switch.fdb().flush(&Flush::all().port(id));
+        self.flush_learned(id);
         Ok(())
     }
 
@@ -232,12 +232,25 @@ where
         self.close(name, false)
     }
 
+    /// Forgets what was learned on a port. A flush looks at the whole table, so only if there is
+    /// something.
+    pub(super) fn flush_learned(&self, id: PortId) {
+        if self.switch.fdb().port_count(id) > 0 {
+            self.switch.fdb().flush(&Flush::all().port(id));
+        }
+    }
+
     /// Notes that an open port could not be adjusted to what is asked for.
     pub(super) fn not_adjusted(&mut self, name: &str, error: &BackendError) {
         let now = self.clock.now();
         let Some(port) = self.ports.get_mut(name) else { return };
-        let trouble = Trouble { waits: false, ..Trouble::of(error, port.trouble.as_ref(), now) };
-        self.events.add(EventLevel::Warn, "port-failed", &format!("port {name}"), &trouble.reason);
+        let earlier = port.trouble.take();
+        let trouble = Trouble { waits: false, ..Trouble::of(error, earlier.as_ref(), now) };
+        // Told once for each reason, as in `open`.
+        if earlier.is_none_or(|earlier| earlier.reason != trouble.reason) {
+            let subject = format!("port {name}");
+            self.events.add(EventLevel::Warn, "port-failed", &subject, &trouble.reason);
+        }
         port.trouble = Some(trouble);
     }
 }

@@ -136,6 +136,7 @@ where
         let port = self.ports.get_mut(name).filter(|port| port.open.is_some())?;
         if !device_differs(&port.applied, &port.spec) {
             port.applied = port.spec.clone();
+            port.trouble = None;
             return None;
         }
         match self.backend.adjust_port(port.id, &port.applied, &port.spec) {
@@ -234,12 +235,15 @@ where
     /// Keeps what a deleted port counted, and frees its number.
     fn retire(&mut self, port: &Port) {
         self.retired.add(&port.totals());
-        let mut owned = Vec::new();
-        self.switch.fdb().flush_each(&Flush::all().port(port.id).with_fixed(), |entry| {
-            owned.push(owner_key(entry.key));
-        });
-        for key in owned {
-            self.owners.remove(&key);
+        // What was learned is gone since it was closed.
+        if self.switch.fdb().fixed_count() > 0 {
+            let mut owned = Vec::new();
+            self.switch.fdb().flush_each(&Flush::all().port(port.id).with_fixed(), |entry| {
+                owned.push(owner_key(entry.key));
+            });
+            for key in owned {
+                self.owners.remove(&key);
+            }
         }
         self.switch.fdb().set_port_limit(port.id, None);
         self.port_ids.give_back(port.id.index());

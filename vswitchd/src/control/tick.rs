@@ -8,7 +8,7 @@ use switch_core::BridgeId;
 use switch_core::bridge::Block;
 use switch_core::datapath::{Backend, PortEvent, PortEventKind};
 use switch_core::event::WorkerEvent;
-use switch_core::fdb::{Dest, Flush, Gone, Key};
+use switch_core::fdb::{Dest, Gone, Key};
 use switch_core::switch::Housekept;
 use vswitch_api::types::{EventLevel, FdbEvent, FdbEventKind};
 
@@ -73,7 +73,7 @@ where
         self.publish();
         if !up {
             // Its stations may turn up behind another port.
-            self.switch.fdb().flush(&Flush::all().port(id));
+            self.flush_learned(id);
         }
     }
 
@@ -140,7 +140,7 @@ where
 
     fn blocked(&self, block: Block) {
         // What was learned on it is wrong by half, and would lead frames to a blocked port.
-        self.switch.fdb().flush(&Flush::all().port(block.port));
+        self.flush_learned(block.port);
         let (port, other) = (self.port_name(block.port), self.port_name(block.other));
         let seconds = (block.until - self.clock.now()).as_secs() + 1;
         let message = format!(

@@ -228,9 +228,11 @@ where
         Ok(config::diff(&self.desired_at(before)?, &self.desired_at(revision)?))
     }
 
+    /// What applying a file would change.
     pub(super) fn diff(&self, toml: &str) -> Result<DiffReply, ApiError> {
-        let new = config::from_toml(toml)?;
-        let changes = config::diff(&self.desired, &new);
+        let objects = self.objects_with(&config::from_toml(toml)?)?;
+        let specs = objects.iter().map(|(id, object)| (id, &object.spec));
+        let changes = config::diff(&self.desired, &crate::store::desired(specs)?);
         Ok(DiffReply { revision: self.store.revision(), changes })
     }
 

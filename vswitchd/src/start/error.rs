@@ -116,6 +116,9 @@ impl From<ControlError> for StartError {
             ControlError::Worker(WorkerError::Pin { .. }) => {
                 Some("name CPUs in cpus that exist and that vswitchd may use (taskset -p)".into())
             }
+            ControlError::Worker(WorkerError::TooMany { .. }) => {
+                Some("name fewer CPUs in cpus".into())
+            }
             ControlError::Worker(_) => None,
         };
         Self { code: Code::Local, message: error.to_string(), hint }
