@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 
 pub use image::{Image, ensure_image};
@@ -307,11 +307,12 @@ impl Control {
         Ok(String::from_utf8_lossy(&line).trim().to_owned())
     }
 
+    /// Asks until there is an answer: what was sent before the guest listened may be lost.
     fn wait_ready(&mut self) -> Result<()> {
-        // A "ready" from before somebody else's connection may be lost, so a command is the proof.
-        self.send("true", Duration::from_secs(10))?;
-        self.receive(BOOT_LIMIT)?;
-        Ok(())
+        until_ok(BOOT_LIMIT, "the guest to answer", || {
+            self.send("true", Duration::from_secs(10))?;
+            self.receive(Duration::from_secs(5)).map(drop)
+        })
     }
 
     fn run(&mut self, command: &str, limit: Duration) -> Result<Output> {
@@ -336,8 +337,7 @@ impl Control {
             let line = self.line(limit, "the guest's answer")?;
             let words: Vec<&str> = line.split(' ').collect();
             let [sequence, code, out, err] = words[..] else {
-                ensure!(line == "ready", "the guest answered {line:?}");
-                continue;
+                bail!("the guest answered {line:?}");
             };
             let stdout = self.exactly(out.parse().context("a length")?)?;
             let stderr = self.exactly(err.parse().context("a length")?)?;

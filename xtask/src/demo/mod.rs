@@ -106,7 +106,8 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let stop = Stop::register()?;
     ensure_root("the demo")?;
     kept::refuse_if_running(&dir)?;
-    prepare(args, &stop)?;
+    // Ctrl-C reaches cargo and apt too: their failing is then no news.
+    prepare(args, &stop).map_err(|error| stop.check().err().unwrap_or(error))?;
 
     let stage = set_up(args, &dir, &stop);
     let shown = match stage {
