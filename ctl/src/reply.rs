@@ -49,7 +49,7 @@ pub(crate) fn tell(output: &Output, reply: &MutationReply) -> VerbDone {
             out.push_str(&format!("{kind}{name}{} {action}\n", object.name));
         }
         if reply.objects.is_empty() {
-            out.push_str("nothing to change\n");
+            out.push_str("nothing changed\n");
         }
         if let Some(seconds) = reply.confirm_within {
             out.push_str(&format!(

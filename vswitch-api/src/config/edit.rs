@@ -74,38 +74,64 @@ fn merge(mut object: Json, patch: &Json) -> Json {
 /// `Native` make of the port.
 #[must_use]
 pub fn vlan_add(vlan: &VlanSpec, id: VlanId, mode: VlanMode) -> VlanSpec {
-    let (mut vlans, native) = match vlan {
-        _ if mode == VlanMode::Access => return VlanSpec::Access(id),
+    let (mut vlans, native) = members(vlan);
+    vlans.retain(|other| *other != id);
+    let native = match mode {
+        VlanMode::Access => return VlanSpec::Access(id),
+        VlanMode::Native => Some(id),
+        VlanMode::Trunk => {
+            vlans.push(id);
+            vlans.sort_unstable();
+            // What is to be tagged from now on is not the untagged one any more.
+            native.filter(|native| *native != id)
+        }
+    };
+    trunk(vlans, native)
+}
+
+/// Why a port cannot be taken out of a VLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VlanDelError {
+    /// It is not in it.
+    #[error("it is not in VLAN {0}")]
+    NoMember(VlanId),
+    /// It is in no other. A port that names no VLAN passes all of them, which is the contrary of
+    /// what was asked for.
+    #[error("VLAN {0} is the only one it is in")]
+    OnlyOne(VlanId),
+}
+
+/// Takes a port out of a VLAN.
+///
+/// # Errors
+/// [`VlanDelError`].
+pub fn vlan_del(vlan: &VlanSpec, id: VlanId) -> Result<VlanSpec, VlanDelError> {
+    let (mut vlans, native) = members(vlan);
+    if !vlans.contains(&id) && native != Some(id) {
+        return Err(VlanDelError::NoMember(id));
+    }
+    vlans.retain(|other| *other != id);
+    let native = native.filter(|native| *native != id);
+    if vlans.is_empty() && native.is_none() {
+        return Err(VlanDelError::OnlyOne(id));
+    }
+    Ok(trunk(vlans, native))
+}
+
+/// The tagged VLANs and the untagged one.
+fn members(vlan: &VlanSpec) -> (Vec<VlanId>, Option<VlanId>) {
+    match vlan {
         VlanSpec::Transparent => (Vec::new(), None),
         VlanSpec::Access(access) => (Vec::new(), Some(*access)),
         VlanSpec::Trunk { vlans, native } => (vlans.clone(), *native),
-    };
-    if let Err(place) = vlans.binary_search(&id) {
-        vlans.insert(place, id);
     }
-    let native = match mode {
-        VlanMode::Native => Some(id),
-        // What is to be tagged from now on is not the untagged one any more.
-        VlanMode::Trunk | VlanMode::Access => native.filter(|native| *native != id),
-    };
-    VlanSpec::Trunk { vlans, native }
 }
 
-/// Takes a port out of a VLAN; `None` if it is in no such. A port that is in no VLAN afterwards is
-/// transparent.
-#[must_use]
-pub fn vlan_del(vlan: &VlanSpec, id: VlanId) -> Option<VlanSpec> {
-    match vlan {
-        VlanSpec::Access(access) if *access == id => Some(VlanSpec::Transparent),
-        VlanSpec::Trunk { vlans, native } if vlans.contains(&id) || *native == Some(id) => {
-            let vlans: Vec<_> = vlans.iter().copied().filter(|vlan| *vlan != id).collect();
-            match native.filter(|native| *native != id) {
-                Some(native) if vlans.is_empty() => Some(VlanSpec::Access(native)),
-                None if vlans.is_empty() => Some(VlanSpec::Transparent),
-                native => Some(VlanSpec::Trunk { vlans, native }),
-            }
-        }
-        _ => None,
+/// A trunk; one with nothing but a native VLAN is an access port.
+fn trunk(vlans: Vec<VlanId>, native: Option<VlanId>) -> VlanSpec {
+    match native {
+        Some(native) if vlans.is_empty() => VlanSpec::Access(native),
+        native => VlanSpec::Trunk { vlans, native },
     }
 }
 
@@ -165,18 +191,21 @@ mod tests {
         assert_eq!(vlan_words(&trunk), "trunk 20 native 10");
         let trunk = vlan_add(&trunk, id(21), VlanMode::Trunk);
         let trunk = vlan_add(&trunk, id(30), VlanMode::Native);
-        assert_eq!(vlan_words(&trunk), "trunk 20-21,30 native 30");
+        assert_eq!(vlan_words(&trunk), "trunk 20-21 native 30");
         let rows = vlan_memberships(&trunk);
         assert_eq!(rows, [(20, 21, VlanMode::Trunk), (30, 30, VlanMode::Native)]);
         let tagged = vlan_add(&trunk, id(30), VlanMode::Trunk);
         assert_eq!(vlan_words(&tagged), "trunk 20-21,30");
-        assert_eq!(vlan_del(&trunk, id(11)), None);
+        assert_eq!(vlan_add(&tagged, id(9), VlanMode::Access), VlanSpec::Access(id(9)));
+        assert_eq!(vlan_del(&trunk, id(11)), Err(VlanDelError::NoMember(id(11))));
         let mut rest = trunk;
-        for (vid, words) in [(20, "trunk 21,30 native 30"), (30, "trunk 21"), (21, "-")] {
+        for (vid, words) in [(20, "trunk 21 native 30"), (21, "access 30")] {
             rest = vlan_del(&rest, id(vid)).unwrap();
             assert_eq!(vlan_words(&rest), words);
         }
-        assert_eq!(vlan_del(&rest, id(21)), None);
+        assert_eq!(vlan_del(&rest, id(30)), Err(VlanDelError::OnlyOne(id(30))));
+        let none = vlan_del(&VlanSpec::Transparent, id(30));
+        assert_eq!(none, Err(VlanDelError::NoMember(id(30))));
     }
 
     #[test]

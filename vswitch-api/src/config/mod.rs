@@ -24,7 +24,9 @@ pub use cpus::{BadCpuList, CpuList};
 pub use desired::{DaemonSpec, Datapath, Desired, DpdkSpec, Idle};
 pub use diff::{Change, ChangeKind, diff};
 pub use doc::{example, manual};
-pub use edit::{patch_bridge, patch_port, vlan_add, vlan_del, vlan_memberships, vlan_words};
+pub use edit::{
+    VlanDelError, patch_bridge, patch_port, vlan_add, vlan_del, vlan_memberships, vlan_words,
+};
 pub use fuzz::{fuzz_config, fuzz_request};
 pub use keys::{Key, MAX_CONFIG_BYTES, Section, VERSION};
 pub use problem::{Problem, Problems};
