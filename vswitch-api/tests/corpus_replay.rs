@@ -7,7 +7,8 @@ use vswitch_api::config;
 
 #[test]
 fn every_corpus_file_passes_its_target() {
-    let targets: [(&str, fn(&[u8])); 2] =
+    type Body = fn(&[u8]);
+    let targets: [(&str, Body); 2] =
         [("config_file", config::fuzz_config), ("api_request", config::fuzz_request)];
     for (target, body) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);

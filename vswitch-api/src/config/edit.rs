@@ -13,7 +13,7 @@ use crate::types::VlanMode;
 /// A patch that sets `access` takes `trunk` and `native` away, and the other way round.
 ///
 /// # Errors
-/// Everything that is wrong with the result, and a change of the name or the type.
+/// Everything that is wrong with the result, and a change of the name.
 pub fn patch_port(port: &PortSpec, patch: &Json) -> Result<PortSpec, Problems> {
     let mut object = port_to_json(port);
     if let (Some(map), Some(patch)) = (object.as_object_mut(), patch.as_object()) {
@@ -26,7 +26,7 @@ pub fn patch_port(port: &PortSpec, patch: &Json) -> Result<PortSpec, Problems> {
         }
     }
     let key = format!("port.{}", port.name);
-    fixed(&object, patch, &key, &["name", "type"])?;
+    fixed(&object, patch, &key, &["name"])?;
     port_from_json(&merge(object, patch))
 }
 
@@ -40,7 +40,7 @@ pub fn patch_bridge(bridge: &BridgeSpec, patch: &Json) -> Result<BridgeSpec, Pro
     bridge_from_json(&merge(object, patch))
 }
 
-/// What names an object, or makes it another kind of thing, is not changed but added anew.
+/// What names an object is not changed: it would be another object.
 fn fixed(object: &Json, patch: &Json, path: &str, keys: &[&str]) -> Result<(), Problems> {
     if !patch.is_object() {
         return Err(Problems(vec![Problem::new(
@@ -215,8 +215,8 @@ mod tests {
         let port = port_from_json(&port).unwrap();
         let patched = patch_port(&port, &json!({ "trunk": [1, 2], "mtu": null })).unwrap();
         assert_eq!((vlan_words(&patched.vlan).as_str(), patched.mtu), ("trunk 1-2", None));
-        let refused = patch_port(&port, &json!({ "type": "netdev" })).unwrap_err();
-        assert!(refused.to_string().contains("type cannot be changed"), "{refused}");
+        let refused = patch_port(&port, &json!({ "name": "q" })).unwrap_err();
+        assert!(refused.to_string().contains("name cannot be changed"), "{refused}");
         let refused = patch_port(&port, &json!({ "mtu": 7, "acess": 1 })).unwrap_err();
         assert_eq!(refused.0.len(), 2, "{refused}");
         assert!(patch_port(&port, &json!([])).is_err());

@@ -2,14 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value as Json};
-use switch_core::config::VlanSpec;
 use switch_core::datapath::Backend;
 use switch_core::wire::vlan::VlanId;
-use vswitch_api::config::{self, Desired, Problem, Problems};
+use vswitch_api::config::{self, Desired, Problem, Problems, VlanDelError};
 use vswitch_api::types::{
-    Action as Done, EventLevel, MutationReply, ObjectKind, ObjectResult, Origin, VlanMode,
-    VlanRequest,
+    Action as Done, EventLevel, MutationReply, ObjectKind, ObjectResult, Origin, VlanRequest,
 };
 use vswitch_api::{ApiError, Code};
 
@@ -231,11 +228,7 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
         }
         Mutation::SetBridge(name, patch) => {
             let old = desired.bridges.get(&name).ok_or_else(|| no_such_bridge(&name))?;
-            let spec = config::bridge_from_json(&patched(
-                config::bridge_to_json(old),
-                &patch,
-                &bridge_id(&name),
-            )?)?;
+            let spec = config::patch_bridge(old, &patch)?;
             desired.bridges.insert(name.clone(), spec);
             Ok(("set", bridge_id(&name)))
         }
@@ -260,11 +253,7 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
         }
         Mutation::SetPort(name, patch) => {
             let old = desired.ports.get(&name).ok_or_else(|| no_such_port(&name))?;
-            let spec = config::port_from_json(&patched(
-                config::port_to_json(old),
-                &patch,
-                &port_id(&name),
-            )?)?;
+            let spec = config::patch_port(old, &patch)?;
             desired.ports.insert(name.clone(), spec);
             Ok(("set", port_id(&name)))
         }
@@ -274,15 +263,13 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
         }
         Mutation::AddVlan(VlanRequest { port, vlan, mode }) => {
             let spec = desired.ports.get_mut(&port).ok_or_else(|| no_such_port(&port))?;
-            let vlan = VlanId::new(vlan).map_err(|error| {
-                ApiError::from(Problems(vec![Problem::new("vlan", error.to_string())]))
-            })?;
-            spec.vlan = joined(&spec.vlan, vlan, mode);
+            spec.vlan = config::vlan_add(&spec.vlan, vlan_id(vlan)?, mode);
             Ok(("set", port_id(&port)))
         }
         Mutation::RemoveVlan { port, vlan } => {
             let spec = desired.ports.get_mut(&port).ok_or_else(|| no_such_port(&port))?;
-            spec.vlan = left(&spec.vlan, vlan, &port)?;
+            spec.vlan = config::vlan_del(&spec.vlan, vlan_id(vlan)?)
+                .map_err(|error| cannot_leave(&port, error))?;
             Ok(("set", port_id(&port)))
         }
         Mutation::Apply { .. }
@@ -295,88 +282,23 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
     }
 }
 
-/// A JSON merge patch (RFC 7396) of an object's keys. Values are replaced whole: no key has an
-/// object as its value. A name stays.
-fn patched(old: Json, patch: &Json, id: &ObjectId) -> Result<Json, ApiError> {
-    let Json::Object(patch) = patch else {
-        let message = "a change is an object with the keys to be changed";
-        return Err(ApiError::new(Code::InvalidRequest, message));
-    };
-    if patch.get("name").is_some_and(|name| name.as_str() != Some(&id.name)) {
-        let problem = Problem::new(format!("{}.{}.name", id.kind.name(), id.name), "a name stays");
-        return Err(Problems(vec![problem.with_hint("add it anew under the other name")]).into());
-    }
-    let mut new = match old {
-        Json::Object(old) => old,
-        _ => Map::new(),
-    };
-    for (key, value) in patch {
-        match value {
-            Json::Null => new.remove(key),
-            value => new.insert(key.clone(), value.clone()),
-        };
-    }
-    Ok(Json::Object(new))
+fn vlan_id(vlan: u16) -> Result<VlanId, ApiError> {
+    VlanId::new(vlan)
+        .map_err(|error| Problems(vec![Problem::new("vlan", error.to_string())]).into())
 }
 
-/// The VLANs of a port that joins another one.
-fn joined(old: &VlanSpec, vlan: VlanId, mode: VlanMode) -> VlanSpec {
-    let (mut vlans, mut native) = match old {
-        VlanSpec::Transparent => (Vec::new(), None),
-        VlanSpec::Access(access) => (Vec::new(), Some(*access)),
-        VlanSpec::Trunk { vlans, native } => (vlans.clone(), *native),
-    };
-    match mode {
-        VlanMode::Access => return VlanSpec::Access(vlan),
-        VlanMode::Trunk => {
-            if native == Some(vlan) {
-                native = None;
-            }
-            vlans.push(vlan);
-            vlans.sort_unstable();
-            vlans.dedup();
-        }
-        VlanMode::Native => {
-            vlans.retain(|other| *other != vlan);
-            native = Some(vlan);
+fn cannot_leave(port: &str, error: VlanDelError) -> ApiError {
+    let message = format!("port {port}: {error}");
+    match error {
+        VlanDelError::NoMember(_) => ApiError::new(Code::NoSuchVlan, message),
+        VlanDelError::OnlyOne(_) => {
+            let hint = format!(
+                "put it into another VLAN first, or let it pass every VLAN: vswitch-ctl port set \
+                 {port} --unset access --unset trunk --unset native"
+            );
+            ApiError::new(Code::InvalidConfig, message).with_hint(hint)
         }
     }
-    trunk(vlans, native)
-}
-
-/// A trunk; with nothing but a native VLAN it is the same as an access port, and written as one.
-fn trunk(vlans: Vec<VlanId>, native: Option<VlanId>) -> VlanSpec {
-    match native {
-        Some(native) if vlans.is_empty() => VlanSpec::Access(native),
-        native => VlanSpec::Trunk { vlans, native },
-    }
-}
-
-/// The VLANs of a port that leaves one of them.
-fn left(old: &VlanSpec, vlan: u16, port: &str) -> Result<VlanSpec, ApiError> {
-    let (mut vlans, mut native) = match old {
-        VlanSpec::Transparent => (Vec::new(), None),
-        VlanSpec::Access(access) => (Vec::new(), Some(*access)),
-        VlanSpec::Trunk { vlans, native } => (vlans.clone(), *native),
-    };
-    let member = native.is_some_and(|native| native.get() == vlan)
-        || vlans.iter().any(|other| other.get() == vlan);
-    if !member {
-        let message = format!("port {port} is not in VLAN {vlan}");
-        return Err(ApiError::new(Code::NoSuchVlan, message));
-    }
-    native = native.filter(|native| native.get() != vlan);
-    vlans.retain(|other| other.get() != vlan);
-    if vlans.is_empty() && native.is_none() {
-        // Without VLAN keys a port passes every VLAN: the contrary of what was asked for.
-        let problem = Problem::new(format!("port.{port}"), "it would be in no VLAN");
-        return Err(Problems(vec![problem.with_hint(
-            "put it into another VLAN first, delete the port, or let it pass every VLAN by \
-             resetting its keys access, trunk and native",
-        )])
-        .into());
-    }
-    Ok(trunk(vlans, native))
 }
 
 /// What a caller is told of a store that fails.

@@ -1,14 +1,13 @@
 //! Answers about what is: status, bridges, ports, VLANs, configuration.
 
-use switch_core::config::VlanSpec;
 use switch_core::datapath::{Backend, PortInfo};
 use switch_core::{BridgeId, PortId};
 use vswitch_api::ApiError;
 use vswitch_api::config::{self, Change, Desired};
 use vswitch_api::types::{
     BridgeConfig, BridgeStatus, ConfigReply, DiffReply, FdbUse, HistoryEntry, Limits, ObjectKind,
-    Offloads, Origin, PortConfig, PortState, PortStatus, PortsInState, StatusReply, VlanMode,
-    VlanRow, Warning,
+    Offloads, Origin, PortConfig, PortState, PortStatus, PortsInState, StatusReply, VlanRow,
+    Warning,
 };
 
 use super::mutate::{internal, no_such_revision};
@@ -172,7 +171,7 @@ where
             hint: trouble.and_then(|t| t.hint.clone()),
             link: port.is_up(),
             blocked: port.state.blocked(self.clock.now()),
-            vlan: vlan_words(&port.spec.vlan),
+            vlan: config::vlan_words(&port.spec.vlan),
             mtu: info.map(|info| info.mtu),
             mac: mac.filter(|mac| !mac.is_zero()).map(|mac| mac.to_string()),
             netns: port.spec.kind.netns().map(ToString::to_string),
@@ -198,17 +197,8 @@ where
                 let (bridge, port) = (bridge.clone(), name.clone());
                 out.push(VlanRow { bridge, vlan, last, port, mode });
             };
-            match &spec.vlan {
-                VlanSpec::Transparent => {}
-                VlanSpec::Access(vlan) => row(vlan.get(), vlan.get(), VlanMode::Access),
-                VlanSpec::Trunk { vlans, native } => {
-                    if let Some(native) = native {
-                        row(native.get(), native.get(), VlanMode::Native);
-                    }
-                    for (first, last) in ranges(vlans.iter().map(|vlan| vlan.get())) {
-                        row(first, last, VlanMode::Trunk);
-                    }
-                }
+            for (first, last, mode) in config::vlan_memberships(&spec.vlan) {
+                row(first, last, mode);
             }
         }
         out.sort_by(|a, b| (&a.bridge, a.vlan, &a.port).cmp(&(&b.bridge, b.vlan, &b.port)));
@@ -271,35 +261,5 @@ pub(super) fn port_state(port: &Port) -> PortState {
         (_, Some(_)) | (None, None) => PortState::Failed,
         (Some(_), None) if port.is_up() => PortState::Up,
         (Some(_), None) => PortState::Down,
-    }
-}
-
-/// Ascending numbers as ranges.
-fn ranges(numbers: impl Iterator<Item = u16>) -> Vec<(u16, u16)> {
-    let mut out: Vec<(u16, u16)> = Vec::new();
-    for number in numbers {
-        match out.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => out.push((number, number)),
-        }
-    }
-    out
-}
-
-fn vlan_words(spec: &VlanSpec) -> String {
-    match spec {
-        VlanSpec::Transparent => "-".to_owned(),
-        VlanSpec::Access(vlan) => format!("access {}", vlan.get()),
-        VlanSpec::Trunk { vlans, native } => {
-            let words: Vec<String> = ranges(vlans.iter().map(|vlan| vlan.get()))
-                .into_iter()
-                .map(|(first, last)| match first == last {
-                    true => first.to_string(),
-                    false => format!("{first}-{last}"),
-                })
-                .collect();
-            let native = native.map_or_else(String::new, |vlan| format!(" native {}", vlan.get()));
-            format!("trunk {}{native}", words.join(","))
-        }
     }
 }
