@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value as Json;
 use switch_core::datapath::Backend;
 use switch_core::wire::vlan::VlanId;
 use vswitch_api::config::{self, Desired, Problem, Problems, VlanDelError};
@@ -228,7 +229,7 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
         }
         Mutation::SetBridge(name, patch) => {
             let old = desired.bridges.get(&name).ok_or_else(|| no_such_bridge(&name))?;
-            let spec = config::patch_bridge(old, &patch)?;
+            let spec = config::patch_bridge(old, keys(&patch)?)?;
             desired.bridges.insert(name.clone(), spec);
             Ok(("set", bridge_id(&name)))
         }
@@ -253,7 +254,7 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
         }
         Mutation::SetPort(name, patch) => {
             let old = desired.ports.get(&name).ok_or_else(|| no_such_port(&name))?;
-            let spec = config::patch_port(old, &patch)?;
+            let spec = config::patch_port(old, keys(&patch)?)?;
             desired.ports.insert(name.clone(), spec);
             Ok(("set", port_id(&name)))
         }
@@ -280,6 +281,15 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
             Err(ApiError::new(Code::Internal, "not a change of one object"))
         }
     }
+}
+
+/// A patch with keys in it; anything else is no request at all.
+fn keys(patch: &Json) -> Result<&Json, ApiError> {
+    if patch.is_object() {
+        return Ok(patch);
+    }
+    let message = "a change is an object with the keys to be changed";
+    Err(ApiError::new(Code::InvalidRequest, message))
 }
 
 fn vlan_id(vlan: u16) -> Result<VlanId, ApiError> {
