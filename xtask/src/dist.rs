@@ -131,6 +131,14 @@ fn manuals(tree: &Tree, built: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(&out);
     fs::create_dir_all(&out)?;
     Cmd::new(built.join("vswitch-ctl")).args(["man", "--dir"]).arg(out.display()).run()?.ok()?;
+    let mut daemons = cargo();
+    daemons.args(["run", "--quiet", "-p", "vswitchd", "--example", "man"]);
+    if built.ends_with("release") {
+        daemons.arg("--release");
+    }
+    let page = daemons.output().context("cannot make vswitchd(8)")?;
+    ensure!(page.status.success(), "vswitchd(8): {}", String::from_utf8_lossy(&page.stderr));
+    fs::write(out.join("vswitchd.8"), page.stdout)?;
     for entry in fs::read_dir(&out)? {
         let name = entry?.file_name().into_string().ok().context("a manual's name")?;
         let section = name.rsplit('.').next().unwrap_or("1");
