@@ -134,6 +134,12 @@ impl TapBackend {
         }
     }
 
+    /// Frames in existence, of all its workers.
+    #[must_use]
+    pub fn frames_in_use(&self) -> usize {
+        self.pool.in_use()
+    }
+
     fn links(&mut self) -> Result<&mut Links, BackendError> {
         if self.links.is_none() {
             self.links = Some(Links::open().map_err(|e| refused("open an rtnetlink socket", &e))?);
@@ -195,7 +201,7 @@ impl TapBackend {
         let opened = netdev::open(self.links()?, device, take_over, spec, &options, note)?;
         self.leftovers.remove(device);
         let shared = Arc::<PortShared>::default();
-        shared.native.store(opened.netdev.native(), Ordering::Relaxed);
+        shared.native.store(opened.netdev.native(&opened.link), Ordering::Relaxed);
         let port = Port {
             device: Device::Netdev(opened.netdev),
             shared,
@@ -247,7 +253,7 @@ impl Port {
         }
         self.link = now.clone();
         if let Device::Netdev(netdev) = &self.device {
-            self.shared.native.store(netdev.native(), Ordering::Relaxed);
+            self.shared.native.store(netdev.native(&self.link), Ordering::Relaxed);
         }
         changes
     }

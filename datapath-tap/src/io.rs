@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::uio::{readv, writev};
 use switch_core::DropReason;
 use switch_core::datapath::Caps;
-use switch_core::frame::{Frame, GsoKind, HeapFrame, MAX_FRAME, Offload};
+use switch_core::frame::{Frame, GsoKind, HeapFrame, MAX_FRAME};
 use switch_core::segment::{VnetHeader, VnetLayout, validate};
 use switch_core::wire::EthernetHeader;
 
@@ -49,16 +49,23 @@ pub(crate) fn caps_bits(caps: Caps) -> u8 {
         | u8::from(caps.uso) << 3
 }
 
-/// What is left undone in a frame, in the same bits.
-fn needed_bits(offload: &Offload) -> u8 {
-    match offload.gso {
-        None => u8::from(!offload.is_finished()),
-        Some(gso) => match gso.kind {
-            GsoKind::TcpV4 => 1 | 1 << 1,
-            GsoKind::TcpV6 => 1 | 1 << 2,
-            GsoKind::Udp => 1 | 1 << 3,
-        },
+/// In [`PortShared::native`]: the device does the same for frames with any tags.
+pub(crate) const NATIVE_TAGGED: u8 = 1 << 4;
+
+/// What the device must be able to do for a frame to be sent past the queue.
+fn needed_bits(frame: &HeapFrame) -> u8 {
+    let offload = frame.offload();
+    if offload.is_finished() {
+        return 0;
     }
+    let undone = match offload.gso.map(|gso| gso.kind) {
+        None => 1,
+        Some(GsoKind::TcpV4) => 1 | 1 << 1,
+        Some(GsoKind::TcpV6) => 1 | 1 << 2,
+        Some(GsoKind::Udp) => 1 | 1 << 3,
+    };
+    let tagged = matches!(frame.head().get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]));
+    if tagged { undone | NATIVE_TAGGED } else { undone }
 }
 
 /// The file behind a queue.
@@ -203,8 +210,7 @@ impl Io {
             Self::Tap { file, .. } => writev(file, pieces),
             Self::Packet { socket, finishing, .. } => {
                 let native = shared.native.load(Ordering::Relaxed);
-                let by =
-                    if needed_bits(&frame.offload()) & !native == 0 { socket } else { finishing };
+                let by = if needed_bits(frame) & !native == 0 { socket } else { finishing };
                 writev(by, pieces)
             }
         };
@@ -250,4 +256,121 @@ fn put_tag_back(
     head[12..14].copy_from_slice(&tpid.to_be_bytes());
     head[14..16].copy_from_slice(&tci.to_be_bytes());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use switch_core::frame::{Csum, FramePool, PoolConfig};
+
+    /// A datagram socket in place of a TAP's file: it, too, gives one frame a read.
+    fn tap(vnet_hdr: bool) -> (Io, UnixDatagram, HeapFrame, PortShared) {
+        let (ours, far) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let frame = FramePool::new(PoolConfig::default()).alloc().unwrap();
+        (Io::Tap { file: ours.into(), vnet_hdr }, far, frame, PortShared::default())
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 7 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn every_length_is_a_frame_or_a_named_drop() {
+        for vnet_hdr in [false, true] {
+            let (io, far, mut frame, shared) = tap(vnet_hdr);
+            let header = if vnet_hdr { 12 } else { 0 };
+            for len in (0..=64).chain([1514, 1518, 9216, 65_535, 65_536, MAX_FRAME, MAX_FRAME + 1])
+            {
+                let sent = pattern(len);
+                far.send(&[vec![0; header], sent.clone()].concat()).unwrap();
+                match (io.recv(&mut frame, &shared), len) {
+                    (Got::Dropped(n, DropReason::Runt), 0..14) => assert_eq!(n, len),
+                    (Got::Dropped(n, DropReason::Giant), _) => {
+                        assert_eq!((n, len), (MAX_FRAME + 1, MAX_FRAME + 1));
+                    }
+                    (Got::Frame, 14..=MAX_FRAME) => {
+                        let mut got = Vec::new();
+                        frame.copy_to(&mut got);
+                        assert_eq!(got, sent);
+                    }
+                    (got, _) => panic!("{len} bytes: {got:?}"),
+                }
+            }
+            // Less than the header itself.
+            if vnet_hdr {
+                far.send(&[0; 5]).unwrap();
+                assert!(matches!(io.recv(&mut frame, &shared), Got::Dropped(0, DropReason::Runt)));
+            }
+            assert!(matches!(io.recv(&mut frame, &shared), Got::Nothing));
+            assert_eq!(shared.errors.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn a_header_that_lies_is_a_named_drop() {
+        let (io, far, mut frame, shared) = tap(true);
+        // Flags, type, hdr_len, gso_size, csum_start, csum_offset, num_buffers.
+        let lies: [[u8; 12]; 5] = [
+            [1, 0, 0, 0, 0, 0, 0xff, 0xff, 16, 0, 0, 0],
+            [1, 0, 0, 0, 0, 0, 34, 0, 7, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0],
+            [0, 3, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0],
+            [0, 0x77, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        for lie in lies {
+            far.send(&[lie.to_vec(), pattern(1000)].concat()).unwrap();
+            let got = io.recv(&mut frame, &shared);
+            assert!(matches!(got, Got::Dropped(1000, DropReason::VnetHeader)), "{lie:?}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn sending_to_what_is_full_or_closed_is_a_named_drop() {
+        let (io, far, mut frame, shared) = tap(true);
+        assert!(frame.fill(&pattern(3000)));
+        let mut sent = 0;
+        let full = loop {
+            match io.send(&frame, &shared) {
+                Ok(()) => sent += 1,
+                Err(reason) => break reason,
+            }
+        };
+        assert_eq!(full, DropReason::TxFull);
+        assert!(sent > 0);
+        let mut got = vec![0; 5000];
+        let n = far.recv(&mut got).unwrap();
+        assert_eq!(got[..n], [vec![0; 10], vec![1, 0], pattern(3000)].concat());
+        drop(far);
+        assert_eq!(io.send(&frame, &shared), Err(DropReason::TxError));
+        assert_eq!(shared.last_error.load(Ordering::Relaxed), Errno::ECONNREFUSED as i32);
+    }
+
+    #[test]
+    fn a_tag_goes_back_between_addresses_and_type() {
+        let mut frame = FramePool::new(PoolConfig::default()).alloc().unwrap();
+        assert!(frame.fill(&pattern(60)));
+        let csum = |start| Csum::Partial { start, offset: 16 };
+        frame.set_offload(switch_core::frame::Offload { csum: csum(34), gso: None });
+        put_tag_back(&mut frame, 0x88a8, 0x2005).unwrap();
+        let plain = pattern(60);
+        let tagged = [&plain[..12], &[0x88, 0xa8, 0x20, 0x05], &plain[12..]].concat();
+        assert_eq!(frame.head(), tagged);
+        assert_eq!(frame.offload().csum, csum(38));
+    }
+
+    #[test]
+    fn only_what_the_device_finishes_goes_past_the_queue() {
+        let mut frame = FramePool::new(PoolConfig::default()).alloc().unwrap();
+        assert!(frame.fill(&pattern(60)));
+        assert_eq!(needed_bits(&frame), 0);
+        let csum = Csum::Partial { start: 34, offset: 16 };
+        frame.set_offload(switch_core::frame::Offload { csum, gso: None });
+        let csum_only = caps_bits(Caps { csum: true, ..Caps::default() });
+        assert_eq!(needed_bits(&frame), csum_only);
+        put_tag_back(&mut frame, 0x8100, 5).unwrap();
+        assert_eq!(needed_bits(&frame), csum_only | NATIVE_TAGGED);
+    }
 }

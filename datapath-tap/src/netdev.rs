@@ -10,7 +10,7 @@ use switch_core::datapath::{BackendError, Caps};
 
 use crate::backend::TapOptions;
 use crate::error::{errno, failed, failed_hint, refused};
-use crate::io::{Io, caps_bits};
+use crate::io::{Io, NATIVE_TAGGED, caps_bits};
 use crate::link::{LinkChange, LinkState, Links};
 use crate::note::Note;
 use crate::silence::{MARK, Silence};
@@ -181,17 +181,21 @@ impl Netdev {
         }
     }
 
-    /// What the device finishes itself now, as [`caps_bits`].
-    pub(crate) fn native(&self) -> u8 {
+    /// What the device finishes itself now, as [`caps_bits`] and [`NATIVE_TAGGED`].
+    pub(crate) fn native(&self, link: &LinkState) -> u8 {
         let Ok(on) = ethtool::active_features(self.socket.as_fd(), &self.name) else { return 0 };
         let has = |name: &str| on.iter().any(|feature| feature == name);
         let both = has("tx-checksum-ipv4") && has("tx-checksum-ipv6");
-        caps_bits(Caps {
-            csum: has("tx-checksum-ip-generic") || both,
-            tso4: has("tx-tcp-segmentation") && has("tx-tcp-ecn-segmentation"),
-            tso6: has("tx-tcp6-segmentation") && has("tx-tcp-ecn-segmentation"),
-            uso: has("tx-udp-segmentation"),
-        })
+        // These two do for tagged frames what they do for others (`passthru_features_check`); of
+        // hardware, nothing tells.
+        let tagged = if matches!(link.kind.as_str(), "tun" | "veth") { NATIVE_TAGGED } else { 0 };
+        tagged
+            | caps_bits(Caps {
+                csum: has("tx-checksum-ip-generic") || both,
+                tso4: has("tx-tcp-segmentation") && has("tx-tcp-ecn-segmentation"),
+                tso6: has("tx-tcp6-segmentation") && has("tx-tcp-ecn-segmentation"),
+                uso: has("tx-udp-segmentation"),
+            })
     }
 
     /// Frames that found the socket's buffer full, since the port was opened.

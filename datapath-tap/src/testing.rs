@@ -1,14 +1,17 @@
 //! The far end of a port in tests: a packet socket on a device, in any network namespace.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::uio::writev;
 use nix::unistd::write;
 use switch_core::config::Netns;
 use switch_core::datapath::BackendError;
+use switch_core::frame::{Frame, FramePool, Offload, PoolConfig};
+use switch_core::segment::{VnetHeader, VnetLayout, validate};
 
 use crate::error::{errno, failed, refused};
 use crate::link::Links;
@@ -19,7 +22,11 @@ use crate::sys::packet;
 #[derive(Debug)]
 pub struct RawSocket {
     socket: OwnedFd,
+    offloads: bool,
 }
+
+/// Bytes the kernel keeps for a test that does not read at once.
+const RECEIVE_BUFFER: i32 = 64 << 20;
 
 impl RawSocket {
     /// A socket on `device` in `netns`, or in the test's own namespace.
@@ -38,23 +45,76 @@ impl RawSocket {
                 packet::set_option(socket.as_fd(), libc::SOL_PACKET, option, 1)
                     .map_err(|e| refused(&attempted, &e))?;
             }
+            let force = libc::SO_RCVBUFFORCE;
+            packet::set_option(socket.as_fd(), libc::SOL_SOCKET, force, RECEIVE_BUFFER)
+                .map_err(|e| refused(&attempted, &e))?;
             packet::bind(socket.as_fd(), link.index, packet::PROTO_ALL)
                 .map_err(|e| refused(&attempted, &e))?;
-            Ok(Self { socket })
+            Ok(Self { socket, offloads: false })
         };
         netns::run_in(netns.as_ref(), open)
     }
 
-    /// Sends one frame.
+    /// The same with unfinished frames: see [`Self::send_unfinished`] and [`Self::try_recv`].
+    ///
+    /// # Errors
+    /// Whatever the kernel refuses.
+    pub fn open_with_offloads(netns: Option<&str>, device: &str) -> Result<Self, BackendError> {
+        let socket = Self { offloads: true, ..Self::open(netns, device)? };
+        let fd = socket.socket.as_fd();
+        packet::set_option(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
+            .map_err(|e| refused(format!("open a packet socket on {device}"), &e))?;
+        Ok(socket)
+    }
+
+    /// Sends one frame with its metadata. Only if opened with offloads.
+    ///
+    /// # Errors
+    /// Whatever the kernel refuses; also metadata that no header can carry.
+    pub fn send_unfinished(&self, frame: &[u8], offload: Offload) -> io::Result<()> {
+        let pool = FramePool::new(PoolConfig { heads: 1, tails: 1, max_heads: 1 });
+        let mut probe = pool.alloc().ok_or(io::ErrorKind::OutOfMemory)?;
+        if !probe.fill(frame) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        probe.set_offload(offload);
+        let header = VnetHeader::of(&probe).map_err(io::Error::other)?;
+        let header = VnetLayout::LEGACY.encode(&header);
+        let header = &header[..VnetLayout::LEGACY.header_len()];
+        writev(&self.socket, &[IoSlice::new(header), IoSlice::new(frame)])?;
+        Ok(())
+    }
+
+    /// The next frame with its metadata, if there is one now. Only if opened with offloads.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is none; and whatever the kernel refuses.
+    pub fn try_recv(&self) -> io::Result<(Vec<u8>, Offload)> {
+        let mut bytes = vec![0; 128 * 1024];
+        let got = packet::recv(self.socket.as_fd(), &mut [IoSliceMut::new(&mut bytes)])?;
+        bytes.truncate(got.len);
+        let (header, frame) = VnetLayout::LEGACY.decode(&bytes).map_err(io::Error::other)?;
+        let mut offload = validate(frame, frame.len(), &header).map_err(io::Error::other)?;
+        let mut frame = frame.to_vec();
+        if let Some((tpid, tci)) = got.vlan {
+            frame.splice(12..12, [tpid.to_be_bytes(), tci.to_be_bytes()].concat());
+            offload = offload.pushed(4);
+        }
+        Ok((frame, offload))
+    }
+
+    /// Sends one frame. Only if opened without offloads.
     ///
     /// # Errors
     /// Whatever the kernel refuses.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        debug_assert!(!self.offloads, "opened with offloads");
         write(&self.socket, frame)?;
         Ok(())
     }
 
     /// The next frame, with a tag that the kernel took off put back; `None` if none comes in time.
+    /// Only if opened without offloads.
     pub fn recv(&self, patience: Duration) -> Option<Vec<u8>> {
         let end = Instant::now() + patience;
         let mut bytes = vec![0; 128 * 1024];

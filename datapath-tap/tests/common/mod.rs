@@ -216,19 +216,31 @@ impl Rig {
         eventually("the event", || self.backend.events().iter().any(so));
     }
 
-    /// Passes frames between two ports until `done`, and gives how many of them were super-frames
-    /// and how many others had unfinished checksums.
-    pub fn forward(&mut self, a: u16, b: u16, done: impl Fn() -> bool) -> (usize, usize) {
+    /// Passes frames between the ports of each pair until `done`, and gives how many of them were
+    /// super-frames and how many others had unfinished checksums. `edit` sees each frame with the
+    /// port it came in on.
+    pub fn forward(
+        &mut self,
+        pairs: &[(u16, u16)],
+        edit: impl Fn(u16, &mut HeapFrame),
+        done: impl Fn() -> bool,
+    ) -> (usize, usize) {
         let (mut large, mut unfinished) = (0, 0);
         let end = Instant::now() + PATIENCE;
         while !done() && Instant::now() < end {
             let mut ready = Ready::default();
             self.worker.poll(Wait::AtMost(Duration::from_millis(20)), &mut ready);
             for from in ready.rx {
-                let to = if from == port(a) { b } else { a };
+                let to = pairs.iter().find_map(|(a, b)| match from.get() {
+                    n if n == *a => Some(*b),
+                    n if n == *b => Some(*a),
+                    _ => None,
+                });
+                let to = to.unwrap();
                 let mut batch = Batch::new();
                 self.worker.rx_burst(from, &mut batch, &self.counters[from.index()]);
-                for frame in batch.as_slice() {
+                for frame in batch.as_mut_slice() {
+                    edit(from.get(), frame);
                     let offload = frame.offload();
                     large += usize::from(offload.gso.is_some());
                     unfinished += usize::from(offload.gso.is_none() && !offload.is_finished());
