@@ -1,8 +1,15 @@
 //! `vswitch-ctl` and the `vswitchd` that was built: what one says, the other does and shows.
 
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::Value;
-use vswitch_e2e::{Daemon, Need, need};
+use vswitch_e2e::{Cmd, Daemon, Need, Process, need, until};
 
 const CONFIG: &str = "version = 1\n[[bridge]]\nname = \"br0\"\n[[port]]\nname = \"t1\"\n\
                       type = \"tap\"\nbridge = \"br0\"\naccess = 10\n";
@@ -194,5 +201,83 @@ fn every_show_command_answers() -> Result<()> {
     let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
     let committed: Value = serde_json::from_slice(&std::fs::read(committed)?)?;
     assert!(serde_json::from_str::<Value>(&document)? == committed, "docs/openapi.json is served");
+    daemon.stop()
+}
+
+/// What happens is shown as it happens: the reader is there first, and then something does.
+#[test]
+fn streams_show_what_happens() -> Result<()> {
+    need!("streams_show_what_happens", Need::Root, Need::Tun, Need::Binaries);
+    let mut daemon = Daemon::start(CONFIG)?;
+    daemon.wait_healthy()?;
+    let mac = "52:54:00:00:00:07";
+    let monitor = Lines::of(&daemon, "-o jsonl fdb monitor")?;
+    let events = Lines::of(&daemon, "-o jsonl event --follow")?;
+    // A stream has no beginning that shows: entries come until the reader tells of one.
+    let entry = until(Duration::from_secs(20), "an entry in the monitor", || {
+        ends(&daemon, &format!("fdb add {mac} --port t1 --vlan 10"), 0, "")?;
+        ends(&daemon, &format!("fdb del {mac} --vlan 10"), 0, "")?;
+        Ok(monitor.find(|line| line["mac"] == mac))
+    })?;
+    assert_eq!((&entry["bridge"], &entry["port"]), (&"br0".into(), &"t1".into()), "{entry:#}");
+    ends(&daemon, "bridge add br1", 0, "")?;
+    until(Duration::from_secs(20), "the change among the events", || {
+        Ok(events.find(|line| line.to_string().contains("bridge add br1")))
+    })?;
+    daemon.stop()
+}
+
+/// A command that goes on, and the lines of JSON it has printed.
+struct Lines {
+    lines: Receiver<Value>,
+    // Ends the command when dropped.
+    _process: Process,
+}
+
+impl Lines {
+    fn of(daemon: &Daemon, args: &str) -> Result<Self> {
+        let cmd = daemon.ctl_cmd(args.split(' '))?;
+        let mut process = cmd.spawn(Stdio::piped(), Stdio::null())?;
+        let stdout = process.take_stdout().expect("it is piped");
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).expect("each line is JSON");
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self { lines, _process: process })
+    }
+
+    fn find(&self, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
+        self.lines.try_iter().find(wanted)
+    }
+}
+
+#[test]
+fn who_may_not_is_told_so() -> Result<()> {
+    need!("who_may_not_is_told_so", Need::Root, Need::Tun, Need::Binaries);
+    let mut daemon = Daemon::start(CONFIG)?;
+    daemon.wait_healthy()?;
+    // Copied to where everybody may run it: the build directory may be root's own.
+    let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir()?;
+    let ctl = dir.path().join("vswitch-ctl");
+    std::fs::copy(vswitch_e2e::bins::binary("vswitch-ctl")?, &ctl)?;
+    let refused = Cmd::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(ctl.display())
+        .arg("--run-dir")
+        .arg(daemon.run_dir().display())
+        .arg("status")
+        .run()?
+        .code_is(5)?;
+    assert!(
+        refused.stderr.starts_with("error[E0912]: cannot reach vswitchd"),
+        "{}",
+        refused.stderr
+    );
+    assert!(refused.stderr.contains("\nhint: only root and the group `vswitch`"));
     daemon.stop()
 }
