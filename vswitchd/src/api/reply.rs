@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use vswitch_api::types::{List, MutationReply};
 use vswitch_api::{ApiError, Code, ErrorBody};
 
@@ -81,10 +82,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
             let message = format!("the body did not arrive within {} s", BODY_WITHIN.as_secs());
             ApiError::new(Code::RequestTimeout, message)
         })??;
-        let value = serde_json::from_slice(&bytes).map_err(|error| {
-            ApiError::new(Code::InvalidRequest, format!("the body cannot be read: {error}"))
+        let refused = |words: String| {
+            ApiError::new(Code::InvalidRequest, format!("the body cannot be read: {words}"))
                 .with_hint("GET /v1/openapi.json describes what each path takes")
-        })?;
+        };
+        let value = serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
+        // A list would do for a type whose fields may all be left out: serde counts them off.
+        let Value::Object(_) = value else {
+            return Err(refused("it is not an object".to_owned()).into());
+        };
+        let value = serde_json::from_value(value).map_err(|error| refused(error.to_string()))?;
         Ok(Self(value))
     }
 }

@@ -147,7 +147,7 @@ where
                     ));
                 }
                 let desired = config::from_toml_bytes(&file)?;
-                let objects = self.objects_with(&desired)?;
+                let objects = self.objects_with(&desired, false)?;
                 let plan = self.plan_of("reload the configuration file", objects, Origin::File);
                 Ok(Plan { file: Some(file), ..plan })
             }
@@ -168,9 +168,9 @@ where
     }
 
     /// The objects as they are once a file is loaded.
-    pub(super) fn objects_with(&self, file: &Desired) -> Result<Objects, ApiError> {
+    pub(super) fn objects_with(&self, file: &Desired, wins: bool) -> Result<Objects, ApiError> {
         let next = self.store.revision() + 1;
-        with_file(self.store.objects(), file, false, next).map_err(|misfit| match misfit {
+        with_file(self.store.objects(), file, wins, next).map_err(|misfit| match misfit {
             Misfit::Whole(problems) => problems.into(),
             Misfit::Collision(problems) => {
                 ApiError { code: Code::OriginConflict, ..ApiError::from(problems) }
@@ -185,7 +185,7 @@ where
             let message = format!("confirm is {seconds} seconds; it is 1 to {CONFIRM_MOST}");
             return Err(ApiError::new(Code::InvalidRequest, message));
         }
-        let objects = self.objects_with(&config::from_toml(toml)?)?;
+        let objects = self.objects_with(&config::from_toml(toml)?, false)?;
         Ok(Plan { confirm, ..self.plan_of("config apply", objects, Origin::Api) })
     }
 
@@ -193,6 +193,8 @@ where
         let waiting = self.store.pending().map(|pending| pending.back_to);
         let back = revision.or(waiting).or_else(|| self.store.revision().checked_sub(1));
         let objects = match back {
+            // Before the first revision there was nothing: nobody means that by "the one before".
+            Some(0) if waiting.is_none() => None,
             Some(back) => self.store.at(back).map_err(|error| internal(&error))?,
             None => None,
         };

@@ -34,7 +34,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Stays in the foreground and logs to stderr. SIGTERM and SIGINT stop it; SIGHUP makes it read its
 /// configuration file again.
 #[derive(Debug, Parser)]
-#[command(name = "vswitchd", version)]
+#[command(name = "vswitchd", version, args_override_self = true)]
 pub struct Args {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
@@ -277,7 +277,7 @@ fn reload(path: &Path, control: &Control) {
         Ok(reply) if reply.objects.is_empty() => tracing::info!("the configuration is unchanged"),
         Ok(reply) => {
             let changed = reply.objects.len();
-            tracing::info!(changed, realised = reply.realised, "loaded the configuration file");
+            tracing::info!(changed, realised = reply.realised, "reloaded the configuration file");
         }
         Err(error) => {
             let file = path.display();

@@ -41,8 +41,13 @@ impl StoreError {
         let path = path.to_owned();
         match cause {
             redb::Error::DatabaseAlreadyOpen => Self::InUse { path },
-            // The library says so of a file that does not start as one of its own.
-            redb::Error::Io(cause) if cause.kind() == io::ErrorKind::InvalidData => {
+            // What the library says of a file that is not one of its own, or not a whole one.
+            redb::Error::Io(cause)
+                if matches!(
+                    cause.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
                 Self::Damaged { path, cause: cause.to_string() }
             }
             redb::Error::Io(cause) => Self::Io { attempted, path, cause },

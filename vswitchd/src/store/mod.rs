@@ -8,6 +8,8 @@
 mod error;
 mod load;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
