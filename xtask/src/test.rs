@@ -13,7 +13,7 @@ use vswitch_e2e::bins::target_dir;
 
 use crate::setup::{Purpose, ensure_packages, ensure_tun};
 use crate::ui::{cargo, line, note, root, step, time};
-use crate::{dist, setup};
+use crate::{demo, dist, setup};
 
 /// Run the tests.
 #[derive(Debug, clap::Args)]
@@ -46,6 +46,8 @@ enum Part {
     Spike,
     /// Real kernels, guests and the daemon.
     E2e,
+    /// The demo, to its end, interrupted, and kept; each time nothing may be left behind.
+    Demo,
     /// Ten seconds of each fuzz target, where the nightly compiler is there.
     Fuzz,
     /// What a .deb holds.
@@ -60,7 +62,7 @@ impl Part {
 
 /// How a part ended.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// How many tests, and what else there is to say.
     Passed(String),
     Failed(String),
@@ -169,6 +171,7 @@ fn run(part: Part, args: &Args) -> Result<Outcome> {
             some_of("test of DPDK's datapath", counted(&mut command)?)
         }
         Part::E2e => e2e(args),
+        Part::Demo => demo::check(),
         Part::Fuzz => fuzz(args),
         Part::Dist => dist::check().map(Passed),
     }

@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: two network namespaces and a QEMU guest talk through the switch.
 
+mod check;
 mod kept;
 mod show;
 
@@ -16,6 +17,8 @@ use vswitch_e2e::{Daemon, DaemonSpec, Guest, GuestSpec, Netns, Nic, problems, un
 
 use crate::setup::{Purpose, ensure_image, ensure_packages, ensure_root, ensure_tun};
 use crate::ui::{cargo, note, show as run_shown, step};
+
+pub(crate) use check::check;
 
 /// Show the switch at work.
 #[derive(Debug, clap::Args)]
