@@ -61,6 +61,8 @@ pub struct TapBackend {
     waiting: HashMap<PortId, Waiting>,
     /// In the switch's own namespace; opened with the first port.
     links: Option<Links>,
+    /// News of devices there that were read and not told of so far.
+    unread: Vec<LinkNews>,
     /// What an earlier life left on netdevs that were not attached again so far.
     leftovers: HashMap<String, Note>,
 }
@@ -131,6 +133,7 @@ impl TapBackend {
             ports: HashMap::new(),
             waiting: HashMap::new(),
             links: None,
+            unread: Vec::new(),
         }
     }
 
@@ -158,6 +161,20 @@ impl TapBackend {
                 tracing::warn!(%device, error = %e, "cannot restore what a killed switch left");
             }
             Note::forget(self.options.run_dir.as_deref(), &device);
+        }
+    }
+
+    /// Watches a device that was just opened, from now on: what opening did to it (down, up, another
+    /// MTU) is no news, and a port that seemed to lose its link would lose its addresses, too.
+    fn watch(&mut self, record: &mut Port) {
+        if let Device::Tap { away: Some(away), .. } = &mut record.device {
+            away.links.news();
+        } else if let Some(links) = &mut self.links {
+            let own = |item: &LinkNews| matches!(item, LinkNews::Is(link) if link.index == record.link.index);
+            self.unread.extend(links.news().into_iter().filter(|item| !own(item)));
+        }
+        if let Some(now) = record.ask(&mut self.links) {
+            record.link = now;
         }
     }
 
@@ -310,6 +327,7 @@ impl Backend for TapBackend {
             }
         };
         self.waiting.remove(&port);
+        self.watch(&mut record);
 
         // The worker with the fewest ports; the first of several.
         let least = self.load.iter().enumerate().min_by_key(|(_, load)| **load).map(|(w, _)| w);
@@ -422,7 +440,8 @@ impl Backend for TapBackend {
     fn events(&mut self) -> Vec<PortEvent> {
         self.undo_leftovers();
         let mut events = Vec::new();
-        let news = self.links.as_mut().map(Links::news).unwrap_or_default();
+        let mut news = std::mem::take(&mut self.unread);
+        news.extend(self.links.as_mut().map(Links::news).unwrap_or_default());
         for (id, record) in &mut self.ports {
             let mut told = Vec::new();
             let mut lost = false;
