@@ -1,0 +1,10 @@
+//! Forwarding, end to end: real devices at the ends and `vswitchd` between.
+
+#![forbid(unsafe_code)]
+
+mod isolation;
+mod lab;
+mod learning;
+mod model;
+mod monitor;
+mod ovs;
