@@ -183,6 +183,8 @@ pub enum PortEventKind {
     Appeared,
     /// The MTU changed to this.
     Mtu(u32),
+    /// The device refused frames, counted as `tx-error`; the last error, in words. Told rarely.
+    TxError(String),
 }
 
 /// Why a backend could not do what was asked.

@@ -51,6 +51,10 @@ where
                 self.events.add(EventLevel::Info, "port-mtu", &format!("port {name}"), &message);
                 self.publish();
             }
+            PortEventKind::TxError(error) => {
+                let subject = format!("port {name}");
+                self.events.add(EventLevel::Warn, "port-tx-error", &subject, &error);
+            }
             PortEventKind::Gone(reason) => self.gone(&name, reason)?,
             PortEventKind::Appeared => {
                 if self.open(&name)? {
