@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use switch_core::config::{Netns, PortKind, PortSpec};
 use switch_core::datapath::{
     Backend, BackendError, Caps, OpenPort, OutsideLoss, PortEvent, PortEventKind, PortInfo, Wake,
@@ -34,6 +36,9 @@ pub enum SilenceBy {
     /// nftables alone.
     Nftables,
 }
+
+/// How often errors of sending are told of one port at most.
+const ERRORS_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// How a [`TapBackend`] works.
 #[derive(Clone, Debug, Default)]
@@ -80,8 +85,11 @@ struct Port {
     caps: Caps,
     lost: Vec<String>,
     gone: bool,
-    /// Errors of the hot side that were reported.
-    errors_seen: u64,
+    /// It is a TAP that somebody moved where we cannot ask for it.
+    moved: bool,
+    /// Errors of the hot side that were told, and when.
+    errors_told: u64,
+    told_at: Option<Instant>,
 }
 
 enum Device {
@@ -186,6 +194,9 @@ impl TapBackend {
         persist: bool,
     ) -> Result<(Io, Port), BackendError> {
         let plain = self.options.plain_tap;
+        if let Some(netns) = netns {
+            tap::move_into(self.links()?, device, netns)?;
+        }
         let id = netns.and_then(netns::identify);
         let tap = netns::run_in(netns, || tap::open(device, netns, persist, spec, plain))?;
         let file = packet::duplicate(&tap.file)
@@ -202,7 +213,9 @@ impl TapBackend {
             caps: tap.caps,
             lost: tap.lost,
             gone: false,
-            errors_seen: 0,
+            moved: false,
+            errors_told: 0,
+            told_at: None,
         };
         Ok((Io::Tap { file: tap.file, vnet_hdr: tap.vnet_hdr }, port))
     }
@@ -229,7 +242,9 @@ impl TapBackend {
             caps: opened.caps,
             lost: opened.lost,
             gone: false,
-            errors_seen: 0,
+            moved: false,
+            errors_told: 0,
+            told_at: None,
         };
         Ok((opened.io, port))
     }
@@ -238,6 +253,9 @@ impl TapBackend {
 impl Port {
     /// The device as it is now; `None` if it is gone or cannot be asked.
     fn ask(&mut self, own: &mut Option<Links>) -> Option<LinkState> {
+        if self.moved {
+            return None;
+        }
         let index = self.link.index;
         let links = match &mut self.device {
             Device::Tap { away: Some(away), .. } => &mut away.links,
@@ -273,6 +291,20 @@ impl Port {
             self.shared.native.store(netdev.native(&self.link), Ordering::Relaxed);
         }
         changes
+    }
+
+    /// The device is not where it was.
+    fn left(&mut self) -> Option<PortEventKind> {
+        if let Device::Tap { file, .. } = &self.device
+            && tun::is_attached(file)
+        {
+            // Somebody moved it into another namespace. The file went along and works, but nothing
+            // tells of its link any more: frames for one that is down are refused one by one.
+            self.moved = true;
+            let was_up = std::mem::replace(&mut self.link.up, true);
+            return (!was_up).then_some(PortEventKind::LinkUp);
+        }
+        self.set_gone(format!("device {} was deleted", self.link.name))
     }
 
     fn set_gone(&mut self, why: String) -> Option<PortEventKind> {
@@ -394,7 +426,7 @@ impl Backend for TapBackend {
             (PortKind::Netdev { device: a, .. }, PortKind::Netdev { device: b, .. }) => a == b,
             _ => false,
         };
-        if !same || record.gone {
+        if !same || record.gone || record.moved {
             return Ok(false);
         }
         let mut change = tap::wanted(&record.link, new);
@@ -420,7 +452,7 @@ impl Backend for TapBackend {
             let info = PortInfo { link_up: now.up && !record.gone, mtu: now.mtu, ..record.info() };
             return Some(info);
         }
-        Some(PortInfo { link_up: false, ..record.info() })
+        Some(PortInfo { link_up: record.moved && !record.gone, ..record.info() })
     }
 
     fn outside_loss(&mut self, port: PortId) -> OutsideLoss {
@@ -451,12 +483,11 @@ impl Backend for TapBackend {
             };
             for item in away_news.as_deref().unwrap_or(&news) {
                 match item {
-                    LinkNews::Is(now) if now.index == record.link.index => {
+                    LinkNews::Is(now) if now.index == record.link.index && !record.moved => {
                         told.extend(record.update(now));
                     }
                     LinkNews::Gone { index } if *index == record.link.index => {
-                        let why = format!("device {} was deleted", record.link.name);
-                        told.extend(record.set_gone(why));
+                        told.extend(record.left());
                     }
                     LinkNews::Lost => lost = true,
                     _ => {}
@@ -465,10 +496,7 @@ impl Backend for TapBackend {
             if lost {
                 match record.ask(&mut self.links) {
                     Some(now) => told.extend(record.update(&now)),
-                    None => {
-                        let why = format!("device {} is not there any more", record.link.name);
-                        told.extend(record.set_gone(why));
-                    }
+                    None => told.extend(record.left()),
                 }
             }
             if record.shared.gone.load(Ordering::Acquire) {
@@ -482,7 +510,7 @@ impl Backend for TapBackend {
                 let why = format!("network namespace {} was deleted", away.netns);
                 told.extend(record.set_gone(why));
             }
-            record.report_errors();
+            told.extend(record.tx_error());
             events.extend(told.into_iter().map(|kind| PortEvent { port: *id, kind }));
         }
         for (id, waiting) in &mut self.waiting {
@@ -514,14 +542,18 @@ impl Waiting {
 }
 
 impl Port {
-    /// Logs an error of the hot side, once a call at most.
-    fn report_errors(&mut self) {
+    /// What the hot side could not send, if that has not been told for a while.
+    fn tx_error(&mut self) -> Option<PortEventKind> {
         let errors = self.shared.errors.load(Ordering::Relaxed);
-        if errors != self.errors_seen {
-            let e = nix::errno::Errno::from_raw(self.shared.last_error.load(Ordering::Relaxed));
-            let (device, more) = (&self.link.name, errors.wrapping_sub(self.errors_seen));
-            tracing::info!(%device, error = %e, count = more, "the device refused frames");
-            self.errors_seen = errors;
+        let told = self.told_at.is_some_and(|at| at.elapsed() < ERRORS_TOLD_EVERY);
+        if errors == self.errors_told || told {
+            return None;
         }
+        let e = Errno::from_raw(self.shared.last_error.load(Ordering::Relaxed));
+        let (device, more) = (&self.link.name, errors.wrapping_sub(self.errors_told));
+        let what = format!("device {device} refused {more} frames, the last one with {e}");
+        self.errors_told = errors;
+        self.told_at = Some(Instant::now());
+        Some(PortEventKind::TxError(what))
     }
 }

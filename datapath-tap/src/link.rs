@@ -4,7 +4,9 @@
 //! [`crate::netns::run_in`] serves a device in there from any thread.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -181,6 +183,14 @@ impl Links {
         }
         msg.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         msg.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+        self.request(RouteNetlinkMessage::SetLink(msg), NLM_F_ACK, |_| {})
+    }
+
+    /// Moves a device into another namespace. It loses its addresses and goes down on the way.
+    pub(crate) fn move_to(&mut self, index: u32, netns: &File) -> io::Result<()> {
+        let mut msg = LinkMessage::default();
+        msg.header.index = index;
+        msg.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
         self.request(RouteNetlinkMessage::SetLink(msg), NLM_F_ACK, |_| {})
     }
 

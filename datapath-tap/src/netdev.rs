@@ -183,7 +183,7 @@ impl Netdev {
 
     /// What the device finishes itself now, as [`caps_bits`] and [`NATIVE_TAGGED`].
     pub(crate) fn native(&self, link: &LinkState) -> u8 {
-        let Ok(on) = ethtool::active_features(self.socket.as_fd(), &self.name) else { return 0 };
+        let Ok(on) = ethtool::active_features(self.socket.as_fd(), &link.name) else { return 0 };
         let has = |name: &str| on.iter().any(|feature| feature == name);
         let both = has("tx-checksum-ipv4") && has("tx-checksum-ipv6");
         // These two do for tagged frames what they do for others (`passthru_features_check`); of

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use switch_core::config::{Netns, PortSpec};
@@ -11,7 +12,12 @@ use switch_core::datapath::{BackendError, Caps};
 use crate::error::{NEEDS_NET_ADMIN, errno, failed, failed_hint, refused};
 use crate::io::TAP_LAYOUT;
 use crate::link::{LinkChange, LinkState, Links};
+use crate::netns;
 use crate::sys::tun;
+
+/// How often a device that is busy is tried again, and after how long.
+const BUSY_TRIES: usize = 5;
+const BUSY_WAIT: Duration = Duration::from_millis(20);
 
 /// A TAP that this process has open.
 #[derive(Debug)]
@@ -33,6 +39,32 @@ fn ip_command(netns: Option<&Netns>) -> String {
         Some(netns) if netns.0.starts_with('/') => format!("nsenter --net={netns} ip"),
         Some(netns) => format!("ip -n {netns}"),
     }
+}
+
+/// Moves the TAP `device` of our own namespace into `netns`, if it is there, nobody has it open, and
+/// `netns` has none of that name. In all other cases nothing happens: it is no business of ours, or
+/// opening it will say what is wrong.
+pub(crate) fn move_into(
+    links: &mut Links,
+    device: &str,
+    netns: &Netns,
+) -> Result<(), BackendError> {
+    let Ok(Some(link)) = links.by_name(device) else { return Ok(()) };
+    let attempted = format!("move TAP device {device} into netns {netns}");
+    let there = || {
+        let found = Links::open().and_then(|mut there| there.by_name(device));
+        found.map_err(|e| refused(&attempted, &e))
+    };
+    if link.kind != "tun" || netns::run_in(Some(netns), there)?.is_some() {
+        return Ok(());
+    }
+    // Held while it is moved; an owner somewhere else makes this fail.
+    let Ok(held) = tun::open() else { return Ok(()) };
+    if tun::set_iff(&held, device, true).is_err() {
+        return Ok(());
+    }
+    let moved = File::open(netns.path()).and_then(|netns| links.move_to(link.index, &netns));
+    moved.map_err(|e| refused(attempted, &e))
 }
 
 /// Opens the TAP `device` in the namespace of the calling thread, which is `netns`.
@@ -64,7 +96,7 @@ pub(crate) fn open(
     }
 
     let mut lost = Vec::new();
-    let (file, vnet_hdr) = open_file(device, plain, &mut lost)
+    let (file, vnet_hdr) = open_when_free(device, plain, &mut lost)
         .map_err(|e| explain_open(&attempted, device, &ip, existing.is_some(), &e))?;
     let caps = if vnet_hdr {
         tun::set_vnet_hdr_len(&file, TAP_LAYOUT.header_len())
@@ -124,6 +156,18 @@ pub(crate) fn wanted(link: &LinkState, spec: &PortSpec) -> LinkChange {
         mac: spec.mac.map(|mac| mac.octets()).filter(|mac| *mac != link.mac),
         up: (!link.admin_up).then_some(true),
     }
+}
+
+/// [`open_file`], with a little patience for a file that is just being closed: by a switch that was
+/// killed a moment ago, or in a child process between its fork and its exec.
+fn open_when_free(device: &str, plain: bool, lost: &mut Vec<String>) -> io::Result<(File, bool)> {
+    for _ in 0..BUSY_TRIES {
+        match open_file(device, plain, lost) {
+            Err(e) if errno(&e) == Errno::EBUSY => std::thread::sleep(BUSY_WAIT),
+            opened => return opened,
+        }
+    }
+    open_file(device, plain, lost)
 }
 
 /// The device's file, with a virtio header before each frame where the kernel has that.

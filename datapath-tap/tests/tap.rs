@@ -217,3 +217,108 @@ fn link_and_deletion_are_told_and_the_port_can_be_opened_again() {
     rig.open(0, &spec).unwrap();
     assert!(space.works("ip link show t0"));
 }
+
+#[test]
+fn one_that_was_made_outside_is_moved_into_its_namespace() {
+    if !can_run() {
+        return;
+    }
+    let (space, device) = (Space::new(), Device::named());
+    run(&format!("ip tuntap add dev {} mode tap", device.0));
+    let index = run(&format!("cat /sys/class/net/{}/ifindex", device.0));
+    let mut rig = Rig::new(TapOptions::default());
+    let spec = tap_spec(&device.0, Some(&space));
+    rig.open(0, &spec).unwrap();
+    assert!(!works(&format!("ip link show {}", device.0)));
+    assert_eq!(space.run(&format!("cat /sys/class/net/{}/ifindex", device.0)), index);
+    let far = RawSocket::open(Some(&space.name), &device.0).unwrap();
+    far.send(&frame(60, &[], 1)).unwrap();
+    assert_eq!(bytes(&rig.recv(0, 1)[0]), frame(60, &[], 1));
+    rig.close(0, true).unwrap();
+
+    // One that somebody else has open stays his.
+    let mut other = Rig::new(TapOptions::default());
+    other.open(0, &tap_spec(&device.0, None)).unwrap();
+    rig.open(0, &spec).unwrap();
+    assert!(works(&format!("ip link show {}", device.0)));
+    assert!(space.works(&format!("ip link show {}", device.0)));
+    rig.close(0, true).unwrap();
+    other.close(0, true).unwrap();
+}
+
+#[test]
+fn one_that_somebody_moves_away_goes_on() {
+    if !can_run() {
+        return;
+    }
+    let (space, device) = (Space::new(), Device::named());
+    let mut rig = Rig::new(TapOptions::default());
+    rig.open(0, &tap_spec(&device.0, None)).unwrap();
+    run(&format!("ip link set {} netns {}", device.0, space.name));
+    rig.send(0, &frame(60, &[], 1));
+    assert_eq!(rig.counters[0].dropped(switch_core::DropReason::PortDown), 1, "it is down now");
+    space.run(&format!("ip link set {} up", device.0));
+    let told: Vec<_> = rig.backend.events().into_iter().map(|e| e.kind).collect();
+    assert_eq!(told.last(), Some(&PortEventKind::LinkUp), "{told:?}");
+    assert!(!told.iter().any(|k| matches!(k, PortEventKind::Gone(_))), "{told:?}");
+    assert!(rig.backend.port_info(port(0)).unwrap().link_up);
+    let far = RawSocket::open(Some(&space.name), &device.0).unwrap();
+    far.send(&frame(60, &[], 2)).unwrap();
+    assert_eq!(bytes(&rig.recv(0, 1)[0]), frame(60, &[], 2));
+    rig.close(0, true).unwrap();
+    assert!(!space.works(&format!("ip link show {}", device.0)));
+}
+
+#[test]
+fn what_a_device_refuses_is_told_once_in_a_while() {
+    if !can_run() {
+        return;
+    }
+    let veth = Veth::new();
+    let mut rig = Rig::new(TapOptions::default());
+    rig.open(0, &netdev_spec(&veth.near.0)).unwrap();
+    rig.backend.events();
+    for _ in 0..5 {
+        rig.send(0, &frame(2000, &[], 1));
+    }
+    assert_eq!(rig.counters[0].dropped(switch_core::DropReason::TxError), 5);
+    let told = rig.backend.events();
+    let [event] = &told[..] else { panic!("{told:?}") };
+    let PortEventKind::TxError(why) = &event.kind else { panic!("{event:?}") };
+    assert!(why.contains("refused 5 frames") && why.contains("EMSGSIZE"), "{why}");
+    rig.send(0, &frame(2000, &[], 1));
+    assert_eq!(rig.backend.events(), []);
+}
+
+/// Runs where `a_machine_that_does_not_permit_it_says_what_mends_it` has put it.
+#[test]
+#[ignore = "started by another test"]
+fn open_without_means() {
+    let Ok(expected) = std::env::var("VSWITCH_TEST_EXPECTS") else { return };
+    let e = Rig::new(TapOptions::default()).open(0, &tap_spec("vst0", None)).unwrap_err();
+    let said = format!("{e} | {}", e.hint().unwrap_or_default());
+    assert!(said.contains("open TAP device vst0") && said.contains(&expected), "{said}");
+    let e = Rig::new(TapOptions::default()).open(0, &netdev_spec("lo")).unwrap_err();
+    assert!(e.to_string().contains("attach device lo"), "{e}");
+    println!("checked");
+}
+
+#[test]
+fn a_machine_that_does_not_permit_it_says_what_mends_it() {
+    if !can_run() {
+        return;
+    }
+    let test = std::env::current_exe().unwrap();
+    let test = format!("{} --exact open_without_means --ignored --nocapture", test.display());
+    let unprivileged = format!("setpriv --bounding-set -all --inh-caps -all {test}");
+    let without_tun = format!("unshare -m sh -c 'mount -t tmpfs none /dev/net && exec {test}'");
+    for (command, expects) in [(unprivileged, "setcap"), (without_tun, "modprobe tun")] {
+        let output = std::process::Command::new("sh")
+            .args(["-c", &command])
+            .env("VSWITCH_TEST_EXPECTS", expects)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("checked"), "{expects}: {said}{output:?}");
+    }
+}

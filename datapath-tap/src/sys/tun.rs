@@ -12,6 +12,7 @@ use super::ifreq_named;
 nix::ioctl_write_ptr!(tun_set_iff, b'T', 202, libc::c_int);
 nix::ioctl_write_int!(tun_set_persist, b'T', 203);
 nix::ioctl_write_int!(tun_set_offload, b'T', 208);
+nix::ioctl_read!(tun_get_iff, b'T', 210, libc::c_uint);
 nix::ioctl_write_ptr!(tun_set_vnet_hdr_sz, b'T', 216, libc::c_int);
 
 /// Checksums of TCP and UDP may come unfinished.
@@ -49,6 +50,17 @@ pub(crate) fn set_iff(file: &File, name: &str, vnet_hdr: bool) -> io::Result<()>
     // kernel reads from and writes the name into; nobody else has a reference to it.
     unsafe { tun_set_iff(file.as_raw_fd(), arg.cast()) }?;
     Ok(())
+}
+
+/// `TUNGETIFF`: whether the file still has its device, in whatever namespace that is now.
+pub(crate) fn is_attached(file: &OwnedFd) -> bool {
+    // SAFETY: ifreq is a C struct of integers, arrays and raw pointers; all zeroes is a valid one.
+    let mut req: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The ioctl number says `unsigned int`; the kernel writes a whole ifreq.
+    let arg: *mut libc::ifreq = &mut req;
+    // SAFETY: the file is open, and `arg` points to a live ifreq that nobody else refers to, which
+    // is what the kernel writes.
+    unsafe { tun_get_iff(file.as_raw_fd(), arg.cast()) }.is_ok()
 }
 
 /// `TUNSETPERSIST`: whether the device outlives its last file.
