@@ -327,3 +327,80 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use switch_core::batch::Batch;
+    use switch_core::datapath::{Backend, Ready};
+    use switch_core::fdb::FdbConfig;
+    use switch_core::testing::LoopbackBackend;
+    use switch_core::testing::loopback::{Loopback, LoopbackQueue};
+
+    use super::*;
+
+    /// A datapath that panics when it is first polled.
+    struct Bomb(Loopback);
+
+    impl Datapath for Bomb {
+        type Frame = <Loopback as Datapath>::Frame;
+        type Queue = LoopbackQueue;
+
+        fn attach(&mut self, port: PortId, queue: LoopbackQueue) -> Option<LoopbackQueue> {
+            self.0.attach(port, queue)
+        }
+
+        fn detach(&mut self, port: PortId) -> Option<LoopbackQueue> {
+            self.0.detach(port)
+        }
+
+        fn poll(&mut self, _: Wait, _: &mut Ready) {
+            panic!("boom");
+        }
+
+        fn rx_burst(&mut self, _: PortId, _: &mut Batch<Self::Frame>, _: &PortCounters) -> usize {
+            0
+        }
+
+        fn tx_burst(&mut self, port: PortId, batch: &mut Batch<Self::Frame>, c: &PortCounters) {
+            self.0.tx_burst(port, batch, c);
+        }
+
+        fn tx_handed_over(&mut self, port: PortId, counters: &PortCounters) {
+            self.0.tx_handed_over(port, counters);
+        }
+
+        fn alloc(&mut self) -> Option<Self::Frame> {
+            self.0.alloc()
+        }
+
+        fn waker(&self) -> Arc<dyn Wake> {
+            self.0.waker()
+        }
+    }
+
+    #[test]
+    fn a_worker_that_panics_is_told_of() {
+        let loopback = LoopbackBackend::default().worker(WorkerId(0)).unwrap();
+        let switch = Switch::new(FdbConfig { max_total: 1024, ..FdbConfig::default() });
+        let (died, deaths) = unbounded();
+        let plan = WorkerPlan::default();
+        let mut workers =
+            Workers::start(&plan, vec![Bomb(loopback)], &switch, Clock::start(), &died).unwrap();
+        let death = deaths.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!((death.worker, death.message.as_str()), (0, "boom"));
+        workers.stop();
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_an_error_and_nothing_stays() {
+        let mut backend = LoopbackBackend::default();
+        let datapaths = vec![backend.worker(WorkerId(0)).unwrap()];
+        let switch = Switch::new(FdbConfig { max_total: 1024, ..FdbConfig::default() });
+        let plan = WorkerPlan { cpus: vec![1023], ..WorkerPlan::default() };
+        let (died, deaths) = unbounded();
+        let error = Workers::start(&plan, datapaths, &switch, Clock::start(), &died).unwrap_err();
+        assert!(error.to_string().starts_with("pin worker 0 to CPU 1023: "), "{error}");
+        drop(died);
+        assert!(deaths.recv().is_err(), "its thread has ended");
+    }
+}

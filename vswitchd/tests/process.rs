@@ -184,6 +184,28 @@ fn it_starts_stops_and_says_so() {
 }
 
 #[test]
+fn workers_are_pinned_where_the_configuration_says() {
+    let allowed = fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = allowed.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    let cpu = allowed.trim().split([',', '-']).next().unwrap();
+    let mut daemon = Daemon::new(&format!("{SMALL}cpus = \"{cpu}\"\n"));
+    daemon.start();
+    let threads = format!("/proc/{}/task", daemon.child.as_ref().unwrap().id());
+    let mut workers = 0;
+    for thread in fs::read_dir(threads).unwrap() {
+        let read = |name: &str| fs::read_to_string(thread.as_ref().unwrap().path().join(name));
+        if read("comm").unwrap().trim() == "vsw-worker-0" {
+            let pinned = format!("Cpus_allowed_list:\t{cpu}\n");
+            assert!(read("status").unwrap().contains(&pinned));
+            workers += 1;
+        }
+    }
+    assert_eq!(workers, 1);
+    assert_eq!(daemon.get("/v1/cpu")["items"][0]["cpu"], cpu.parse::<u64>().unwrap());
+    daemon.end(Signal::SIGTERM);
+}
+
+#[test]
 fn what_keeps_it_from_starting_is_said_with_what_mends_it() {
     let mut daemon = Daemon::new(&with_bridge("br0"));
     let said = |daemon: &Daemon, args: &[&str], code: i32, words: &[&str]| {

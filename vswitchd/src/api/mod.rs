@@ -8,6 +8,7 @@
 mod bridges;
 mod config;
 mod fdb;
+mod patience;
 mod ports;
 mod reply;
 mod server;

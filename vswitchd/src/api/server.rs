@@ -14,11 +14,14 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use super::Caller;
+use super::patience::Patient;
 
 /// Connections at once. More wait in the listener's queue.
 const CONNECTIONS: usize = 2048;
 /// How long a request's head may take to arrive, also on a connection that was used before.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// How long a client may leave what is sent to it unread.
+const READ_WITHIN: Duration = Duration::from_secs(30);
 /// How long to wait after an accept that failed: out of files, most likely, and others are closing.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -77,7 +80,8 @@ where
 {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
-    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let stream = TokioIo::new(Patient::new(stream, READ_WITHIN));
+    let served = http.serve_connection(stream, TowerToHyperService::new(router));
     // Garbage, broken connections and late heads: nothing an operator has to know of.
     if let Err(error) = served.await {
         tracing::debug!(%error, "a connection ended early");
