@@ -35,6 +35,9 @@ pub enum SilenceBy {
     Tcx,
     /// nftables alone.
     Nftables,
+    /// nftables as it is used where it has no egress hook (before Linux 5.16): IPv6 is off on the
+    /// device meanwhile.
+    NftablesIngress,
 }
 
 /// How often errors of sending are told of one port at most.

@@ -78,15 +78,13 @@ pub(crate) enum Io {
         /// Whether frames come and go with a virtio header.
         vnet_hdr: bool,
     },
-    /// A packet socket bound to a device.
+    /// Packet sockets bound to a device; frames come and go with a virtio header.
     Packet {
         /// Receives, and sends past the queueing discipline.
         socket: OwnedFd,
         /// Sends what the device cannot finish itself: the kernel does it on this way, and only on
         /// this one (`dev_direct_xmit` drops what would have to be segmented).
         finishing: OwnedFd,
-        /// Whether frames come and go with a virtio header.
-        vnet_hdr: bool,
     },
 }
 
@@ -208,7 +206,7 @@ impl Io {
         let pieces = &pieces[..n];
         let sent = match self {
             Self::Tap { file, .. } => writev(file, pieces),
-            Self::Packet { socket, finishing, .. } => {
+            Self::Packet { socket, finishing } => {
                 let native = shared.native.load(Ordering::Relaxed);
                 let by = if needed_bits(frame) & !native == 0 { socket } else { finishing };
                 writev(by, pieces)
@@ -220,7 +218,7 @@ impl Io {
     fn layout(&self) -> Option<VnetLayout> {
         match self {
             Self::Tap { vnet_hdr, .. } => vnet_hdr.then_some(TAP_LAYOUT),
-            Self::Packet { vnet_hdr, .. } => vnet_hdr.then_some(PACKET_LAYOUT),
+            Self::Packet { .. } => Some(PACKET_LAYOUT),
         }
     }
 }

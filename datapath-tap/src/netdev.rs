@@ -50,7 +50,6 @@ pub(crate) struct Opened {
 struct Sockets {
     socket: OwnedFd,
     finishing: OwnedFd,
-    vnet_hdr: bool,
 }
 
 /// Attaches a device of this namespace. `note` says what an earlier life left to be undone.
@@ -76,7 +75,7 @@ pub(crate) fn open(
 
     let mut lost = Vec::new();
     let mut note = note;
-    let Sockets { socket, finishing, vnet_hdr } =
+    let Sockets { socket, finishing } =
         sockets(&mut lost).map_err(|e| refused(format!("{attempted}: make sockets"), &e))?;
     let duplicate = packet::duplicate(&socket).map_err(|e| refused(&attempted, &e))?;
     let silence = Silence::apply(&link, options.silence, &mut note, &mut lost)?;
@@ -107,8 +106,8 @@ pub(crate) fn open(
         }
     };
     // What the device cannot do, the kernel does before it hands frames over to the driver.
-    let caps = if vnet_hdr { Caps { uso: has_uso(), ..Caps::ALL } } else { Caps::default() };
-    let io = Io::Packet { socket, finishing, vnet_hdr };
+    let caps = Caps { uso: has_uso(), ..Caps::ALL };
+    let io = Io::Packet { socket, finishing };
     Ok(Opened { netdev, io, link, caps, lost })
 }
 
@@ -159,7 +158,7 @@ fn sockets(lost: &mut Vec<String>) -> io::Result<Sockets> {
     let fd = finishing.as_fd();
     packet::set_option(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
     packet::set_option(fd, libc::SOL_SOCKET, libc::SO_MARK, MARK as i32)?;
-    Ok(Sockets { socket, finishing, vnet_hdr: true })
+    Ok(Sockets { socket, finishing })
 }
 
 impl Netdev {

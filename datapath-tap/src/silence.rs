@@ -69,13 +69,13 @@ impl Silence {
         let attempted = format!("keep the host's stack off device {}", link.name);
         let hint = "tcx needs Linux 6.6 and CAP_BPF or CAP_SYS_ADMIN; else install nftables";
         let tcx = match by {
-            SilenceBy::Nftables => Err(io::Error::other("not wanted")),
             SilenceBy::Auto | SilenceBy::Tcx => tcx(link.index),
+            SilenceBy::Nftables | SilenceBy::NftablesIngress => Err(io::Error::other("not wanted")),
         };
         match (tcx, by) {
             (Ok(silence), _) => Ok(silence),
             (Err(e), SilenceBy::Tcx) => Err(failed_hint(attempted, format!("tcx: {e}"), hint)),
-            (Err(e), SilenceBy::Auto | SilenceBy::Nftables) => match nft(link, note, lost) {
+            (Err(e), by) => match nft(link, by != SilenceBy::NftablesIngress, note, lost) {
                 Ok(nft) => {
                     lost.push(format!("tcx: {e}; nftables silences the host's stack instead"));
                     Ok(Self::Nft { _table: nft })
@@ -97,7 +97,12 @@ fn tcx(index: u32) -> io::Result<Silence> {
 
 /// The same with nftables; where it has no egress hook (Linux 5.16), IPv6 is turned off instead, as
 /// IPv4 says nothing unasked on a device without an address.
-fn nft(link: &LinkState, note: &mut Note, lost: &mut Vec<String>) -> io::Result<Nft> {
+fn nft(
+    link: &LinkState,
+    try_egress: bool,
+    note: &mut Note,
+    lost: &mut Vec<String>,
+) -> io::Result<Nft> {
     let (dev, table) = (&link.name, format!("vswitch-{}-{}", std::process::id(), link.index));
     let ingress = format!(
         "chain ingress {{ type filter hook ingress device \"{dev}\" priority -500; policy drop; }}"
@@ -106,7 +111,10 @@ fn nft(link: &LinkState, note: &mut Note, lost: &mut Vec<String>) -> io::Result<
         "chain egress {{ type filter hook egress device \"{dev}\" priority 500; policy accept; \
          meta mark != {MARK:#x} drop; meta mark set 0; }}"
     );
-    let both = nft_table(&table, &[&ingress, &egress]);
+    let both = match try_egress {
+        true => nft_table(&table, &[&ingress, &egress]),
+        false => Err(io::Error::other("the egress hook is not wanted")),
+    };
     let Err(e) = both else { return both };
     let nft = nft_table(&table, &[&ingress])?;
     if note::has_ipv6(dev) {

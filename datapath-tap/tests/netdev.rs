@@ -109,15 +109,16 @@ fn other_devices_frames_and_the_hosts_own_do_not_come_in() {
     assert_eq!(far.recv(PATIENCE), Some(frame(60, &[], 0x78)), "the host sends again");
 }
 
-/// Whether the host answers, by ARP and by echo, on its end of the pair.
-fn host_answers(veth: &Veth) -> [bool; 2] {
+/// Whether the host answers on its end of the pair: by ARP, by echo, and over IPv6.
+fn host_answers(veth: &Veth) -> [bool; 3] {
     veth.space.run("ip neigh flush dev v0");
     let by_arp = veth.space.works("ping -c 1 -W 1 198.51.100.1");
     // With the address known, the echo request itself gets there.
     let mac = run(&format!("cat /sys/class/net/{}/address", veth.near.0));
     veth.space.run(&format!("ip neigh replace 198.51.100.1 lladdr {} dev v0", mac.trim()));
     let by_echo = veth.space.works("ping -c 1 -W 1 198.51.100.1");
-    [by_arp, by_echo]
+    let by_ipv6 = veth.space.works("ping -6 -c 1 -W 1 2001:db8:77::1");
+    [by_arp, by_echo, by_ipv6]
 }
 
 fn with_addresses() -> Veth {
@@ -126,6 +127,12 @@ fn with_addresses() -> Veth {
     // One host route and no default: nothing else of the machine is touched.
     run(&format!("ip addr add 198.51.100.1 peer 198.51.100.2 dev {}", veth.near.0));
     veth.space.run("ip addr add 198.51.100.2/24 dev v0");
+    run(&format!(
+        "ip -6 addr add 2001:db8:77::1/128 peer 2001:db8:77::2 dev {} nodad",
+        veth.near.0
+    ));
+    veth.space.run("sysctl -qw net.ipv6.conf.v0.disable_ipv6=0");
+    veth.space.run("ip -6 addr add 2001:db8:77::2/64 dev v0 nodad");
     veth
 }
 
@@ -136,11 +143,11 @@ fn the_host_is_silent_while_attached() {
     }
     for silence in [SilenceBy::Tcx, SilenceBy::Nftables] {
         let veth = with_addresses();
-        eventually("the host answers before", || host_answers(&veth) == [true; 2]);
+        eventually("the host answers before", || host_answers(&veth) == [true; 3]);
         let mut rig = Rig::new(TapOptions { silence, ..TapOptions::default() });
         let info = rig.open(0, &taking_over(&veth.near.0)).unwrap();
         assert_eq!(info.lost.is_empty(), silence == SilenceBy::Tcx, "{:?}", info.lost);
-        assert_eq!(host_answers(&veth), [false; 2], "{silence:?}");
+        assert_eq!(host_answers(&veth), [false; 3], "{silence:?}");
         // Ours pass all the while, also those that the kernel has to finish.
         let far = veth.far();
         far.send(&frame(60, &[], 1)).unwrap();
@@ -150,9 +157,10 @@ fn the_host_is_silent_while_attached() {
         let ping = format!("ping -c 1 -W 1 -I {} 198.51.100.2", veth.near.0);
         assert!(!works(&ping), "the host must not get out either");
         rig.close(0, false).unwrap();
-        assert_eq!(host_answers(&veth), [true; 2], "{silence:?}: the host answers again");
+        assert_eq!(host_answers(&veth), [true; 3], "{silence:?}: the host answers again");
         let shown = run(&format!("ip addr show dev {}", veth.near.0));
-        assert!(shown.contains("198.51.100.1"), "its address stays: {shown}");
+        assert!(shown.contains("198.51.100.1"), "its addresses stay: {shown}");
+        assert!(shown.contains("2001:db8:77::1"), "its addresses stay: {shown}");
     }
 }
 
@@ -202,9 +210,9 @@ fn a_killed_process_leaves_the_host_as_it_was() {
         }
         let mut holder = Holder(holder.spawn().unwrap());
         eventually("the device is held", || far.recv(SILENCE) == Some(frame(60, &[], 0x55)));
-        assert_eq!(host_answers(&veth), [false; 2]);
+        assert_eq!(host_answers(&veth), [false; 3]);
         holder.kill();
-        eventually("the host answers again", || host_answers(&veth) == [true; 2]);
+        eventually("the host answers again", || host_answers(&veth) == [true; 3]);
     }
 }
 
@@ -345,4 +353,33 @@ fn a_stopped_reader_costs_the_others_nothing() {
     // What was counted as sent is what the owner finds when it reads again.
     let got = owner.recv(0, totals.tx_frames as usize);
     assert_eq!(got.len() as u64, totals.tx_frames);
+}
+
+#[test]
+fn without_an_egress_hook_ipv6_is_off_meanwhile() {
+    if !can_run() {
+        return;
+    }
+    let veth = Veth::new();
+    run(&format!("ip link set {} up", veth.near.0));
+    let ipv6_off =
+        || run(&format!("cat /proc/sys/net/ipv6/conf/{}/disable_ipv6", veth.near.0)).trim() == "1";
+    let dir = tempfile::tempdir().unwrap();
+    let options = TapOptions {
+        silence: SilenceBy::NftablesIngress,
+        run_dir: Some(dir.path().to_owned()),
+        ..TapOptions::default()
+    };
+    let mut rig = Rig::new(options.clone());
+    let info = rig.open(0, &netdev_spec(&veth.near.0)).unwrap();
+    assert!(info.lost.iter().any(|l| l.contains("IPv6 is off")), "{:?}", info.lost);
+    assert!(ipv6_off());
+    rig.close(0, false).unwrap();
+    assert!(!ipv6_off());
+    // A killed one is undone by the next life, which need not know the device any more.
+    rig.open(0, &netdev_spec(&veth.near.0)).unwrap();
+    drop(rig);
+    assert!(ipv6_off());
+    Rig::new(options).backend.events();
+    assert!(!ipv6_off());
 }

@@ -6,11 +6,18 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use datapath_tap::TapOptions;
+use switch_core::config::{PortConf, PortVlans};
+use switch_core::datapath::{Backend, Caps, Datapath, Wait};
+use switch_core::fdb::FdbConfig;
 use switch_core::frame::{Frame, HeapFrame};
+use switch_core::stats::PortCounters;
+use switch_core::switch::Switch;
+use switch_core::worker::{Command, Worker};
+use switch_core::{BridgeId, Nanos, WorkerId};
 
 const BYTES: usize = 4 << 20;
 
@@ -67,6 +74,19 @@ fn transfer_over(
     pairs: &[(u16, u16)],
     edit: impl Fn(u16, &mut HeapFrame),
 ) -> (usize, usize) {
+    let mut seen = (0, 0);
+    transfer_by(ends, to, |done| {
+        seen = rig.forward(pairs, &edit, done);
+        if !done() {
+            let lost = [0, 1, 2, 3].map(|id| rig.backend.outside_loss(port(id)));
+            println!("to {to}: stuck after {seen:?}: {:?} {lost:?}", rig.counters);
+        }
+    });
+    seen
+}
+
+/// The same with whatever switches frames until it is done.
+fn transfer_by(ends: &[End; 2], to: &str, switch: impl FnOnce(&dyn Fn() -> bool)) {
     let to: IpAddr = to.parse().unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let (told, tell) = std::sync::mpsc::channel();
@@ -98,16 +118,10 @@ fn transfer_over(
             sent
         }
     });
-    let seen = rig.forward(pairs, edit, || done.load(Ordering::Acquire));
-    if !done.load(Ordering::Acquire) {
-        use switch_core::datapath::Backend as _;
-        let lost = [0, 1, 2, 3].map(|id| rig.backend.outside_loss(port(id)));
-        panic!("to {to}: stuck after {seen:?}: {:?} {lost:?}", rig.counters);
-    }
+    switch(&|| done.load(Ordering::Acquire));
     client.join().unwrap().unwrap_or_else(|e| panic!("to {to}: {e}"));
     // It has accepted, so it ends: by the client's close or its own timeout.
     assert!(server.join().unwrap().unwrap(), "to {to}: the bytes arrived changed");
-    seen
 }
 
 fn every_way(rig: &mut Rig, ends: &[End; 2]) -> Vec<(usize, usize)> {
@@ -224,7 +238,6 @@ fn offloads_that_change_while_attached_are_followed() {
     for setting in ["tx on tso on", "tx off tso off", "tx on tso off", "tx on tso on"] {
         run(&format!("ethtool -K {} {setting}", veth.near.0));
         // As the daemon does several times a second.
-        use switch_core::datapath::Backend as _;
         rig.backend.events();
         assert!(transfer(&mut rig, &ends, "10.77.0.2").0 > 0, "{setting}");
         assert_eq!(rig.counters[1].totals().dropped(), 0, "{setting}: {:?}", rig.counters[1]);
@@ -240,6 +253,64 @@ fn between_plain_taps_nothing_is_left_undone() {
     let ends = [End::tap(&mut rig, 0), End::tap(&mut rig, 1)];
     let seen = every_way(&mut rig, &ends);
     assert!(seen.iter().all(|seen| *seen == (0, 0)), "{seen:?}");
+}
+
+/// The core's worker between a device with offloads and one that is said to have none: what it cuts
+/// and finishes, real stacks check.
+#[test]
+fn the_worker_finishes_for_a_port_that_cannot() {
+    if !can_run() {
+        return;
+    }
+    let mut rig = Rig::new(TapOptions::default());
+    let ends = [End::tap(&mut rig, 0), End::tap(&mut rig, 1)];
+    ends[0].address(1);
+    ends[1].address(2);
+    let switch = Switch::new(FdbConfig::default());
+    let mut snapshot = switch.snapshot().next();
+    let bridge = BridgeId::new(0).unwrap();
+    snapshot.set_bridge(bridge, "br0", true);
+    for (id, caps) in [(0, Caps::ALL), (1, Caps::default())] {
+        snapshot.set_port(PortConf {
+            id: port(id),
+            name: "p".into(),
+            bridge: Some(bridge),
+            vlans: PortVlans::transparent(),
+            isolated: false,
+            loop_guard: false,
+            storm: None,
+            mtu: 1500,
+            caps,
+            up: true,
+            opened: 0,
+            state: Arc::default(),
+        });
+    }
+    switch.publish(snapshot);
+    let Rig { backend: _backend, worker: mut datapath, .. } = rig;
+    let queues = [0, 1].map(|id| datapath.detach(port(id)).unwrap());
+    let (tell, commands) = crossbeam::channel::unbounded();
+    let mut worker = Worker::new(WorkerId(0), datapath, switch, commands, Arc::default());
+    let counters = [0, 1].map(|_| Arc::<PortCounters>::default());
+    for (id, (queue, counters)) in queues.into_iter().zip(&counters).enumerate() {
+        let (done, _) = crossbeam::channel::bounded(1);
+        let counters = Arc::clone(counters);
+        tell.send(Command::Attach { port: port(id as u16), queue, counters, done }).unwrap();
+    }
+    let start = Instant::now();
+    for to in ["10.77.0.2", "fd77::2"] {
+        transfer_by(&ends, to, |done| {
+            while !done() && start.elapsed() < 2 * PATIENCE {
+                let clock = || Nanos::default() + start.elapsed();
+                worker.turn(Wait::AtMost(Duration::from_millis(20)), clock);
+            }
+        });
+    }
+    let [a, b] = counters.map(|c| c.totals());
+    assert!(a.copied > 1000, "segments were made: {a:?}");
+    assert_eq!((a.imbalance_in(), b.imbalance_in()), (0, 0), "{a:?} {b:?}");
+    assert_eq!((a.imbalance_out(), b.imbalance_out()), (0, 0), "{a:?} {b:?}");
+    assert_eq!(b.dropped(), 0, "{b:?}");
 }
 
 #[test]
