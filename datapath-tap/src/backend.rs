@@ -479,7 +479,7 @@ impl Backend for TapBackend {
         news.extend(self.links.as_mut().map(Links::news).unwrap_or_default());
         for (id, record) in &mut self.ports {
             let mut told = Vec::new();
-            let mut lost = false;
+            let (mut lost, mut changed) = (false, false);
             let away_news = match &mut record.device {
                 Device::Tap { away: Some(away), .. } => Some(away.links.news()),
                 _ => None,
@@ -487,7 +487,7 @@ impl Backend for TapBackend {
             for item in away_news.as_deref().unwrap_or(&news) {
                 match item {
                     LinkNews::Is(now) if now.index == record.link.index && !record.moved => {
-                        told.extend(record.update(now));
+                        changed = true;
                     }
                     LinkNews::Gone { index } if *index == record.link.index => {
                         told.extend(record.left());
@@ -495,6 +495,12 @@ impl Backend for TapBackend {
                     LinkNews::Lost => lost = true,
                     _ => {}
                 }
+            }
+            // News may be older than what was seen when the port was opened: its making and its
+            // coming up. Only what holds now counts, or each port would go down once. That it is
+            // gone has news of its own.
+            if changed && let Some(now) = record.ask(&mut self.links) {
+                told.extend(record.update(&now));
             }
             if lost {
                 match record.ask(&mut self.links) {
