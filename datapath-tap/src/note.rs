@@ -3,8 +3,8 @@
 //!
 //! The silencing itself needs no note: it ends with the process. What outlives it (a device that
 //! was brought up, IPv6 that was turned off where the kernel left no better way) is written to
-//! `RUN_DIR/netdev/DEVICE` while the device is attached. The next life takes the note over when it attaches
-//! the device again, and undoes it if it does not.
+//! `RUN_DIR/netdev/DEVICE` while the device is attached. The next life takes the note over when it
+//! attaches the device again, and undoes it if it does not.
 
 use std::fs;
 use std::io;
