@@ -16,7 +16,7 @@ use switch_core::stats::PortCounters;
 use switch_core::{Batch, PortId, WorkerId};
 
 /// Long enough for a loaded machine; nothing is ever waited for in vain on the way to success.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether kernel devices can be made here. Says loudly if not, and fails where CI expects it.
 pub fn can_run() -> bool {
