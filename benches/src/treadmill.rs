@@ -145,7 +145,10 @@ impl Datapath for Treadmill {
         counters.tx_frames.add(n);
         counters.tx_bytes.add(n * LEN as u64);
         self.sent += n;
-        self.idle.extend(batch.drain());
+        // There is room: all frames come from here.
+        while let Some(frame) = batch.pop() {
+            self.idle.push(frame);
+        }
     }
 
     fn tx_handed_over(&mut self, _port: PortId, _counters: &PortCounters) {}

@@ -20,6 +20,7 @@ const TAGS_MAX: usize = 2;
 /// # Errors
 /// [`DropReason::VlanEgress`] if the port is no member, [`DropReason::NoHeadroom`] if there is no
 /// room for the tag; the frame is then to be dropped.
+#[inline]
 pub(crate) fn retag<F: Frame>(
     frame: &mut F,
     meta: &FrameMeta,
@@ -44,6 +45,7 @@ pub(crate) fn retag<F: Frame>(
     }
 }
 
+#[inline(never)]
 fn push_tag<F: Frame>(frame: &mut F, vid: u16) -> Result<(), DropReason> {
     frame.prepend(TAG).map_err(|_| DropReason::NoHeadroom)?;
     let head = frame.head_mut();
@@ -56,6 +58,7 @@ fn push_tag<F: Frame>(frame: &mut F, vid: u16) -> Result<(), DropReason> {
     Ok(())
 }
 
+#[inline(never)]
 fn pop_tag<F: Frame>(frame: &mut F) -> Result<(), DropReason> {
     let head = frame.head_mut();
     if head.len() < ETH_HEADER + TAG {
@@ -78,11 +81,14 @@ fn l2_header(head: &[u8]) -> usize {
 }
 
 /// Whether the frame, or each segment of a super-frame, fits the MTU (a layer-3 length).
+#[inline]
 pub(crate) fn fits_mtu<F: Frame>(frame: &F, mtu: u32) -> bool {
     // Nearly every frame: no need to look for tags.
-    if frame.len() <= ETH_HEADER + mtu as usize {
-        return true;
-    }
+    frame.len() <= ETH_HEADER + mtu as usize || long_fits_mtu(frame, mtu)
+}
+
+#[inline(never)]
+fn long_fits_mtu<F: Frame>(frame: &F, mtu: u32) -> bool {
     let l2 = l2_header(frame.head());
     let len = match frame.offload().gso {
         None => frame.len(),
@@ -102,6 +108,7 @@ pub(crate) enum Finish {
     Segment,
 }
 
+#[inline]
 pub(crate) fn to_finish(offload: &Offload, caps: Caps) -> Finish {
     match offload.gso {
         Some(Gso { kind, .. }) => {

@@ -1,5 +1,7 @@
 //! A worker: one burst from end to end, in one direction, run to completion.
 
+mod ports;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -23,6 +25,7 @@ use crate::segment;
 use crate::stats::{PortCounters, WorkerCounters};
 use crate::switch::Switch;
 use crate::verdict::Action;
+use ports::{PortSlot, Ports};
 
 /// What the control side tells a worker. Each is done at the start of a turn and answered.
 #[derive(Debug)]
@@ -61,13 +64,6 @@ pub struct Turn {
 
 /// Rounds in which a hand-over ring is emptied for good: each sends a burst at least.
 const HANDOVER_ROUNDS_MAX: usize = 4 * RING_FRAMES / BURST;
-
-/// A worker's view of one port.
-struct PortSlot<F> {
-    counters: Arc<PortCounters>,
-    tx: Batch<F>,
-    storm: StormBucket,
-}
 
 /// One thread's share of the switch, monomorphised for its backend.
 pub struct Worker<D: Datapath> {
@@ -120,7 +116,7 @@ impl<D: Datapath> Worker<D> {
             counters,
             ready: Ready::default(),
             rx: Batch::new(),
-            egress: Ports { slots: Vec::new(), dirty: Vec::new(), segments: Vec::new() },
+            egress: Ports::default(),
             burst: BURST,
         }
     }
@@ -229,22 +225,9 @@ impl<D: Datapath> Worker<D> {
         };
 
         let fdb = self.switch.fdb();
-        let mut planned: ArrayVec<Result<Planned, DropReason>, BURST_MAX> = ArrayVec::new();
-        for frame in self.rx.as_slice() {
-            planned.push(bridge::admit(port, frame.head()).map(|frame| Planned {
-                src: fdb.hash(frame.src),
-                dst: fdb.hash(frame.dst),
-                frame,
-            }));
-        }
-        let mut touched = 0;
-        for plan in planned.iter().flatten() {
-            touched ^= fdb.warm(plan.src);
-            if !plan.frame.group {
-                touched ^= fdb.warm(plan.dst);
-            }
-        }
-        black_box(touched);
+        let mut planned = ArrayVec::new();
+        plan(self.rx.as_slice(), port, fdb, &mut planned);
+        warm(&planned, fdb);
 
         let mut burst = Burst {
             snapshot,
@@ -264,12 +247,7 @@ impl<D: Datapath> Worker<D> {
         for (frame, plan) in self.rx.drain().zip(&planned) {
             match plan {
                 Err(reason) => counters.count_drop(*reason, 1),
-                Ok(plan) => {
-                    let fx = &mut burst.live;
-                    let verdict =
-                        bridge::decide(snapshot, port, bridge, &plan.frame, plan.src, plan.dst, fx);
-                    burst.execute(frame, &plan.frame.meta, bridge, verdict.actions());
-                }
+                Ok(plan) => burst.forward(frame, plan, bridge),
             }
         }
         let storm = burst.live.storm;
@@ -283,6 +261,34 @@ struct Planned {
     frame: Admitted,
     src: Hash,
     dst: Hash,
+}
+
+/// The frames of a burst after the first pass.
+type Plan = ArrayVec<Result<Planned, DropReason>, BURST_MAX>;
+
+/// The first pass: what comes in, and where it is in the table.
+#[inline(never)]
+fn plan<F: Frame>(frames: &[F], port: &PortConf, fdb: &Fdb, planned: &mut Plan) {
+    planned.extend(frames.iter().map(|frame| {
+        bridge::admit(port, frame.head()).map(|frame| Planned {
+            src: fdb.hash(frame.src),
+            dst: fdb.hash(frame.dst),
+            frame,
+        })
+    }));
+}
+
+/// The second: the table's lines are fetched, all misses at once.
+#[inline(never)]
+fn warm(planned: &Plan, fdb: &Fdb) {
+    let mut touched = 0;
+    for plan in planned.iter().flatten() {
+        touched ^= fdb.warm(plan.src);
+        if !plan.frame.group {
+            touched ^= fdb.warm(plan.dst);
+        }
+    }
+    black_box(touched);
 }
 
 /// The effects of a worker that runs for real.
@@ -344,7 +350,17 @@ struct Burst<'a, D: Datapath> {
 }
 
 impl<D: Datapath> Burst<'_, D> {
+    /// The third pass, for one frame: decides and does it.
+    #[inline]
+    fn forward(&mut self, frame: D::Frame, plan: &Planned, bridge: &crate::config::BridgeConf) {
+        let Planned { frame: admitted, src, dst } = plan;
+        let fx = &mut self.live;
+        let verdict = bridge::decide(self.snapshot, self.port, bridge, admitted, *src, *dst, fx);
+        self.execute(frame, &admitted.meta, bridge, verdict.actions());
+    }
+
     /// Does what a verdict says. The last action gets the frame, earlier ones copies.
+    #[inline]
     fn execute(
         &mut self,
         frame: D::Frame,
@@ -352,6 +368,9 @@ impl<D: Datapath> Burst<'_, D> {
         bridge: &crate::config::BridgeConf,
         actions: &[Action],
     ) {
+        if let [only] = actions {
+            return self.act(frame, meta, bridge, *only);
+        }
         let mut frame = frame;
         let Some((last, before)) = actions.split_last() else { return };
         for action in before {
@@ -362,6 +381,7 @@ impl<D: Datapath> Burst<'_, D> {
         self.act(frame, meta, bridge, *last);
     }
 
+    #[inline]
     fn act(
         &mut self,
         frame: D::Frame,
@@ -390,6 +410,7 @@ impl<D: Datapath> Burst<'_, D> {
     }
 
     /// The original goes to the last port, copies to those before it.
+    #[inline(never)]
     fn flood(&mut self, frame: D::Frame, meta: &FrameMeta, bridge: &crate::config::BridgeConf) {
         let mut frame = frame;
         let (snapshot, port, vid) = (self.snapshot, self.port, meta.domain.vid());
@@ -402,20 +423,26 @@ impl<D: Datapath> Burst<'_, D> {
             if let Some(earlier) = last.replace(out)
                 && let Some(copy) = self.copy(&mut frame)
             {
-                self.output(copy, meta, earlier);
+                self.output_flooded(copy, meta, earlier);
             }
         }
         match last {
-            Some(out) => self.output(frame, meta, out),
+            Some(out) => self.output_flooded(frame, meta, out),
             None => self.counters.count_drop(DropReason::NoDestination, 1),
         }
     }
 
+    /// [`Self::output`] out of line, so that it is in line where known unicast goes.
+    #[inline(never)]
+    fn output_flooded(&mut self, frame: D::Frame, meta: &FrameMeta, out: &PortConf) {
+        self.output(frame, meta, out);
+    }
+
     /// Puts a frame into the batch of its port, in the shape that the port can send.
-    #[inline]
+    #[inline(always)]
     fn output(&mut self, frame: D::Frame, meta: &FrameMeta, out: &PortConf) {
         let mut frame = frame;
-        let Some(slot) = self.egress.slots.get_mut(out.id.index()).and_then(Option::as_mut) else {
+        let Some((slot, dirty)) = self.egress.slot_mut(out.id) else {
             // Attached to other workers already, to this one in a moment.
             self.counters.count_drop(DropReason::NoDestination, 1);
             return;
@@ -435,9 +462,9 @@ impl<D: Datapath> Burst<'_, D> {
             return;
         }
         match egress::to_finish(&frame.offload(), out.caps) {
-            Finish::Nothing => self.egress.send(out.id, frame, self.datapath),
+            Finish::Nothing => slot.send(frame, dirty, self.datapath),
             Finish::Checksum => match segment::finish_checksum(&mut frame) {
-                Ok(()) => self.egress.send(out.id, frame, self.datapath),
+                Ok(()) => slot.send(frame, dirty, self.datapath),
                 Err(_) => slot.counters.count_drop(DropReason::SegmentFailed, 1),
             },
             Finish::Segment => self.segment(frame, out.id),
@@ -446,11 +473,12 @@ impl<D: Datapath> Burst<'_, D> {
 
     /// Cuts a super-frame. On the egress ledger the first segment is the frame itself and the others
     /// are made; on the ingress ledger they are copies that were forwarded.
+    #[inline(never)]
     fn segment(&mut self, frame: D::Frame, out: PortId) {
         let mut segments = std::mem::take(&mut self.egress.segments);
         let alloc = || self.datapath.alloc();
         let result = segment::segment(&frame, alloc, |segment| segments.push(segment));
-        if let Some(slot) = self.egress.slot(out) {
+        if let Some((slot, dirty)) = self.egress.slot_mut(out) {
             if result.is_err() {
                 slot.counters.count_drop(DropReason::SegmentFailed, 1);
                 segments.clear();
@@ -459,74 +487,10 @@ impl<D: Datapath> Burst<'_, D> {
             self.counters.copied.add(more);
             self.counters.forwarded.add(more);
             slot.counters.offered.add(more);
-        }
-        for segment in segments.drain(..) {
-            self.egress.send(out, segment, self.datapath);
-        }
-        self.egress.segments = segments;
-    }
-}
-
-/// The ports of a worker with what waits to be sent.
-struct Ports<F> {
-    slots: Vec<Option<Box<PortSlot<F>>>>,
-    /// Ports whose batch is not empty.
-    dirty: Vec<PortId>,
-    /// Empty but for the moment in which a super-frame is cut; kept for its memory.
-    segments: Vec<F>,
-}
-
-impl<F: Frame> Ports<F> {
-    fn slot(&self, port: PortId) -> Option<&PortSlot<F>> {
-        self.slots.get(port.index())?.as_deref()
-    }
-
-    fn add(&mut self, port: PortId, counters: Arc<PortCounters>, burst: usize) {
-        if self.slots.len() <= port.index() {
-            self.slots.resize_with(port.index() + 1, || None);
-        }
-        let slot =
-            PortSlot { counters, tx: Batch::with_limit(burst), storm: StormBucket::default() };
-        self.slots[port.index()] = Some(Box::new(slot));
-    }
-
-    fn remove(&mut self, port: PortId) {
-        // Its batch is empty: every turn ends with a flush.
-        if let Some(slot) = self.slots.get_mut(port.index()) {
-            *slot = None;
-        }
-    }
-
-    fn take_storm(&self, port: PortId) -> StormBucket {
-        self.slot(port).map(|s| s.storm).unwrap_or_default()
-    }
-
-    fn put_storm(&mut self, port: PortId, storm: StormBucket) {
-        if let Some(Some(slot)) = self.slots.get_mut(port.index()) {
-            slot.storm = storm;
-        }
-    }
-
-    /// Adds a frame to its port's batch, which is sent when full.
-    #[inline]
-    fn send<D: Datapath<Frame = F>>(&mut self, port: PortId, frame: F, datapath: &mut D) {
-        let Some(Some(slot)) = self.slots.get_mut(port.index()) else { return };
-        if slot.tx.is_empty() {
-            self.dirty.push(port);
-        }
-        let Err(frame) = slot.tx.push(frame) else { return };
-        datapath.tx_burst(port, &mut slot.tx, &slot.counters);
-        // A batch takes at least one frame, and tx_burst leaves it empty.
-        let _ = slot.tx.push(frame);
-    }
-
-    fn flush_all<D: Datapath<Frame = F>>(&mut self, datapath: &mut D) {
-        for port in self.dirty.drain(..) {
-            if let Some(Some(slot)) = self.slots.get_mut(port.index())
-                && !slot.tx.is_empty()
-            {
-                datapath.tx_burst(port, &mut slot.tx, &slot.counters);
+            for segment in segments.drain(..) {
+                slot.send(segment, dirty, self.datapath);
             }
         }
+        self.egress.segments = segments;
     }
 }

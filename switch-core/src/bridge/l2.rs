@@ -27,11 +27,14 @@ impl L2 {
     /// or its VID is 4095.
     #[inline]
     pub fn parse(head: &[u8]) -> Result<Self, DropReason> {
-        let Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1]) = head.first_chunk()
-        else {
-            return Err(DropReason::Runt);
+        let Some(header) = head.first_chunk::<14>() else { return Err(DropReason::Runt) };
+        // Two loads that overlap: each has an address in its upper 48 bits.
+        let word = |at: usize| {
+            let bytes = header.get(at..).and_then(|b| b.first_chunk()).copied();
+            u64::from_be_bytes(bytes.unwrap_or_default())
         };
-        let tci = if u16::from_be_bytes([t0, t1]) == EtherType::VLAN.0 {
+        let (front, back) = (word(0), word(6));
+        let tci = if back as u16 == EtherType::VLAN.0 {
             let Some(&[c0, c1, _, _]) = head.get(14..).and_then(|rest| rest.first_chunk()) else {
                 return Err(DropReason::VlanTagInvalid);
             };
@@ -42,8 +45,7 @@ impl L2 {
         if tci.is_some_and(|tci| tci & VID_RESERVED == VID_RESERVED) {
             return Err(DropReason::VlanTagInvalid);
         }
-        let dst = MacAddr::new([d0, d1, d2, d3, d4, d5]);
-        let src = MacAddr::new([s0, s1, s2, s3, s4, s5]);
+        let (dst, src) = (MacAddr::from_u64(front >> 16), MacAddr::from_u64(back >> 16));
         Ok(Self { dst, src, tci })
     }
 

@@ -52,6 +52,7 @@ pub struct Admitted {
 ///
 /// # Errors
 /// The reason it may not: any of the drop reasons that concern addresses and tags.
+#[inline]
 pub fn admit(port: &PortConf, head: &[u8]) -> Result<Admitted, DropReason> {
     let l2 = L2::parse(head)?;
     if l2.src.is_multicast() {
@@ -83,6 +84,7 @@ pub fn admit(port: &PortConf, head: &[u8]) -> Result<Admitted, DropReason> {
 ///
 /// `src` and `dst` are the hashes of the frame's keys. A flood may still find nobody:
 /// [`floods_to`] tells for each member.
+#[inline]
 pub fn decide(
     snapshot: &Snapshot,
     port: &PortConf,

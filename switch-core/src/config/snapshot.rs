@@ -240,6 +240,7 @@ impl PortVlans {
     }
 
     /// How frames of VLAN `vid` leave, or `None` if the port is no member.
+    #[inline]
     pub fn egress(&self, vid: u16) -> Option<Egress> {
         if self.pvid == Some(vid) {
             Some(Egress::Untagged)

@@ -8,52 +8,57 @@ use crate::ids::{BridgeId, Domain, PortId};
 use crate::wire::MacAddr;
 
 /// What an entry is found by: a MAC address in a [`Domain`].
+///
+/// Kept as the words it is compared with, so that this is worked out once a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
-    mac: MacAddr,
-    domain: Domain,
+    /// The address and the domain's low 16 bits.
+    low: u64,
+    /// The domain's high 8 bits.
+    high: u8,
 }
 
 impl Key {
     /// The key of `mac` in `domain`.
+    #[inline]
     pub const fn new(mac: MacAddr, domain: Domain) -> Self {
-        Self { mac, domain }
+        let domain = domain.get();
+        Self { low: mac.to_u64() << 16 | (domain & 0xffff) as u64, high: (domain >> 16) as u8 }
     }
 
     /// The address.
     pub const fn mac(self) -> MacAddr {
-        self.mac
+        MacAddr::from_u64(self.low >> 16)
     }
 
     /// Bridge and VLAN.
     pub const fn domain(self) -> Domain {
-        self.domain
+        Domain::from_u24((self.high as u32) << 16 | (self.low & 0xffff) as u32)
     }
 
     /// The 64 bits that fill a slot's key word: the address and the domain's low 16 bits.
     pub(super) const fn low(self) -> u64 {
-        self.mac.to_u64() << 16 | (self.domain.get() & 0xffff) as u64
+        self.low
     }
 
     /// The 8 bits that do not fit there: the domain's high ones.
     pub(super) const fn high(self) -> u8 {
-        (self.domain.get() >> 16) as u8
+        self.high
     }
 
     /// The key whose parts these are.
     pub(super) const fn from_parts(low: u64, high: u8) -> Self {
-        let domain = (high as u32) << 16 | (low & 0xffff) as u32;
-        Self { mac: MacAddr::from_u64(low >> 16), domain: Domain::from_u24(domain) }
+        Self { low, high }
     }
 
     pub(super) const fn bridge(self) -> BridgeId {
-        self.domain.bridge()
+        self.domain().bridge()
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {:?}", self.mac, self.domain)
+        write!(f, "{} in {:?}", self.mac(), self.domain())
     }
 }
 

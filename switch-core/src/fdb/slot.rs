@@ -165,13 +165,15 @@ impl Slot {
         Self { key: AtomicU64::new(0), value: AtomicU64::new(0) }
     }
 
+    /// False if the slot does not hold `key`: one load settles that for most slots looked at.
+    #[inline]
+    pub(super) fn may_hold(&self, key: Key) -> bool {
+        self.key.load(Ordering::Relaxed) == key.low()
+    }
+
     /// The value, if the slot is live and holds `key`.
     #[inline]
     pub(super) fn holds(&self, key: Key) -> Option<Value> {
-        // Most slots looked at hold something else: one load settles those.
-        if self.key.load(Ordering::Relaxed) != key.low() {
-            return None;
-        }
         for _ in 0..READ_ATTEMPTS {
             let before = self.load();
             if !before.is_live() || before.high() != key.high() {

@@ -35,6 +35,19 @@ impl Bucket {
         Self(std::array::from_fn(|_| Slot::free()))
     }
 
+    /// The live slot of `key`, and its value.
+    #[inline]
+    fn find(&self, key: Key) -> Option<(&Slot, Value)> {
+        for slot in &self.0 {
+            if slot.may_hold(key)
+                && let Some(value) = slot.holds(key)
+            {
+                return Some((slot, value));
+            }
+        }
+        None
+    }
+
     fn vacancies(&self) -> usize {
         self.0.iter().filter(|slot| slot.load().is_free()).count()
     }
@@ -71,24 +84,16 @@ impl Table {
     /// Loads a word of each of the key's two cache lines.
     #[inline]
     pub(super) fn touch(&self, hash: Hash) -> u64 {
-        let line = |index| self.bucket(index).first().map_or(0, Slot::touch);
+        let line = |index| self.bucket(index).map_or(0, |Bucket([first, ..])| first.touch());
         line(hash.first) ^ line(hash.second)
     }
 
     /// The live slot of `key`, and its value.
     #[inline]
     pub(super) fn find(&self, key: Key, hash: Hash) -> Option<(&Slot, Value)> {
-        for slot in self.bucket(hash.first) {
-            if let Some(value) = slot.holds(key) {
-                return Some((slot, value));
-            }
-        }
-        for slot in self.bucket(hash.second) {
-            if let Some(value) = slot.holds(key) {
-                return Some((slot, value));
-            }
-        }
-        None
+        // Each by itself: the second line is seldom needed. Of a bucket's known length, so that
+        // the loop is none.
+        self.bucket(hash.first)?.find(key).or_else(|| self.bucket(hash.second)?.find(key))
     }
 
     /// Puts a new entry into the emptier of its buckets; false when both are full. The caller
@@ -147,7 +152,7 @@ impl Table {
 
     /// Every slot the key may be in, in the order of the search.
     pub(super) fn candidates(&self, hash: Hash) -> impl Iterator<Item = &Slot> {
-        self.bucket(hash.first).iter().chain(self.bucket(hash.second))
+        [hash.first, hash.second].into_iter().filter_map(|i| self.bucket(i)).flat_map(|b| &b.0)
     }
 
     /// Every slot there is.
@@ -165,10 +170,10 @@ impl Table {
         size_of_val(&*self.buckets)
     }
 
-    /// Empty for a hash that another table made: a miss, not a panic.
+    /// `None` for a hash that another table made: a miss, not a panic.
     #[inline]
-    fn bucket(&self, index: u32) -> &[Slot] {
-        self.buckets.get(index as usize).map_or(&[], |bucket| &bucket.0)
+    fn bucket(&self, index: u32) -> Option<&Bucket> {
+        self.buckets.get(index as usize)
     }
 }
 

@@ -1,0 +1,103 @@
+//! A worker's ports: what it counts on them, and what waits to be sent.
+
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::bridge::StormBucket;
+use crate::datapath::Datapath;
+use crate::ids::PortId;
+use crate::stats::PortCounters;
+
+/// A worker's view of one port.
+pub(super) struct PortSlot<F> {
+    port: PortId,
+    pub(super) counters: Arc<PortCounters>,
+    tx: Batch<F>,
+    storm: StormBucket,
+}
+
+impl<F> PortSlot<F> {
+    /// Adds a frame to the batch, which is sent when full. `dirty` is the list that came with it.
+    #[inline]
+    pub(super) fn send<D: Datapath<Frame = F>>(
+        &mut self,
+        frame: F,
+        dirty: &mut Vec<PortId>,
+        datapath: &mut D,
+    ) {
+        if self.tx.is_empty() {
+            dirty.push(self.port);
+        } else if self.tx.is_full() {
+            datapath.tx_burst(self.port, &mut self.tx, &self.counters);
+        }
+        // A batch takes at least one frame, and tx_burst leaves it empty.
+        let _ = self.tx.push(frame);
+    }
+}
+
+/// The ports of a worker.
+pub(super) struct Ports<F> {
+    slots: Vec<Option<Box<PortSlot<F>>>>,
+    /// Ports whose batch is not empty. A port that was sent in between is there twice.
+    dirty: Vec<PortId>,
+    /// Empty but for the moment in which a super-frame is cut; kept for its memory.
+    pub(super) segments: Vec<F>,
+}
+
+impl<F> Default for Ports<F> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), dirty: Vec::new(), segments: Vec::new() }
+    }
+}
+
+impl<F> Ports<F> {
+    pub(super) fn slot(&self, port: PortId) -> Option<&PortSlot<F>> {
+        self.slots.get(port.index())?.as_deref()
+    }
+
+    /// The port, and the list that [`PortSlot::send`] wants.
+    #[inline]
+    pub(super) fn slot_mut(
+        &mut self,
+        port: PortId,
+    ) -> Option<(&mut PortSlot<F>, &mut Vec<PortId>)> {
+        let slot = self.slots.get_mut(port.index())?.as_deref_mut()?;
+        Some((slot, &mut self.dirty))
+    }
+
+    pub(super) fn add(&mut self, port: PortId, counters: Arc<PortCounters>, burst: usize) {
+        if self.slots.len() <= port.index() {
+            self.slots.resize_with(port.index() + 1, || None);
+        }
+        let (tx, storm) = (Batch::with_limit(burst), StormBucket::default());
+        self.slots[port.index()] = Some(Box::new(PortSlot { port, counters, tx, storm }));
+    }
+
+    pub(super) fn remove(&mut self, port: PortId) {
+        // Its batch is empty: every turn ends with a flush.
+        if let Some(slot) = self.slots.get_mut(port.index()) {
+            *slot = None;
+        }
+    }
+
+    pub(super) fn take_storm(&self, port: PortId) -> StormBucket {
+        self.slot(port).map(|s| s.storm).unwrap_or_default()
+    }
+
+    pub(super) fn put_storm(&mut self, port: PortId, storm: StormBucket) {
+        if let Some(Some(slot)) = self.slots.get_mut(port.index()) {
+            slot.storm = storm;
+        }
+    }
+
+    /// Sends what is left in every batch.
+    pub(super) fn flush_all<D: Datapath<Frame = F>>(&mut self, datapath: &mut D) {
+        for port in self.dirty.drain(..) {
+            if let Some(Some(slot)) = self.slots.get_mut(port.index())
+                && !slot.tx.is_empty()
+            {
+                datapath.tx_burst(port, &mut slot.tx, &slot.counters);
+            }
+        }
+    }
+}
