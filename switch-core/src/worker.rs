@@ -24,7 +24,7 @@ use crate::ids::{PortId, WorkerId};
 use crate::segment;
 use crate::stats::{PortCounters, WorkerCounters};
 use crate::switch::Switch;
-use crate::verdict::Action;
+use crate::verdict::{Action, Verdict};
 use ports::{PortSlot, Ports};
 
 /// What the control side tells a worker. Each is done at the start of a turn and answered.
@@ -302,16 +302,10 @@ struct Live<'a> {
 }
 
 impl Live<'_> {
-    fn event(&self, event: WorkerEvent) {
-        if !self.switch.send_event(event) {
-            self.worker.events_lost.add(1);
-        }
-    }
-}
-
-impl Effects for Live<'_> {
-    #[inline]
-    fn learn(&mut self, key: Key, hash: Hash, port: PortId) -> Learn {
+    /// What few frames bring: an address that is new or elsewhere, or may not be learned.
+    #[cold]
+    #[inline(never)]
+    fn learn_news(&self, key: Key, hash: Hash, port: PortId) -> Learn {
         let learned = self.fdb.learn(key, hash, Dest::Port(port), self.tick);
         match learned {
             Learn::Refreshed | Learn::Pinned => {}
@@ -323,6 +317,22 @@ impl Effects for Live<'_> {
             Learn::NoSlot => self.worker.learn_no_slot.add(1),
         }
         learned
+    }
+
+    fn event(&self, event: WorkerEvent) {
+        if !self.switch.send_event(event) {
+            self.worker.events_lost.add(1);
+        }
+    }
+}
+
+impl Effects for Live<'_> {
+    #[inline]
+    fn learn(&mut self, key: Key, hash: Hash, port: PortId) -> Learn {
+        if self.fdb.refresh(key, hash, Dest::Port(port), self.tick) {
+            return Learn::Refreshed;
+        }
+        self.learn_news(key, hash, port)
     }
 
     #[inline]
@@ -356,7 +366,7 @@ impl<D: Datapath> Burst<'_, D> {
         let Planned { frame: admitted, src, dst } = plan;
         let fx = &mut self.live;
         let verdict = bridge::decide(self.snapshot, self.port, bridge, admitted, *src, *dst, fx);
-        self.execute(frame, &admitted.meta, bridge, verdict.actions());
+        self.execute(frame, &admitted.meta, bridge, &verdict);
     }
 
     /// Does what a verdict says. The last action gets the frame, earlier ones copies.
@@ -366,19 +376,16 @@ impl<D: Datapath> Burst<'_, D> {
         frame: D::Frame,
         meta: &FrameMeta,
         bridge: &crate::config::BridgeConf,
-        actions: &[Action],
+        verdict: &Verdict,
     ) {
-        if let [only] = actions {
-            return self.act(frame, meta, bridge, *only);
-        }
         let mut frame = frame;
-        let Some((last, before)) = actions.split_last() else { return };
+        let (last, before) = verdict.split_last();
         for action in before {
             if let Some(copy) = self.copy(&mut frame) {
                 self.act(copy, meta, bridge, *action);
             }
         }
-        self.act(frame, meta, bridge, *last);
+        self.act(frame, meta, bridge, last);
     }
 
     #[inline]

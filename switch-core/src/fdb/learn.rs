@@ -47,17 +47,28 @@ impl Fdb {
     /// is one station's address ([`MacAddr::is_station`](crate::wire::MacAddr::is_station)).
     #[inline]
     pub fn learn(&self, key: Key, hash: Hash, dest: Dest, now: Tick) -> Learn {
-        let Some(place) = Place::of(dest) else { return Learn::NoSlot };
-        if let Some((slot, value)) = self.table.find(key, hash)
+        if self.refresh(key, hash, dest, now) {
+            Learn::Refreshed
+        } else {
+            self.learn_news(key, hash, dest, now)
+        }
+    }
+
+    /// The part of [`learn`](Self::learn) that is all there is to do for nearly every frame: true
+    /// if the station is known and where it was, and its age is fresh now.
+    #[inline]
+    pub fn refresh(&self, key: Key, hash: Hash, dest: Dest, now: Tick) -> bool {
+        if let Some(place) = Place::of(dest)
+            && let Some((slot, value)) = self.table.find(key, hash)
             && let Standing::Here = standing(value, place)
         {
-            let stale = elapsed(value.seen(), now) != 0 && value.flags().is_learned();
-            // If it changed meanwhile, it may have been swept: then it is news again.
-            if !stale || slot.replace(value, value.seen_at(now)) {
-                return Learn::Refreshed;
+            if elapsed(value.seen(), now) != 0 && value.flags().is_learned() {
+                // If it changed meanwhile, another worker saw the same station a moment ago.
+                slot.replace(value, value.seen_at(now));
             }
+            return true;
         }
-        self.learn_news(key, hash, dest, now)
+        false
     }
 
     /// The rest of [`learn`](Self::learn): what happens to few frames, kept out of line.
