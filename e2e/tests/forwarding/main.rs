@@ -5,6 +5,7 @@
 mod isolation;
 mod lab;
 mod learning;
+mod loops;
 mod model;
 mod monitor;
 mod ovs;
