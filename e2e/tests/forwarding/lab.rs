@@ -44,7 +44,8 @@ pub(crate) fn veth(host: &Netns, ends: &Netns, name: &str) -> Result<()> {
 
 /// The configuration of these bridges (name and further keys) and ports.
 pub(crate) fn config(bridges: &[(&str, &str)], ports: &[Spec<'_>], ends: &Netns) -> String {
-    let mut text = String::from("version = 1\n");
+    // A small table: a look at every place takes its time in a debug build.
+    let mut text = String::from("version = 1\n[daemon]\nmax-fdb-total = 16384\n");
     for (name, keys) in bridges {
         text.push_str(&format!("[[bridge]]\nname = \"{name}\"\n{keys}\n"));
     }
@@ -101,6 +102,11 @@ impl Lab {
         self.senders.get(port).with_context(|| format!("no end {port}"))?.send(frame)?;
         self.sent += 1;
         Ok(())
+    }
+
+    /// Notes that `frames` were sent into the switch in another way than by [`Lab::send`].
+    pub(crate) fn count_sent(&mut self, frames: u64) {
+        self.sent += frames;
     }
 
     /// Captures what comes out at the end of each of `ports`.

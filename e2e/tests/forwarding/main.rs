@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod bad_frames;
+mod held;
 mod isolation;
 mod lab;
 mod learning;
@@ -9,3 +11,4 @@ mod loops;
 mod model;
 mod monitor;
 mod ovs;
+mod tcp;
