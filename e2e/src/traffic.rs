@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::command::{Host, Process, until_ok};
+use crate::command::{Host, Process, until, until_ok};
 use crate::netns::Netns;
 
 /// What ping counted.
@@ -85,8 +85,13 @@ pub struct Iperf {
 /// # Errors
 /// The client failed (iperf3's own message), or its report is not understood.
 pub fn iperf3(from: &dyn Host, server: &str, args: &str) -> Result<Iperf> {
-    let output = from.sh_for(&format!("iperf3 -J -c {server} {args}"), Duration::from_secs(180))?;
-    let json = output.json()?;
+    let line = format!("iperf3 -J -c {server} {args}");
+    // The server may not be done with the run before this one.
+    let json = until(Duration::from_secs(20), "iperf3's server to be free", || {
+        let json = from.sh_for(&line, Duration::from_secs(180))?.json()?;
+        let busy = json["error"].as_str().is_some_and(|error| error.contains("server is busy"));
+        Ok((!busy).then_some(json))
+    })?;
     if let Some(error) = json.get("error").and_then(|e| e.as_str()) {
         anyhow::bail!("iperf3 from {} to {server}: {error}", from.label());
     }
