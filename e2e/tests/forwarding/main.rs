@@ -11,4 +11,5 @@ mod loops;
 mod model;
 mod monitor;
 mod ovs;
+mod reasons;
 mod tcp;

@@ -1,0 +1,185 @@
+//! Every drop reason that real devices and an operator can bring about is brought about here, and
+//! read where an operator reads it. `place` has no wildcard: a new reason has to be put somewhere.
+
+use anyhow::{Context, Result, ensure};
+use switch_core::DropReason;
+use vswitch_e2e::raw::{ethernet, mac};
+use vswitch_e2e::{Need, need, until};
+
+use crate::held::Held;
+use crate::lab::{Kind, Lab, SOON};
+
+const ALL: [u8; 6] = [0xff; 6];
+
+/// Where a reason is caused.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// In this test.
+    Here,
+    /// By tests of another part alone; why not here.
+    Below(&'static str),
+}
+
+fn place(reason: DropReason) -> Place {
+    match reason {
+        DropReason::LoopGuard
+        | DropReason::SourceGroup
+        | DropReason::SourceZero
+        | DropReason::ReservedDestination
+        | DropReason::VlanTagInvalid
+        | DropReason::VlanNotMember
+        | DropReason::VlanUntagged
+        | DropReason::StormLimit
+        | DropReason::Hairpin
+        | DropReason::Isolated
+        | DropReason::NoDestination
+        | DropReason::MtuExceeded
+        | DropReason::PortDown
+        | DropReason::TxFull => Place::Here,
+        DropReason::Runt | DropReason::Giant => Place::Below(
+            "the kernel refuses such frames; datapath-tap writes them to a socket pair",
+        ),
+        DropReason::VnetHeader => Place::Below(
+            "the kernel checks such headers itself; datapath-tap writes them to a socket pair",
+        ),
+        DropReason::PortUnbound => {
+            Place::Below("only dpdk ports may be in no bridge; the scenarios of switch-core")
+        }
+        DropReason::VlanEgress => Place::Below(
+            "the entry is flushed with the membership, so only a frame on its way sees it; the \
+             scenarios of switch-core",
+        ),
+        DropReason::CopyFailed | DropReason::NoHeadroom | DropReason::SegmentFailed => {
+            Place::Below("buffers run out or short in the scenarios of switch-core")
+        }
+        DropReason::TxError => {
+            Place::Below("a device that changes under a frame; the tests of datapath-tap")
+        }
+        DropReason::HandoverFull => {
+            Place::Below("a worker that stands still; the scenarios of switch-core")
+        }
+    }
+}
+
+#[test]
+fn every_reason_a_device_can_cause_is_caused() -> Result<()> {
+    need!("every_reason_a_device_can_cause_is_caused", Need::Root, Need::Tun, Need::Binaries);
+    let isolated = "access = 20\nisolated = true";
+    let mut lab = Lab::start(
+        &[("br0", ""), ("br1", "")],
+        &[
+            ("acc", Kind::Tap, "br0", "access = 10"),
+            ("trunk", Kind::Veth, "br0", "trunk = [10, 30]"),
+            ("iso1", Kind::Tap, "br0", isolated),
+            ("iso2", Kind::Veth, "br0", isolated),
+            ("alone", Kind::Tap, "br1", "storm-limit = \"10 pps\""),
+            ("slow", Kind::Tap, "br0", "access = 40\nstorm-limit = \"off\""),
+            ("small", Kind::Veth, "br0", "access = 10\nmtu = 1000"),
+            ("old", Kind::Tap, "br0", "access = 60"),
+        ],
+    )?;
+    lab.daemon.allow("as in a loop");
+    // Held by the test and never read, as by a guest that hangs.
+    let _held = Held::new(&lab.host, "held", 1500)?;
+    let add = "port add held --type netdev --device held --bridge br0 --access 40";
+    lab.daemon.ctl(add)?.ok()?;
+    lab.daemon
+        .ctl(&format!(
+            "port add young --type tap --bridge br0 --access 60 --netns {}",
+            lab.ends.name()
+        ))?
+        .ok()?;
+    lab.daemon.wait_healthy()?;
+    lab.open("young")?;
+
+    let frame = |dst, src, tags: &[(u16, u16)]| ethernet(dst, src, tags, 0x88b5, b"dropped");
+    let mut caused = Vec::new();
+    let mut expect = |lab: &Lab, reason: DropReason, port: &str| -> Result<()> {
+        let books = lab.drained()?;
+        let count = books.port(port)?.drops.get(reason.name()).copied().unwrap_or(0);
+        ensure!(count > 0, "no drop for {reason} at {port}: {books:#?}");
+        caused.push(reason);
+        Ok(())
+    };
+
+    lab.send("acc", &frame(ALL, [3, 0, 0, 0, 0, 1], &[]))?;
+    expect(&lab, DropReason::SourceGroup, "acc")?;
+    lab.send("acc", &frame(ALL, [0; 6], &[]))?;
+    expect(&lab, DropReason::SourceZero, "acc")?;
+    lab.send("acc", &frame([0x01, 0x80, 0xc2, 0, 0, 0x0e], mac(1), &[]))?;
+    expect(&lab, DropReason::ReservedDestination, "acc")?;
+    lab.send("trunk", &frame(ALL, mac(2), &[(0x8100, 0xfff)]))?;
+    expect(&lab, DropReason::VlanTagInvalid, "trunk")?;
+    lab.send("trunk", &frame(ALL, mac(2), &[(0x8100, 20)]))?;
+    expect(&lab, DropReason::VlanNotMember, "trunk")?;
+    lab.send("trunk", &frame(ALL, mac(2), &[]))?;
+    expect(&lab, DropReason::VlanUntagged, "trunk")?;
+
+    lab.send("acc", &frame(ALL, mac(1), &[]))?;
+    lab.send("acc", &frame(mac(1), mac(3), &[]))?;
+    expect(&lab, DropReason::Hairpin, "acc")?;
+    lab.send("iso1", &frame(ALL, mac(4), &[]))?;
+    lab.drained()?;
+    lab.send("iso2", &frame(mac(4), mac(5), &[]))?;
+    expect(&lab, DropReason::Isolated, "iso2")?;
+    lab.send("alone", &frame(ALL, mac(6), &[]))?;
+    expect(&lab, DropReason::NoDestination, "alone")?;
+    for _ in 0..100 {
+        lab.send("alone", &frame(ALL, mac(6), &[]))?;
+    }
+    expect(&lab, DropReason::StormLimit, "alone")?;
+    lab.send("acc", &ethernet(ALL, mac(1), &[], 0x88b5, &[0; 1200]))?;
+    expect(&lab, DropReason::MtuExceeded, "small")?;
+
+    // A station of a port whose link is down, known because an operator said so.
+    let shown = "02:00:00:00:00:99";
+    lab.daemon.ctl(&format!("fdb add {shown} --port small --vlan 10"))?.ok()?;
+    lab.ends.ip("link set small down")?;
+    until(SOON, "the link to go down", || {
+        let state = lab.daemon.ctl_json("port show small")?["items"][0]["state"].clone();
+        Ok((state == "down").then_some(()))
+    })?;
+    lab.send("acc", &frame(mac(0x99), mac(1), &[]))?;
+    expect(&lab, DropReason::PortDown, "small")?;
+
+    // More than any queue holds, for somebody who does not read.
+    lab.daemon.ctl("fdb add 02:00:00:00:00:40 --port held --vlan 40")?.ok()?;
+    for n in 0..3000 {
+        lab.send("slow", &frame(mac(0x40), mac(7), &[]))?;
+        if n % 100 == 0 {
+            lab.drained()?;
+        }
+    }
+    expect(&lab, DropReason::TxFull, "held")?;
+
+    // One address on two ports in turns.
+    for _ in 0..8 {
+        for port in ["old", "young"] {
+            lab.send(port, &frame(ALL, mac(8), &[]))?;
+            lab.drained()?;
+        }
+    }
+    until(SOON, "the newer port to be blocked", || {
+        let blocked = &lab.daemon.ctl_json("port show young")?["items"][0]["blocked"];
+        Ok((*blocked == true).then_some(()))
+    })?;
+    lab.send("young", &frame(ALL, mac(8), &[]))?;
+    expect(&lab, DropReason::LoopGuard, "young")?;
+
+    for reason in DropReason::ALL {
+        match place(reason) {
+            Place::Here => ensure!(caused.contains(&reason), "{reason} was not caused"),
+            Place::Below(why) => ensure!(!caused.contains(&reason), "{reason} was caused: {why}"),
+        }
+    }
+    // `drops show` tells each with its cause and cure.
+    let shown = lab.daemon.ctl_json("drops show")?;
+    let rows = shown["items"].as_array().context("drops show: no items")?;
+    for reason in caused {
+        let row = rows.iter().find(|row| row["reason"] == reason.name());
+        let row = row.with_context(|| format!("drops show lacks {reason}: {shown}"))?;
+        ensure!(row["cause"] == reason.cause() && row["cure"] == reason.cure(), "{row}");
+    }
+    lab.finish()?;
+    Ok(())
+}
