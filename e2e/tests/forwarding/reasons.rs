@@ -36,8 +36,11 @@ fn place(reason: DropReason) -> Place {
         | DropReason::MtuExceeded
         | DropReason::PortDown
         | DropReason::TxFull => Place::Here,
-        DropReason::Runt | DropReason::Giant => Place::Below(
+        DropReason::Runt => Place::Below(
             "the kernel refuses such frames; datapath-tap writes them to a socket pair",
+        ),
+        DropReason::Giant => Place::Below(
+            "it needs a TCP stack: `tcp::super_frames_over_64_kib_are_dropped_by_name`",
         ),
         DropReason::VnetHeader => Place::Below(
             "the kernel checks such headers itself; datapath-tap writes them to a socket pair",

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use anyhow::{Result, ensure};
 use vswitch_e2e::capture::Capture;
 use vswitch_e2e::{
-    Daemon, DaemonSpec, Host, IperfServer, Need, Netns, iperf3, need, ping, size, until_ok,
+    Daemon, DaemonSpec, Host, IperfServer, Need, Netns, iperf3, need, ping, size, until, until_ok,
 };
 
 use crate::lab::{Kind, SOON};
@@ -205,4 +205,32 @@ fn tcp_from_a_tap_to_a_netdev_without_offloads() -> Result<()> {
 fn tcp_from_a_tap_without_offloads_to_a_netdev() -> Result<()> {
     let test = "tcp_from_a_tap_without_offloads_to_a_netdev";
     run(test, [("ta", Kind::Tap, NOTHING, ""), ("vb", Kind::Veth, "", "")], 1500)
+}
+
+/// Linux hands out TCP frames over IPv6 of more than 64 KiB where it may (BIG TCP): they fit no
+/// header of the devices here. What TCP sends again in smaller ones arrives.
+#[test]
+fn super_frames_over_64_kib_are_dropped_by_name() -> Result<()> {
+    need!(
+        "super_frames_over_64_kib_are_dropped_by_name",
+        Need::Root,
+        Need::Tun,
+        Need::Binaries,
+        Need::Program("iperf3", "iperf3")
+    );
+    let stations = [("va", Kind::Veth, "", ""), ("tb", Kind::Tap, "", "")];
+    let mut net = Net::start(&stations, 1500)?;
+    let [(a, _), (b, _)] = &net.stations[..] else { anyhow::bail!("two stations") };
+    ensure!(ping(a, "2001:db8::2", 3)?.received == 3);
+    a.ip("link set va gso_max_size 185000 gro_max_size 185000")?;
+    let server = IperfServer::start(b)?;
+    let mut ran = 0;
+    until(SOON, "a frame that is too large", || {
+        ran += iperf3(a, "2001:db8::2", "-6 -n 20M")?.received_bytes;
+        Ok((net.daemon.accounting()?.dropped("giant") > 0).then_some(()))
+    })?;
+    ensure!(ran > 0);
+    drop(server);
+    net.daemon.settle()?.check()?;
+    net.daemon.stop()
 }
