@@ -4,6 +4,8 @@
 //! is too slow loses the oldest. In the FDB's stream a line says how many; events are numbered.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use axum::Router;
@@ -11,10 +13,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
-use http_body_util::channel::{Channel, Sender};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Frame};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::mpsc;
 use vswitch_api::types::{FdbEvent, FdbEventKind};
 
 use super::App;
@@ -48,17 +50,17 @@ async fn events(
         let lines: Vec<u8> = kept.iter().flat_map(line).collect();
         return Ok(text(LINES, lines));
     }
-    let (mut sender, body) = Channel::<Bytes, Infallible>::new(AHEAD);
+    let (sender, body) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         for event in kept {
-            if !send(&mut sender, &event).await {
+            if !send(&sender, &event).await {
                 return;
             }
         }
         loop {
-            match stream.recv().await {
+            match next(&mut stream, &sender).await {
                 Ok(event) => {
-                    if !send(&mut sender, &event).await {
+                    if !send(&sender, &event).await {
                         return;
                     }
                 }
@@ -68,7 +70,7 @@ async fn events(
             }
         }
     });
-    Ok(text(LINES, Body::new(body)))
+    Ok(text(LINES, Body::new(Lines(body))))
 }
 
 #[derive(Deserialize)]
@@ -87,10 +89,10 @@ async fn monitor(State(app): State<App>, Asked(of): Asked<Of>) -> Result<Respons
         }
     }
     let mut stream = app.events.monitor();
-    let (mut sender, body) = Channel::<Bytes, Infallible>::new(AHEAD);
+    let (sender, body) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         loop {
-            let event = match stream.recv().await {
+            let event = match next(&mut stream, &sender).await {
                 Ok(event) => event,
                 Err(RecvError::Lagged(lost)) => lost_events(lost),
                 Err(RecvError::Closed) => return,
@@ -100,12 +102,12 @@ async fn monitor(State(app): State<App>, Asked(of): Asked<Of>) -> Result<Respons
                     .port
                     .as_ref()
                     .is_none_or(|port| event.port == *port || event.from.as_ref() == Some(port));
-            if (meets || event.lost.is_some()) && !send(&mut sender, &event).await {
+            if (meets || event.lost.is_some()) && !send(&sender, &event).await {
                 return;
             }
         }
     });
-    Ok(text(LINES, Body::new(body)))
+    Ok(text(LINES, Body::new(Lines(body))))
 }
 
 fn lost_events(lost: u64) -> FdbEvent {
@@ -128,7 +130,34 @@ fn line(item: &impl Serialize) -> Vec<u8> {
     line
 }
 
+/// Lines on their way to a reader.
+struct Lines(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line))))
+    }
+}
+
+/// What happens next; the end of the stream also if the reader goes before. A reader of something
+/// that never happens would otherwise never be missed.
+async fn next<T: Clone>(
+    stream: &mut broadcast::Receiver<T>,
+    sender: &mpsc::Sender<Bytes>,
+) -> Result<T, RecvError> {
+    tokio::select! {
+        () = sender.closed() => Err(RecvError::Closed),
+        item = stream.recv() => item,
+    }
+}
+
 /// Sends a line; false if the reader is gone.
-async fn send(sender: &mut Sender<Bytes, Infallible>, item: &impl Serialize) -> bool {
-    sender.send_data(line(item).into()).await.is_ok()
+async fn send(sender: &mpsc::Sender<Bytes>, item: &impl Serialize) -> bool {
+    sender.send(line(item).into()).await.is_ok()
 }

@@ -20,6 +20,7 @@ use crate::store::{Store, load};
 struct Server {
     socket: PathBuf,
     control: Control,
+    events: Events,
     thread: Option<std::thread::JoinHandle<()>>,
     _runtime: Runtime,
     _dir: TempDir,
@@ -56,12 +57,12 @@ impl Server {
         let socket = dir.path().join("api.sock");
         let listener = bind(&socket).unwrap();
         let runtime = Runtime::new().unwrap();
-        let app = App { control: control.clone(), events };
+        let app = App { control: control.clone(), events: events.clone() };
         runtime.block_on(async {
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
             tokio::spawn(serve_unix(listener, router(app)));
         });
-        Self { socket, control, thread, _runtime: runtime, _dir: dir }
+        Self { socket, control, events, thread, _runtime: runtime, _dir: dir }
     }
 
     fn connect(&self) -> UnixStream {
@@ -356,4 +357,22 @@ fn metrics_are_text_and_name_every_port() {
     let text = String::from_utf8(body).unwrap();
     assert_eq!(status, 200);
     assert!(text.contains("vswitch_port_received_frames_total{port=\"a\"} 0"), "{text}");
+}
+
+/// A reader of something that never happens must not be served for ever once it has gone.
+#[test]
+fn a_monitor_ends_with_its_reader_even_if_nothing_happens() {
+    let server = Server::start();
+    let until = |monitored: bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while server.events.is_monitored() != monitored {
+            assert!(Instant::now() < deadline, "monitored: {}", !monitored);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut stream = server.connect();
+    write!(stream, "GET /v1/fdb/monitor?bridge=br0 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    until(true);
+    drop(stream);
+    until(false);
 }
