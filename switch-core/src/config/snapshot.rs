@@ -91,6 +91,10 @@ impl Snapshot {
     }
 
     fn rebuild(&mut self, id: BridgeId) {
+        // Not while the bridge is taken out: who changes many ports makes the lists once, after.
+        if self.bridge(id).is_none() {
+            return;
+        }
         let flood = self.flood_lists(id);
         if let Some(Some(bridge)) = self.bridges.get_mut(id.index()) {
             *bridge = Arc::new(BridgeConf { flood, ..(**bridge).clone() });
@@ -253,10 +257,8 @@ impl PortVlans {
 
     /// The VLANs that the port treats in a way of its own.
     fn named(&self) -> impl Iterator<Item = u16> + '_ {
-        let listed = (1..=VID_MAX).filter(|v| match &self.tagged {
-            VlanSet::All => false,
-            some => some.contains(*v),
-        });
+        let last = if matches!(self.tagged, VlanSet::Some(Some(_))) { VID_MAX } else { 0 };
+        let listed = (1..=last).filter(|v| self.tagged.contains(*v));
         self.pvid.into_iter().chain(listed)
     }
 }
