@@ -106,16 +106,15 @@ where
     }
 
     fn housekeep(&mut self) {
-        let ageing = |id: BridgeId| {
-            let named = self.bridges.iter().find(|(_, bridge)| **bridge == id);
-            let spec = named.and_then(|(name, _)| self.desired.bridges.get(name));
-            spec.map_or(u32::MAX, |spec| spec.ageing.as_secs().try_into().unwrap_or(u32::MAX))
-        };
-        // Looked up once a bridge, not once an entry.
-        let most = self.bridges.values().map(|id| id.index() + 1).max().unwrap_or(0);
-        let ageing: Vec<u32> = (0..most)
-            .map(|index| u16::try_from(index).ok().and_then(BridgeId::new).map_or(0, ageing))
-            .collect();
+        // By number: this is asked for every entry.
+        let mut ageing: Vec<u32> = Vec::new();
+        for (name, id) in &self.bridges {
+            let Some(spec) = self.desired.bridges.get(name) else { continue };
+            if ageing.len() <= id.index() {
+                ageing.resize(id.index() + 1, 0);
+            }
+            ageing[id.index()] = spec.ageing.as_secs().try_into().unwrap_or(u32::MAX);
+        }
         let of = |id: BridgeId| ageing.get(id.index()).copied().unwrap_or(0);
         let Housekept { events, blocked, swept } = self.keeper.run(self.clock.now(), of);
         for block in blocked {
