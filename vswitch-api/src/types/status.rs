@@ -126,7 +126,7 @@ pub struct CpuStatus {
     pub idle: String,
     /// The ports it receives from.
     pub ports: Vec<String>,
-    /// Share of its turns that had frames, of the last few seconds, 0 to 100.
+    /// Share of the time that it spent on frames, over the last few seconds, 0 to 100.
     pub busy_percent: f64,
     /// Frames since it started.
     pub frames: u64,
