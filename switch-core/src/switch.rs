@@ -113,16 +113,18 @@ impl Housekeeper {
     pub fn run(&mut self, now: Nanos, ageing: impl Fn(BridgeId) -> u32) -> Housekept {
         let mut done = Housekept::default();
         let snapshot = self.switch.snapshot();
+        self.guard.begin_round();
         // Bounded: workers may be filling the queue as fast as it is read.
         for _ in 0..EVENTS_MAX {
             let Some(event) = self.switch.next_event() else { break };
             if let WorkerEvent::Moved { key, from: Dest::Port(from), port } = event {
                 let opened = |id: PortId| snapshot.port(id).map_or(0, |p| p.opened);
-                let newer = |a, b| if opened(a) > opened(b) { a } else { b };
+                let newer = |a, b| {
+                    let port = snapshot.port(if opened(a) > opened(b) { a } else { b })?;
+                    (port.loop_guard && !port.state.blocked(now)).then_some(port.id)
+                };
                 if let Some(block) = self.guard.moved(key, from, port, now, newer)
                     && let Some(port) = snapshot.port(block.port)
-                    && port.loop_guard
-                    && !port.state.blocked(now)
                 {
                     port.state.block(block.until);
                     done.blocked.push(block);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 use crate::fdb::Key;
-use crate::ids::PortId;
+use crate::ids::{BridgeId, PortId};
 
 /// When the guard acts.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,8 @@ const WATCHED_MAX: usize = 8192;
 pub struct LoopGuard {
     config: LoopGuardConfig,
     watched: HashMap<(Key, PortId, PortId), Moves>,
+    /// Bridges in which a port was blocked in this round.
+    cut: Vec<BridgeId>,
 }
 
 #[derive(Debug)]
@@ -58,18 +60,31 @@ struct Moves {
 impl LoopGuard {
     /// A guard that acts as `config` says.
     pub fn new(config: LoopGuardConfig) -> Self {
-        Self { config, watched: HashMap::new() }
+        Self { config, ..Self::default() }
     }
 
-    /// An address moved. `newer` tells which of two ports was opened later.
+    /// A round of moves begins: those that follow happened after all earlier blocks.
+    pub fn begin_round(&mut self) {
+        self.cut.clear();
+    }
+
+    /// An address moved. `newer` tells which of two ports was opened later, if it may be blocked.
+    ///
+    /// One port of a bridge is blocked in a round at most. A loop also moves its addresses to and
+    /// fro between the ports it is on and those of their stations, so what else the round tells of
+    /// that bridge would blame ports that have no part in it. A second loop is found in the next.
     pub fn moved(
         &mut self,
         key: Key,
         from: PortId,
         to: PortId,
         now: Nanos,
-        newer: impl FnOnce(PortId, PortId) -> PortId,
+        newer: impl FnOnce(PortId, PortId) -> Option<PortId>,
     ) -> Option<Block> {
+        let bridge = key.domain().bridge();
+        if self.cut.contains(&bridge) {
+            return None;
+        }
         if self.watched.len() >= WATCHED_MAX {
             let within = self.config.within;
             self.watched.retain(|_, m| now - m.since <= within);
@@ -86,9 +101,11 @@ impl LoopGuard {
         if moves.count <= self.config.moves {
             return None;
         }
-        let port = newer(from, to);
+        self.watched.remove(&pair);
+        let port = newer(from, to)?;
         let other = if port == from { to } else { from };
-        self.watched.retain(|(_, a, b), _| *a != port && *b != port);
+        self.watched.retain(|(key, ..), _| key.domain().bridge() != bridge);
+        self.cut.push(bridge);
         Some(Block { port, other, key, until: now + self.config.block })
     }
 
@@ -101,7 +118,7 @@ impl LoopGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{BridgeId, Domain};
+    use crate::ids::Domain;
     use crate::wire::MacAddr;
 
     fn key(n: u8) -> Key {
@@ -112,13 +129,16 @@ mod tests {
         PortId::new(n).unwrap()
     }
 
+    fn newest(a: PortId, b: PortId) -> Option<PortId> {
+        Some(a.max(b))
+    }
+
     #[test]
     fn the_sixth_move_in_three_seconds_blocks_the_newer_port() {
         let mut guard = LoopGuard::default();
         let (a, b) = (port(1), port(2));
-        let mut step = |n: u64, from, to| {
-            guard.moved(key(1), from, to, Nanos::from_millis(n * 500), PortId::max)
-        };
+        let mut step =
+            |n: u64, from, to| guard.moved(key(1), from, to, Nanos::from_millis(n * 500), newest);
         for n in 0..5 {
             let (from, to) = if n % 2 == 0 { (a, b) } else { (b, a) };
             assert_eq!(step(n, from, to), None);
@@ -132,12 +152,38 @@ mod tests {
         let mut guard = LoopGuard::default();
         for n in 0..50 {
             let now = Nanos::from_secs(n);
-            assert_eq!(guard.moved(key(1), port(1), port(2), now, PortId::max), None);
+            assert_eq!(guard.moved(key(1), port(1), port(2), now, newest), None);
         }
         for n in 0..50u16 {
             let now = Nanos::from_secs(100);
-            assert_eq!(guard.moved(key(2), port(n), port(n + 1), now, PortId::max), None);
+            assert_eq!(guard.moved(key(2), port(n), port(n + 1), now, newest), None);
         }
+    }
+
+    /// A station on port 1 speaks while its frames circle between ports 2 and 3: they come in there
+    /// in turn, and its address comes home with each frame of its own.
+    #[test]
+    fn a_station_is_not_blamed_for_the_loop_its_frames_are_in() {
+        let mut guard = LoopGuard::default();
+        let now = Nanos::from_secs(1);
+        // The station's port is the newest.
+        let newer = |a: PortId, b: PortId| Some(a.min(b));
+        let mut at = port(1);
+        let mut blocked = Vec::new();
+        guard.begin_round();
+        for n in 0..100 {
+            let to = if n % 10 == 0 { port(1) } else { port(2 + n % 2) };
+            if to != at {
+                blocked.extend(guard.moved(key(1), at, to, now, newer));
+            }
+            at = to;
+        }
+        let ports: Vec<_> = blocked.iter().map(|block| block.port).collect();
+        assert_eq!(ports, [port(2)]);
+        // The next round starts from nothing, and finds what goes on.
+        guard.begin_round();
+        let again = (0..6).find_map(|_| guard.moved(key(1), port(2), port(3), now, newer));
+        assert_eq!(again.map(|block| block.port), Some(port(2)));
     }
 
     #[test]
@@ -146,7 +192,7 @@ mod tests {
         for n in 0..100_000u32 {
             let mac = MacAddr::new([2, 0, (n >> 16) as u8, (n >> 8) as u8, n as u8, 0]);
             let key = Key::new(mac, Domain::new(BridgeId::new(0).unwrap(), 0));
-            guard.moved(key, port(1), port(2), Nanos::from_secs(1), PortId::max);
+            guard.moved(key, port(1), port(2), Nanos::from_secs(1), newest);
             assert!(guard.watched.len() <= WATCHED_MAX);
         }
     }
