@@ -73,9 +73,9 @@ impl<F> HandoverRing<F> {
     /// Moves frames into the batch, as many as it has room for. The owner calls this until the
     /// batch is not filled.
     pub fn pop(&self, batch: &mut Batch<F>) {
-        self.shared.announced.store(false, Ordering::Release);
-        // Orders the store before the pops: a frame pushed after them announces itself anew.
-        std::sync::atomic::fence(Ordering::SeqCst);
+        // A swap and no store: it reads what the last sender wrote, and so sees the frames of every
+        // sender that found the ring announced and woke nobody. Those that come later announce anew.
+        self.shared.announced.swap(false, Ordering::AcqRel);
         while !batch.is_full() {
             let Some(frame) = self.shared.frames.pop() else { return };
             if batch.push(frame).is_err() {
