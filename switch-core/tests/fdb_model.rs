@@ -372,7 +372,7 @@ fn run(start: u32, ops: Vec<Op>) -> Result<(), TestCaseError> {
                     prop_assert!(model.entries.remove(&entry.key).is_some());
                 }
                 let mut left = None;
-                fdb.for_each(|entry| left = left.or(Some(entry).filter(|e| filter.catches(e))));
+                fdb.for_each(|entry| left = left.or_else(|| filter.catches(&entry).then_some(entry)));
                 prop_assert_eq!(left, None);
             }
             Op::Advance { secs } => {

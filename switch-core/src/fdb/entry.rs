@@ -9,46 +9,51 @@ use crate::wire::MacAddr;
 
 /// What an entry is found by: a MAC address in a [`Domain`].
 ///
-/// Kept as the words it is compared with, so that this is worked out once a frame.
+/// Kept as the numbers that the table compares, since it is made once for a frame and used a dozen
+/// times.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// The address and the domain's low 16 bits.
+    /// The address, and the domain's low 16 bits.
     low: u64,
     /// The domain's high 8 bits.
-    high: u8,
+    high: u64,
 }
 
 impl Key {
     /// The key of `mac` in `domain`.
     #[inline]
     pub const fn new(mac: MacAddr, domain: Domain) -> Self {
-        let domain = domain.get();
-        Self { low: mac.to_u64() << 16 | (domain & 0xffff) as u64, high: (domain >> 16) as u8 }
+        let domain = domain.get() as u64;
+        Self { low: mac.to_u64() << 16 | domain & 0xffff, high: domain >> 16 }
     }
 
     /// The address.
+    #[inline]
     pub const fn mac(self) -> MacAddr {
         MacAddr::from_u64(self.low >> 16)
     }
 
     /// Bridge and VLAN.
+    #[inline]
     pub const fn domain(self) -> Domain {
-        Domain::from_u24((self.high as u32) << 16 | (self.low & 0xffff) as u32)
+        Domain::from_u24((self.high << 16 | self.low & 0xffff) as u32)
     }
 
     /// The 64 bits that fill a slot's key word: the address and the domain's low 16 bits.
+    #[inline]
     pub(super) const fn low(self) -> u64 {
         self.low
     }
 
     /// The 8 bits that do not fit there: the domain's high ones.
-    pub(super) const fn high(self) -> u8 {
+    #[inline]
+    pub(super) const fn high(self) -> u64 {
         self.high
     }
 
     /// The key whose parts these are.
-    pub(super) const fn from_parts(low: u64, high: u8) -> Self {
-        Self { low, high }
+    pub(super) const fn from_parts(low: u64, high: u64) -> Self {
+        Self { low, high: high & 0xff }
     }
 
     pub(super) const fn bridge(self) -> BridgeId {

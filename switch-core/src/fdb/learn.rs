@@ -3,7 +3,7 @@
 use super::ageing::elapsed;
 use super::entry::{Dest, Flags, Key, Learn, Tick};
 use super::limits::Holder;
-use super::slot::{Place, Value};
+use super::slot::{Place, Slot, Value};
 use super::table::Hash;
 use super::{ATTEMPTS, Fdb};
 
@@ -26,6 +26,18 @@ fn standing(value: Value, place: Place) -> Standing {
     } else {
         value.dest().map_or(Standing::Pinned, Standing::Elsewhere)
     }
+}
+
+/// Stamps an entry that stands at `place`; out of line, as it is for the first frame of each
+/// second and for entries that were not learned.
+///
+/// False if it stands elsewhere or is pinned, and also if it changed meanwhile: then it may
+/// have been swept, and has to be learned anew.
+#[inline(never)]
+fn renew(slot: &Slot, value: Value, place: Place, now: Tick) -> bool {
+    let Standing::Here = standing(value, place) else { return false };
+    let stale = value.flags().is_learned() && elapsed(value.seen(), now) != 0;
+    !stale || slot.replace(value, value.seen_at(now))
 }
 
 impl Fdb {
@@ -58,17 +70,9 @@ impl Fdb {
     /// if the station is known and where it was, and its age is fresh now.
     #[inline]
     pub fn refresh(&self, key: Key, hash: Hash, dest: Dest, now: Tick) -> bool {
-        if let Some(place) = Place::of(dest)
-            && let Some((slot, value)) = self.table.find(key, hash)
-            && let Standing::Here = standing(value, place)
-        {
-            if elapsed(value.seen(), now) != 0 && value.flags().is_learned() {
-                // If it changed meanwhile, another worker saw the same station a moment ago.
-                slot.replace(value, value.seen_at(now));
-            }
-            return true;
-        }
-        false
+        let Some(place) = Place::of(dest) else { return false };
+        let Some((slot, value)) = self.table.find(key, hash) else { return false };
+        value.is_fresh(place, now) || renew(slot, value, place, now)
     }
 
     /// The rest of [`learn`](Self::learn): what happens to few frames, kept out of line.
@@ -85,7 +89,8 @@ impl Fdb {
                 };
             };
             let from = match standing(value, place) {
-                Standing::Here => return Learn::Refreshed,
+                Standing::Here if renew(slot, value, place, now) => return Learn::Refreshed,
+                Standing::Here => continue,
                 Standing::Pinned => return Learn::Pinned,
                 Standing::Elsewhere(from) => from,
             };

@@ -9,11 +9,11 @@
 //! busy (being filled) or live, and every change of state is a compare-and-swap on it, so exactly
 //! one thread makes each change and knows what it replaced. The key word is written only by the
 //! thread that made the slot busy, before it makes it live, and so cannot change under a live
-//! value. Each claim counts the sequence up.
+//! value. Each claim counts the sequence up, and so does each publication.
 //!
-//! A reader loads value, key, value. When both values carry the same sequence, no claim came in
+//! A reader loads value, key, value. When both values carry the same sequence, neither came in
 //! between, hence the key it read belongs to both. The sequence is 8 bits wide: a thread would
-//! have to be held up between two loads for exactly a multiple of 256 reuses of one slot to be
+//! have to be held up between two loads for exactly a multiple of 128 reuses of one slot to be
 //! fooled, and then one frame takes a wrong turn.
 
 use super::ageing::{SEEN_BITS, SEEN_MASK};
@@ -51,16 +51,19 @@ impl Place {
         }
     }
 
+    /// `None` for a place that is none.
     const fn dest(self) -> Option<Dest> {
-        if self.0 & Self::REMOTE != 0 {
+        // The index was a valid one when it was stored: the mask only tells the compiler.
+        const INDEX: u32 = (PortId::MAX_PORTS - 1) as u32;
+        if self.0 <= Self::BUSY.0 {
+            None
+        } else if self.0 & Self::REMOTE != 0 {
             Some(Dest::Remote(self.0 & !Self::REMOTE))
-        } else if self.0 & Self::PORT != 0 {
-            match PortId::new(self.0 as u16) {
+        } else {
+            match PortId::new((self.0 & INDEX) as u16) {
                 Some(port) => Some(Dest::Port(port)),
                 None => None,
             }
-        } else {
-            None
         }
     }
 }
@@ -73,7 +76,7 @@ impl Value {
     /// A live value for `key`; the slot adds its sequence when it is published.
     pub(super) const fn new(key: Key, place: Place, flags: Flags, now: Tick) -> Self {
         Self(
-            (key.high() as u64) << HIGH_SHIFT
+            key.high() << HIGH_SHIFT
                 | (place.0 as u64) << PLACE_SHIFT
                 | (flags.bits() as u64) << FLAGS_SHIFT
                 | (now.0 & SEEN_MASK) as u64,
@@ -125,8 +128,8 @@ impl Value {
         }
     }
 
-    const fn high(self) -> u8 {
-        (self.0 >> HIGH_SHIFT) as u8
+    const fn high(self) -> u64 {
+        self.0 >> HIGH_SHIFT
     }
 
     pub(super) const fn is_live(self) -> bool {
@@ -137,7 +140,8 @@ impl Value {
         self.place().0 == Place::FREE.0
     }
 
-    const fn same_occupancy(self, other: Self) -> bool {
+    /// No claim or publication came between the two.
+    const fn same_state(self, other: Self) -> bool {
         (self.0 ^ other.0) & SEQUENCE_MASK == 0
     }
 
@@ -146,8 +150,19 @@ impl Value {
     }
 
     const fn claimed(self) -> Self {
-        let sequence = self.0.wrapping_add(1 << SEQUENCE_SHIFT) & SEQUENCE_MASK;
-        Self(sequence | (Place::BUSY.0 as u64) << PLACE_SHIFT)
+        Self(self.next_sequence() | (Place::BUSY.0 as u64) << PLACE_SHIFT)
+    }
+
+    const fn next_sequence(self) -> u64 {
+        self.0.wrapping_add(1 << SEQUENCE_SHIFT) & SEQUENCE_MASK
+    }
+
+    /// Learned, at `place`, and stamped `now` already: nothing to do but to say so.
+    #[inline]
+    pub(super) const fn is_fresh(self, place: Place, now: Tick) -> bool {
+        const COMPARED: u64 = (1 << SEQUENCE_SHIFT) - 1;
+        let fresh = (place.0 as u64) << PLACE_SHIFT | (now.0 & SEEN_MASK) as u64;
+        self.0 & COMPARED == fresh
     }
 }
 
@@ -165,41 +180,39 @@ impl Slot {
         Self { key: AtomicU64::new(0), value: AtomicU64::new(0) }
     }
 
-    /// False if the slot does not hold `key`: one load settles that for most slots looked at.
+    /// The key word is `key`'s: most slots that are looked at hold something else, and one load
+    /// settles those.
     #[inline]
     pub(super) fn may_hold(&self, key: Key) -> bool {
         self.key.load(Ordering::Relaxed) == key.low()
     }
 
     /// The value, if the slot is live and holds `key`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn holds(&self, key: Key) -> Option<Value> {
-        for _ in 0..READ_ATTEMPTS {
-            let before = self.load();
-            if !before.is_live() || before.high() != key.high() {
-                return None;
-            }
-            if self.key.load(Ordering::Acquire) != key.low() {
-                return None;
-            }
-            let after = self.load();
-            if after.same_occupancy(before) {
-                return after.is_live().then_some(after);
-            }
+        let before = self.load();
+        let low = self.key.load(Ordering::Acquire);
+        let after = self.load();
+        if !after.same_state(before) {
+            return self.holds_after_all(key);
         }
-        None
+        (low == key.low() && after.high() == key.high() && after.is_live()).then_some(after)
+    }
+
+    /// The same for a slot that is being reused, out of the way of all others.
+    #[cold]
+    #[inline(never)]
+    fn holds_after_all(&self, key: Key) -> Option<Value> {
+        self.read().filter(|(found, _)| *found == key).map(|(_, value)| value)
     }
 
     /// Whatever the slot holds, if it is live.
     pub(super) fn read(&self) -> Option<(Key, Value)> {
         for _ in 0..READ_ATTEMPTS {
             let before = self.load();
-            if !before.is_live() {
-                return None;
-            }
             let low = self.key.load(Ordering::Acquire);
             let after = self.load();
-            if after.same_occupancy(before) {
+            if after.same_state(before) {
                 return after.is_live().then(|| (Key::from_parts(low, after.high()), after));
             }
         }
@@ -239,8 +252,8 @@ impl Slot {
     }
 
     fn swap(&self, from: Value, to: Value) -> bool {
-        // AcqRel: a reader that sees the new value must see all that led to it, and this thread
-        // must see the key that came with the old one.
+        // What a reader needs travels with the stores in `publish`; AcqRel only keeps each change
+        // in order with what its thread did before and after, which costs nothing on x86.
         self.value.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
@@ -259,7 +272,7 @@ impl Claim<'_> {
         // Release, so that a reader who already sees this key also sees the slot's new sequence
         // in its second load, and throws away the value it read before.
         self.slot.key.store(key.low(), Ordering::Release);
-        let live = value.0 | self.busy.0 & SEQUENCE_MASK;
+        let live = value.0 | self.busy.next_sequence();
         self.slot.value.store(live, Ordering::Release);
     }
 }

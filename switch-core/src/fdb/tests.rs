@@ -359,3 +359,29 @@ fn hashes_name_two_buckets_and_a_foreign_hash_only_misses() {
         "seeds are random"
     );
 }
+
+/// Addresses as they are handed out, one after the other or one to a VLAN, spread as well as
+/// random ones: a full table turns away next to none.
+#[test]
+fn addresses_in_a_row_find_slots() {
+    const COUNT: u32 = 20_000;
+    type Pattern = fn(u64) -> Key;
+    let patterns: [(&str, Pattern); 6] = [
+        ("last byte first", |n| in_vlan(n, 1, 1)),
+        ("first byte first", |n| in_vlan(n.swap_bytes() >> 16, 1, 1)),
+        ("one vendor, steps of 256", |n| in_vlan(n << 8, 1, 1)),
+        ("one address in every vlan", |n| in_vlan(n >> 12, 1, n as u16 & 0xfff)),
+        ("one address in every bridge", |n| in_vlan(n >> 12, n as u16 & 0xfff, 1)),
+        ("the vlan in the address", |n| in_vlan(n << 20 | n & 0xfff, 1, n as u16 & 0xfff)),
+    ];
+    for (name, key) in patterns {
+        for seed in [0, u64::MAX, 0x9e37_79b9_7f4a_7c15] {
+            let fdb = Fdb::with_seed(FdbConfig { max_total: COUNT, max_per_bridge: COUNT }, seed);
+            let refused = (0..u64::from(COUNT) * 63 / 64)
+                .map(|n| (fdb.hash(key(n)), key(n), on((n % 64) as u16)))
+                .filter(|&(hash, key, dest)| fdb.learn(key, hash, dest, Tick(0)) == Learn::NoSlot)
+                .count();
+            assert!(refused <= 8, "{name}, seed {seed}: {refused} found no slot");
+        }
+    }
+}
