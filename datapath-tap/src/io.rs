@@ -27,6 +27,8 @@ pub(crate) struct PortShared {
     /// The last error that was no full queue and no link that is down, and how many there were.
     pub(crate) last_error: AtomicI32,
     pub(crate) errors: AtomicU64,
+    /// Frames the device itself had no room for: dropped here by name, and counted there as well.
+    pub(crate) refused: AtomicU64,
     /// The file says that its device was deleted.
     pub(crate) gone: AtomicBool,
     /// What the device itself finishes, as [`caps_bits`]. The rest is left to the kernel.
@@ -59,7 +61,9 @@ fn needed_bits(frame: &HeapFrame) -> u8 {
         return 0;
     }
     let undone = match offload.gso.map(|gso| gso.kind) {
-        None => 1,
+        // A checksum is finished in place on this way too (`validate_xmit_skb`): sent through the
+        // queue, a frame for a full device would seem sent.
+        None => return 0,
         Some(GsoKind::TcpV4) => 1 | 1 << 1,
         Some(GsoKind::TcpV6) => 1 | 1 << 2,
         Some(GsoKind::Udp) => 1 | 1 << 3,
@@ -226,7 +230,13 @@ impl Io {
 /// The drop that an error of a send is.
 fn drop_reason(e: Errno, shared: &PortShared) -> DropReason {
     match e {
-        Errno::EAGAIN | Errno::ENOBUFS => DropReason::TxFull,
+        Errno::EAGAIN => DropReason::TxFull,
+        Errno::ENOBUFS => {
+            // Only the worker that owns the queue counts here.
+            let refused = shared.refused.load(Ordering::Relaxed);
+            shared.refused.store(refused.wrapping_add(1), Ordering::Relaxed);
+            DropReason::TxFull
+        }
         // A TAP that is down says EIO, one that was deleted EBADFD; a packet socket ENETDOWN, and
         // ENXIO when its device is gone.
         Errno::ENETDOWN | Errno::EIO | Errno::EBADFD | Errno::ENXIO | Errno::ENODEV => {
@@ -261,7 +271,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
-    use switch_core::frame::{Csum, FramePool, PoolConfig};
+    use switch_core::frame::{Csum, FramePool, Gso, PoolConfig};
 
     /// A datagram socket in place of a TAP's file: it, too, gives one frame a read.
     fn tap(vnet_hdr: bool) -> (Io, UnixDatagram, HeapFrame, PortShared) {
@@ -366,9 +376,12 @@ mod tests {
         assert_eq!(needed_bits(&frame), 0);
         let csum = Csum::Partial { start: 34, offset: 16 };
         frame.set_offload(switch_core::frame::Offload { csum, gso: None });
-        let csum_only = caps_bits(Caps { csum: true, ..Caps::default() });
-        assert_eq!(needed_bits(&frame), csum_only);
+        assert_eq!(needed_bits(&frame), 0);
+        let gso = Some(Gso { kind: GsoKind::TcpV4, size: 40, ecn: false });
+        frame.set_offload(switch_core::frame::Offload { csum, gso });
+        let tso = caps_bits(Caps { csum: true, tso4: true, ..Caps::default() });
+        assert_eq!(needed_bits(&frame), tso);
         put_tag_back(&mut frame, 0x8100, 5).unwrap();
-        assert_eq!(needed_bits(&frame), csum_only | NATIVE_TAGGED);
+        assert_eq!(needed_bits(&frame), tso | NATIVE_TAGGED);
     }
 }
