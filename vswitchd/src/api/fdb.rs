@@ -18,7 +18,11 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/fdb/flush", post(flush))
 }
 
-async fn all(State(app): State<App>, Asked(filter): Asked<FdbFilter>) -> Result<Response, Failure> {
+pub(super) async fn all(
+    State(app): State<App>,
+    Asked(filter): Asked<FdbFilter>,
+) -> Result<Response, Failure> {
+    let _turn = app.table.acquire().await;
     let table = app.control.ask(|reply| Action::Fdb(filter, reply)).await?;
     // A million entries are seconds of work: not for a thread that serves others, too.
     let body = tokio::task::spawn_blocking(move || {

@@ -20,8 +20,11 @@ mod vlans;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::http::{Method, Uri};
+use tokio::sync::Semaphore;
 use vswitch_api::{ApiError, Code};
 
 use crate::control::{Author, Control};
@@ -39,6 +42,19 @@ pub struct App {
     pub control: Control,
     /// What happened, and what happens.
     pub events: Events,
+    /// Metrics are asked for one after the other: whoever may only read them must not fill the
+    /// control thread's queue.
+    scrape: Arc<Semaphore>,
+    /// So are tables of the FDB: one of a million entries must not be in memory many times.
+    table: Arc<Semaphore>,
+}
+
+impl App {
+    /// What handlers use, with nobody at work yet.
+    pub fn new(control: Control, events: Events) -> Self {
+        let one = || Arc::new(Semaphore::new(1));
+        Self { control, events, scrape: one(), table: one() }
+    }
 }
 
 /// Who is at the other end of a connection, as the kernel says.

@@ -91,6 +91,7 @@ async fn drops(State(app): State<App>, Asked(filter): Asked<DropFilter>) -> Answ
 }
 
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Failure> {
+    let _turn = app.scrape.acquire().await;
     let sample = app.control.ask(Action::Metrics).await?;
     Ok(text(MEDIA_TYPE, render(&sample)))
 }

@@ -6,11 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use axum::extract::State;
 use serde_json::{Value as Json, json};
 use switch_core::testing::LoopbackBackend;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use vswitch_api::routes::ROUTES;
+use vswitch_api::types::FdbFilter;
 
 use super::*;
 use crate::control::Controller;
@@ -57,7 +59,7 @@ impl Server {
         let socket = dir.path().join("api.sock");
         let listener = bind(&socket).unwrap();
         let runtime = Runtime::new().unwrap();
-        let app = App { control: control.clone(), events: events.clone() };
+        let app = App::new(control.clone(), events.clone());
         runtime.block_on(async {
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
             tokio::spawn(serve_unix(listener, router(app)));
@@ -375,4 +377,25 @@ fn a_monitor_ends_with_its_reader_even_if_nothing_happens() {
     until(true);
     drop(stream);
     until(false);
+}
+
+/// Anyone who reaches the metrics' address may ask as often as they like. That must not keep the
+/// operator's own requests out.
+#[tokio::test]
+async fn costly_answers_are_asked_for_one_at_a_time() {
+    let (control, asked) = Control::unanswered();
+    let app = App::new(control, Events::default());
+    for _ in 0..300 {
+        let (scrape, list) = (app.clone(), app.clone());
+        tokio::spawn(system::metrics(State(scrape)));
+        tokio::spawn(fdb::all(State(list), reply::Asked(FdbFilter::default())));
+    }
+    for turn in 1..=3 {
+        // One thread, first come first served: all have got as far as they can.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(asked.len(), 2, "turn {turn}");
+        drop(asked.try_recv().unwrap());
+    }
 }

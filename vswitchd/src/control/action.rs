@@ -1,5 +1,7 @@
 //! What the control thread can be asked: each action with the way its answer goes back.
 
+use std::time::Duration;
+
 use crossbeam::channel::{Sender, TrySendError};
 use serde_json::Value as Json;
 use switch_core::config::{BridgeSpec, PortSpec};
@@ -97,6 +99,8 @@ pub struct Control(pub(super) Sender<Action>);
 
 /// How many actions may wait. More are refused: a queue that grows helps nobody.
 pub(super) const WAITING: usize = 256;
+/// How long the word to stop may wait behind them.
+const STOP_TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Control {
     /// Asks, and waits for the answer.
@@ -119,10 +123,18 @@ impl Control {
         answer.blocking_recv().unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Tells it to close everything and end.
+    /// Tells it to close everything and end. One that takes no questions any more is left to
+    /// itself after a few seconds.
     pub fn stop(&self) {
         // It may have ended by itself.
-        let _ = self.0.send(Action::Stop);
+        let _ = self.0.send_timeout(Action::Stop, STOP_TAKEN_WITHIN);
+    }
+
+    /// The way to a control thread that never answers, and what it is asked.
+    #[cfg(test)]
+    pub(crate) fn unanswered() -> (Self, crossbeam::channel::Receiver<Action>) {
+        let (sender, asked) = crossbeam::channel::bounded(WAITING);
+        (Self(sender), asked)
     }
 
     fn send(&self, action: Action) -> Result<(), ApiError> {

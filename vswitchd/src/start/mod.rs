@@ -154,7 +154,7 @@ where
         .spawn(move || run_control(controller, &ended))
         .map_err(|cause| StartError::new(Code::Internal, format!("start a thread: {cause}")))?;
 
-    let app = App { control: control.clone(), events };
+    let app = App::new(control.clone(), events);
     let runtime = match start_api(args, app, metrics) {
         Ok(runtime) => runtime,
         Err(error) => {
