@@ -2,7 +2,7 @@
 //! confirmed are taken back.
 
 use std::collections::VecDeque;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use switch_core::BridgeId;
 use switch_core::bridge::Block;
@@ -181,6 +181,8 @@ where
         let author = Author("vswitchd: not confirmed in time".to_owned());
         let result = self.mutate(&author, Mutation::Rollback(Some(pending.back_to)))?;
         if let Err(error) = result {
+            // A disk that is full for a moment must not make the change one that stays.
+            self.confirm_by = Some(now + TAKE_BACK_AGAIN);
             self.events.add(EventLevel::Error, "config-rollback", "", &error.message);
         }
         Ok(())
@@ -202,6 +204,8 @@ where
     }
 }
 
+/// How soon a change is taken back again that could not be.
+const TAKE_BACK_AGAIN: Duration = Duration::from_secs(10);
 /// Over how many seconds rates are taken.
 const RATE_SAMPLES: usize = 6;
 

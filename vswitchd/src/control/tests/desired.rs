@@ -6,6 +6,7 @@ use vswitch_api::types::{
 };
 
 use super::*;
+use crate::store::{Commit, Pending};
 
 fn add_port(name: &str) -> Mutation {
     Mutation::AddPort(port_spec(&json!({"name": name, "type": "tap", "bridge": "br0"})))
@@ -127,6 +128,42 @@ fn a_change_that_nobody_confirms_is_taken_back() {
     until("the change to be taken back", || bench.toml() == before);
     assert!(bench.wires.get("b").is_none());
     bench.mutate(add_port("c")).unwrap();
+}
+
+/// The store may fail for a while: here, it has no such revision.
+#[test]
+fn taking_back_is_tried_again_until_it_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    let (desired, _) = load(&mut store, switch(&[]).as_bytes(), false).unwrap();
+    store
+        .commit(Commit {
+            origin: Origin::Api,
+            what: "test".to_owned(),
+            objects: store.objects().clone(),
+            file: None,
+            pending: Some(Pending { back_to: 99 }),
+        })
+        .unwrap();
+    let (died, _) = unbounded();
+    let (mut controller, _control) =
+        Controller::start(LoopbackBackend::default(), store, desired, Events::default(), &died)
+            .unwrap();
+    let now = Instant::now();
+    controller.confirm_by = Some(now);
+    controller.tick(now).unwrap();
+    assert!(controller.confirm_by.is_some_and(|by| by > now));
+    controller.close_all().unwrap();
+    controller.workers.stop();
+}
+
+/// Behind questions that nobody takes, SIGTERM must not wait for ever.
+#[test]
+fn a_control_thread_that_hangs_does_not_hold_up_the_end() {
+    let (control, asked) = Control::unanswered();
+    while control.0.try_send(Action::Stop).is_ok() {}
+    control.stop();
+    assert!(asked.is_full());
 }
 
 #[test]
