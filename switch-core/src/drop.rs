@@ -88,7 +88,7 @@ drop_reasons! {
         "The destination is 01:80:C2:00:00:00 to 0F, which no bridge forwards (IEEE 802.1Q).",
         "None is needed: STP, LACP, LLDP and pause frames end at the first bridge.";
     VlanTagInvalid, "vlan-tag-invalid", In,
-        "The VLAN tag is cut short or carries VID 4095.",
+        "The VLAN tag is cut short, carries VID 4095, or hides another one on an access port.",
         "Look at the sender's VLAN configuration.";
     VlanNotMember, "vlan-not-member", In,
         "The port is not a member of the frame's VLAN.",

@@ -17,6 +17,8 @@ pub struct L2 {
     pub src: MacAddr,
     /// Tag control information of the outer C-tag: PCP (3 bits), DEI (1), VID (12).
     pub tci: Option<u16>,
+    /// Whether another C-tag follows it.
+    pub stacked: bool,
 }
 
 impl L2 {
@@ -34,19 +36,20 @@ impl L2 {
             u64::from_be_bytes(bytes.unwrap_or_default())
         };
         let (front, back) = (word(0), word(6));
-        let tci = if back as u16 == EtherType::VLAN.0 {
-            let Some(&[c0, c1, _, _]) = head.get(14..).and_then(|rest| rest.first_chunk()) else {
+        let (tci, stacked) = if back as u16 == EtherType::VLAN.0 {
+            let Some(&[c0, c1, n0, n1]) = head.get(14..).and_then(|rest| rest.first_chunk()) else {
                 return Err(DropReason::VlanTagInvalid);
             };
-            Some(u16::from_be_bytes([c0, c1]))
+            let next = u16::from_be_bytes([n0, n1]);
+            (Some(u16::from_be_bytes([c0, c1])), next == EtherType::VLAN.0)
         } else {
-            None
+            (None, false)
         };
         if tci.is_some_and(|tci| tci & VID_RESERVED == VID_RESERVED) {
             return Err(DropReason::VlanTagInvalid);
         }
         let (dst, src) = (MacAddr::from_u64(front >> 16), MacAddr::from_u64(back >> 16));
-        Ok(Self { dst, src, tci })
+        Ok(Self { dst, src, tci, stacked })
     }
 
     /// VID of the outer tag; 0 if it is a priority tag.

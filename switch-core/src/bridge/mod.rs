@@ -64,6 +64,11 @@ pub fn admit(port: &PortConf, head: &[u8]) -> Result<Admitted, DropReason> {
     if l2.dst.is_link_local_reserved() {
         return Err(DropReason::ReservedDestination);
     }
+    // Without its outer tag, on the native VLAN of a trunk, it would be a frame of any VLAN that the
+    // sender likes: "VLAN hopping". A port that belongs to one VLAN has no use for two tags.
+    if l2.stacked && port.vlans.is_access() {
+        return Err(DropReason::VlanTagInvalid);
+    }
     let bridge = port.bridge.ok_or(DropReason::PortUnbound)?;
     let (vid, tag) = match l2.vid() {
         None => (port.vlans.pvid.ok_or(DropReason::VlanUntagged)?, InTag::Untagged),

@@ -243,6 +243,11 @@ impl PortVlans {
         Self { pvid: native, tagged: VlanSet::some(vids) }
     }
 
+    /// Whether the port has untagged traffic of one VLAN and no other.
+    pub fn is_access(&self) -> bool {
+        self.tagged == VlanSet::none()
+    }
+
     /// How frames of VLAN `vid` leave, or `None` if the port is no member.
     #[inline]
     pub fn egress(&self, vid: u16) -> Option<Egress> {

@@ -172,6 +172,22 @@ pub(crate) fn stacked_tags() {
     }
 }
 
+/// A station behind an access port cannot hide a tag behind one that a native VLAN takes off.
+pub(crate) fn no_vlan_is_reached_by_two_tags() {
+    let mut lab = Lab::new();
+    let br = lab.bridge(0);
+    let a = lab.vlan_port(br, PortVlans::access(10));
+    let (b, _) =
+        (lab.vlan_port(br, PortVlans::access(10)), lab.vlan_port(br, PortVlans::access(20)));
+    let _ = lab.vlan_port(br, PortVlans::trunk([20], Some(10)));
+    let inner = tagged(&small(BROADCAST, mac(1)), CTAG, 20);
+    for outer in [0u16, 0xe000, 10] {
+        lab.dropped(a, tagged(&inner, CTAG, outer), a, DropReason::VlanTagInvalid);
+    }
+    assert_eq!(lab.learned(br, 10, mac(1)), None);
+    lab.received(b);
+}
+
 /// Membership that changes while entries exist: the frame does not leave by a port that is not a
 /// member any more.
 pub(crate) fn a_port_that_left_the_vlan() {
