@@ -7,11 +7,10 @@ use axum::{Extension, Json, Router};
 use serde_json::Value;
 use vswitch_api::config::bridge_from_json;
 use vswitch_api::types::{BridgeStatus, List};
-use vswitch_api::{ApiError, Code};
 
 use super::reply::{Answer, Failure, Input, changed, list};
 use super::{App, Caller};
-use crate::control::{Action, Mutation};
+use crate::control::{Action, Mutation, no_such_bridge};
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -53,9 +52,4 @@ async fn delete(
     Path(name): Path<String>,
 ) -> Result<Response, Failure> {
     changed(app.mutate(caller, Mutation::RemoveBridge(name)).await)
-}
-
-pub(super) fn no_such_bridge(name: &str) -> ApiError {
-    ApiError::new(Code::NoSuchBridge, format!("there is no bridge {name:?}"))
-        .with_hint("vswitch-ctl bridge show")
 }

@@ -8,11 +8,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use vswitch_api::config::port_from_json;
 use vswitch_api::types::{List, PortStats, PortStatus};
-use vswitch_api::{ApiError, Code};
 
 use super::reply::{Answer, Asked, Failure, Input, changed, list};
 use super::{App, Caller};
-use crate::control::{Action, Mutation};
+use crate::control::{Action, Mutation, no_such_port};
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -74,9 +73,4 @@ async fn stats_of(State(app): State<App>, Path(name): Path<String>) -> Answer<Po
     let stats = app.control.ask(Action::PortStats).await?;
     let found = stats.into_iter().find(|stats| stats.name == name);
     Ok(Json(found.ok_or_else(|| no_such_port(&name))?))
-}
-
-pub(super) fn no_such_port(name: &str) -> ApiError {
-    ApiError::new(Code::NoSuchPort, format!("there is no port {name:?}"))
-        .with_hint("vswitch-ctl port show")
 }

@@ -20,9 +20,8 @@ use tokio::sync::mpsc;
 use vswitch_api::types::{FdbEvent, FdbEventKind};
 
 use super::App;
-use super::bridges::no_such_bridge;
 use super::reply::{Asked, Failure, text};
-use crate::control::Action;
+use crate::control::{Action, no_such_bridge};
 use crate::store::timestamp;
 
 /// Media type of lines of JSON.

@@ -12,9 +12,8 @@ use vswitch_api::types::{CpuStatus, DropRow, List, MutationReply, StatusReply, V
 use vswitch_api::{ApiError, Code};
 
 use super::App;
-use super::ports::no_such_port;
 use super::reply::{Answer, Asked, Failure, list, text};
-use crate::control::{Action, Author, Mutation};
+use crate::control::{Action, Author, Mutation, no_such_port};
 use crate::metrics::{MEDIA_TYPE, render};
 
 pub(super) fn routes() -> Router<App> {

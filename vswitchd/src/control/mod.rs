@@ -38,6 +38,7 @@ use vswitch_api::config::{DaemonSpec, Desired, DpdkSpec};
 
 pub use action::{Action, Author, Control, Mutation, Reply};
 pub use fdb::FdbTable;
+pub(crate) use mutate::{no_such_bridge, no_such_port};
 
 use crate::events::Events;
 use crate::store::Store;

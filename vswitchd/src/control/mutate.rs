@@ -324,12 +324,12 @@ pub(super) fn no_such_revision(revision: u64) -> ApiError {
     ApiError::new(Code::NoSuchRevision, message).with_hint("vswitch-ctl config history")
 }
 
-pub(super) fn no_such_bridge(name: &str) -> ApiError {
+pub(crate) fn no_such_bridge(name: &str) -> ApiError {
     let message = format!("there is no bridge {name:?}");
     ApiError::new(Code::NoSuchBridge, message).with_hint("vswitch-ctl bridge show")
 }
 
-pub(super) fn no_such_port(name: &str) -> ApiError {
+pub(crate) fn no_such_port(name: &str) -> ApiError {
     let message = format!("there is no port {name:?}");
     ApiError::new(Code::NoSuchPort, message).with_hint("vswitch-ctl port show")
 }
