@@ -4,6 +4,9 @@
 //! Sizes are small by default; `VSWITCH_TEST_FULL=1` runs the same code at the sizes that count.
 #![forbid(unsafe_code)]
 
+mod abuse;
+mod config;
+mod exit_codes;
 mod flaps;
 mod flood;
 mod held;
