@@ -1,6 +1,6 @@
 //! `/v1/bridges`.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use vswitch_api::config::bridge_from_json;
 use vswitch_api::types::{BridgeStatus, List};
 
-use super::reply::{Answer, Failure, Input, changed, list};
+use super::reply::{Answer, Failure, Input, Path, changed, list};
 use super::{App, Caller};
 use crate::control::{Action, Mutation, no_such_bridge};
 

@@ -1,6 +1,6 @@
 //! `/v1/config`.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -11,7 +11,7 @@ use vswitch_api::types::{
     ValidateReply,
 };
 
-use super::reply::{Answer, Failure, Input, changed, list, number};
+use super::reply::{Answer, Failure, Input, Path, changed, list, number};
 use super::{App, Caller};
 use crate::control::{Action, Mutation};
 

@@ -1,6 +1,6 @@
 //! `/v1/ports` and `/v1/stats`.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use vswitch_api::config::port_from_json;
 use vswitch_api::types::{List, PortStats, PortStatus};
 
-use super::reply::{Answer, Asked, Failure, Input, changed, list};
+use super::reply::{Answer, Asked, Failure, Input, Path, changed, list};
 use super::{App, Caller};
 use crate::control::{Action, Mutation, no_such_port};
 

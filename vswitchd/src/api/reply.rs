@@ -136,6 +136,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
     }
 }
 
+/// The variable segments of a path.
+#[derive(Debug)]
+pub(super) struct Path<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let segments = axum::extract::Path::from_request_parts(parts, state).await;
+        let segments = segments.map_err(|error| {
+            ApiError::new(Code::InvalidRequest, format!("the path cannot be read: {error}"))
+        })?;
+        Ok(Self(segments.0))
+    }
+}
+
 /// One segment of a path that is a number.
 pub(super) fn number<T: std::str::FromStr>(what: &str, segment: &str) -> Result<T, Failure> {
     segment.parse().map_err(|_| {

@@ -1,13 +1,13 @@
 //! `/v1/vlans`.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{delete, get};
 use axum::{Extension, Router};
 use serde::Deserialize;
 use vswitch_api::types::{List, VlanRequest, VlanRow};
 
-use super::reply::{Answer, Asked, Failure, Input, changed, list, number};
+use super::reply::{Answer, Asked, Failure, Input, Path, changed, list, number};
 use super::{App, Caller};
 use crate::control::{Action, Mutation};
 
