@@ -189,7 +189,7 @@ pub const KEYS: &[Key] = keys! {
         "The bridge it is in.";
     Port "access": KeyType::Vlan, Otherwise("no VLANs: untagged frames are in none and tagged \
          ones pass as they are"), &[], "10",
-        "The VLAN of its untagged frames. Tagged frames are dropped. Not together with trunk.";
+        "The VLAN of its untagged frames. Other VLANs' tagged frames are dropped. Not together with trunk.";
     Port "trunk": KeyType::Vlans, Otherwise("see access"), &[], "[10, \"20-29\"]",
         "The VLANs whose tagged frames it carries, as a list of numbers and ranges, or \"all\".";
     Port "native": KeyType::Vlan, Otherwise("untagged frames are dropped"), &[], "1",
