@@ -86,6 +86,11 @@ impl Probe {
         self.with_tags(&self.tags)
     }
 
+    /// Whether a C-tag follows the outer one.
+    pub(crate) fn stacked(&self) -> bool {
+        self.tags.len() > 1 && self.tags.iter().take(2).all(|(tpid, _)| *tpid == C_TAG)
+    }
+
     /// The frame with other tags. At least 60 bytes without any, so that nobody pads it.
     fn with_tags(&self, tags: &[(u16, u16)]) -> Vec<u8> {
         let mut frame = [self.dst, self.src].concat();
@@ -175,6 +180,10 @@ impl Model {
             Some((C_TAG, tci)) => Some(*tci),
             _ => None,
         };
+        // A station of one VLAN that stacks two of them is up to something ("VLAN hopping").
+        if probe.stacked() && matches!(port.vlans, Vlans::Access(_)) {
+            return nowhere;
+        }
         let vid = match tag.map_or(0, |tci| tci & 0xfff) {
             0 => match port.pvid() {
                 Some(vid) => vid,
