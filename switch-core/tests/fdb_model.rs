@@ -372,7 +372,9 @@ fn run(start: u32, ops: Vec<Op>) -> Result<(), TestCaseError> {
                     prop_assert!(model.entries.remove(&entry.key).is_some());
                 }
                 let mut left = None;
-                fdb.for_each(|entry| left = left.or_else(|| filter.catches(&entry).then_some(entry)));
+                fdb.for_each(|entry| {
+                    left = left.or_else(|| filter.catches(&entry).then_some(entry))
+                });
                 prop_assert_eq!(left, None);
             }
             Op::Advance { secs } => {
