@@ -65,7 +65,27 @@ pub(crate) fn open(
 ) -> Result<Opened, BackendError> {
     let attempted = format!("attach device {device}");
     let link = links.by_name(device).map_err(|e| refused(&attempted, &e))?;
-    let link = link.ok_or_else(|| BackendError::NotThere { what: format!("device {device}") })?;
+    let not_there = || BackendError::NotThere { what: format!("device {device}") };
+    let link = link.ok_or_else(not_there)?;
+    let index = link.index;
+    match attach(links, link, take_over, spec, options, note) {
+        // Whatever step failed, the cause is that the device vanished meanwhile.
+        Err(_) if links.by_index(index).ok().flatten().is_none() => Err(not_there()),
+        done => done,
+    }
+}
+
+/// The steps of [`open`] on a device that was there a moment ago.
+fn attach(
+    links: &mut Links,
+    link: LinkState,
+    take_over: bool,
+    spec: &PortSpec,
+    options: &TapOptions,
+    note: Note,
+) -> Result<Opened, BackendError> {
+    let device = link.name.clone();
+    let attempted = format!("attach device {device}");
     if !link.ethernet {
         return Err(failed_hint(attempted, "it is no Ethernet device", "attach another device"));
     }
@@ -89,7 +109,7 @@ pub(crate) fn open(
     let mut netdev = Netdev {
         socket: duplicate,
         index: link.index,
-        name: device.to_owned(),
+        name: device.clone(),
         drops: 0,
         silence,
         note,
@@ -98,7 +118,10 @@ pub(crate) fn open(
     let done = netdev.start(links, &change, [socket.as_fd(), finishing.as_fd()]);
     let link = match done.map_err(|e| tap::explain_change(&attempted, spec, &e)) {
         Ok(Some(link)) => link,
-        Ok(None) => return Err(BackendError::NotThere { what: format!("device {device}") }),
+        Ok(None) => {
+            let _ = netdev.close(None, true);
+            return Err(BackendError::NotThere { what: format!("device {device}") });
+        }
         Err(e) => {
             // After an error nothing is left; what cannot be undone is the lesser trouble here.
             let _ = netdev.close(Some(links), false);
