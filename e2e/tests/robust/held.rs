@@ -1,6 +1,7 @@
 //! Somebody who stops reading: a program that holds a TAP, and a whole guest that is frozen.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -100,20 +101,24 @@ fn a_program_that_never_reads_harms_itself_alone() -> Result<()> {
 
     // It reads again: what was in the queue comes, then what is sent now.
     let (queued, lost) = (held.tx_frames, full(held));
-    let tap = Arc::new(tap);
+    let (tap, seen) = (Arc::new(tap), Arc::new(AtomicU64::new(0)));
     let (more, to_read) = (200, taken + 200);
     let reader = std::thread::spawn({
-        let tap = Arc::clone(&tap);
+        let (tap, seen) = (Arc::clone(&tap), Arc::clone(&seen));
         move || -> Result<u64> {
             let (mut frame, mut ours) = ([0; 2048], 0);
             // What was flooded, or said by the host before the switch silenced it, is there too.
             while ours < to_read {
                 let len = tap.recv(&mut frame)?;
                 ours += u64::from(frame[..len].starts_with(&address));
+                seen.store(ours, Ordering::Release);
             }
             Ok(ours)
         }
     });
+    until(LIMIT, "the queue to be read", || {
+        Ok((seen.load(Ordering::Acquire) >= taken).then_some(()))
+    })?;
     let flow = Flow::unheard(&c, ip, Duration::from_millis(1))?;
     let now = wait_counts(&daemon, "held", "frames to flow", |c| c.tx_frames >= queued + more)?;
     flow.stop()?;
