@@ -7,6 +7,9 @@ use super::slot::{Place, Slot, Value};
 use super::table::Hash;
 use super::{ATTEMPTS, Fdb};
 
+/// Below one entry in this many slots, seven keys in eight are where they are looked for first.
+const CROWDED: usize = 16;
+
 /// What a known entry says to a frame that came from `place`.
 enum Standing {
     Here,
@@ -47,6 +50,19 @@ impl Fdb {
     #[inline]
     pub fn warm(&self, hash: Hash) -> u64 {
         self.table.touch(hash)
+    }
+
+    /// As [`warm`](Self::warm), but only the line where a key is most likely: enough unless the
+    /// table [is crowded](Self::is_crowded), and half the memory to fetch.
+    #[inline]
+    pub fn warm_front(&self, hash: Hash) -> u64 {
+        self.table.touch_front(hash)
+    }
+
+    /// Whether so many slots are taken (one in 16) that many keys are not at the place
+    /// where they are looked for first. To be asked once a burst.
+    pub fn is_crowded(&self) -> bool {
+        self.len() > self.table.capacity() / CROWDED
     }
 
     /// Where frames for `key` go. `hash` is [`hash`](Self::hash) of `key`.

@@ -87,6 +87,17 @@ impl Table {
         self.buckets(hash).map_or(0, |(first, second)| first.0[0].touch() ^ second.0[0].touch())
     }
 
+    /// Loads a word of the first of them.
+    #[inline]
+    pub(super) fn touch_front(&self, hash: Hash) -> u64 {
+        self.buckets(hash).map_or(0, |(first, _)| first.0[0].touch())
+    }
+
+    /// How many slots there are.
+    pub(super) fn capacity(&self) -> usize {
+        self.buckets.len() * SLOTS
+    }
+
     /// The live slot of `key`, and its value.
     #[inline(always)]
     pub(super) fn find(&self, key: Key, hash: Hash) -> Option<(&Slot, Value)> {
