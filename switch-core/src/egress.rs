@@ -1,10 +1,9 @@
 //! What happens to a frame between the decision to send it and the batch of its port: tags are
 //! set, sizes checked, and work that the port cannot do itself is done in software.
 
-use crate::config::{Egress, PortConf};
+use crate::config::Egress;
 use crate::datapath::Caps;
-use crate::drop::DropReason;
-use crate::frame::{Frame, FrameMeta, Gso, GsoKind, InTag, Offload};
+use crate::frame::{Frame, FrameMeta, Gso, GsoKind, InTag, NoHeadroom, Offload};
 use crate::wire::{EtherType, EthernetHeader, VlanTag};
 
 const ETH_HEADER: usize = EthernetHeader::LEN;
@@ -15,24 +14,24 @@ const ADDRESSES: usize = EthernetHeader::ETHERTYPE_OFFSET;
 /// for stacked VLANs two).
 const TAGS_MAX: usize = 2;
 
-/// Gives the frame the tag that `out` wants.
+/// Gives the frame the tag that a port wants which frames of its VLAN leave as `egress`.
 ///
 /// # Errors
-/// [`DropReason::VlanEgress`] if the port is no member, [`DropReason::NoHeadroom`] if there is no
-/// room for the tag; the frame is then to be dropped.
-#[inline]
+/// [`NoHeadroom`] if there is no room for the tag; the frame is then to be dropped.
 pub(crate) fn retag<F: Frame>(
     frame: &mut F,
     meta: &FrameMeta,
-    out: &PortConf,
-) -> Result<(), DropReason> {
+    egress: Egress,
+) -> Result<(), NoHeadroom> {
     let vid = meta.domain.vid();
-    let egress = out.vlans.egress(vid).ok_or(DropReason::VlanEgress)?;
     match (meta.tag, egress) {
         (InTag::Untagged, Egress::Untagged) | (InTag::Vlan, Egress::Tagged) => Ok(()),
         // No VLAN to leave: a priority tag between two ports without VLANs stays as it is.
         (InTag::Priority, Egress::Untagged) if vid == 0 => Ok(()),
-        (InTag::Vlan | InTag::Priority, Egress::Untagged) => pop_tag(frame),
+        (InTag::Vlan | InTag::Priority, Egress::Untagged) => {
+            pop_tag(frame);
+            Ok(())
+        }
         (InTag::Untagged, Egress::Tagged) => push_tag(frame, vid),
         (InTag::Priority, Egress::Tagged) => {
             // The VID of the port's native VLAN, the priority of the frame.
@@ -45,9 +44,8 @@ pub(crate) fn retag<F: Frame>(
     }
 }
 
-#[inline(never)]
-fn push_tag<F: Frame>(frame: &mut F, vid: u16) -> Result<(), DropReason> {
-    frame.prepend(TAG).map_err(|_| DropReason::NoHeadroom)?;
+fn push_tag<F: Frame>(frame: &mut F, vid: u16) -> Result<(), NoHeadroom> {
+    frame.prepend(TAG)?;
     let head = frame.head_mut();
     head.copy_within(TAG..TAG + ADDRESSES, 0);
     if let Some(tag) = head.get_mut(ADDRESSES..ADDRESSES + TAG) {
@@ -58,14 +56,13 @@ fn push_tag<F: Frame>(frame: &mut F, vid: u16) -> Result<(), DropReason> {
     Ok(())
 }
 
-#[inline(never)]
-fn pop_tag<F: Frame>(frame: &mut F) -> Result<(), DropReason> {
+/// Takes the outer tag off. A frame that was admitted with one has it whole.
+fn pop_tag<F: Frame>(frame: &mut F) {
     let head = frame.head_mut();
-    if head.len() < ETH_HEADER + TAG {
-        return Err(DropReason::VlanTagInvalid);
+    if head.len() >= ETH_HEADER + TAG {
+        head.copy_within(0..ADDRESSES, TAG);
+        let _ = frame.trim_front(TAG);
     }
-    head.copy_within(0..ADDRESSES, TAG);
-    frame.trim_front(TAG).map_err(|_| DropReason::VlanTagInvalid)
 }
 
 /// Bytes in front of layer 3: the Ethernet header and up to two tags.

@@ -463,14 +463,18 @@ impl<D: Datapath> Burst<'_, D> {
             self.counters.count_drop(DropReason::NoDestination, 1);
             return;
         };
+        let Some(egress) = out.vlans.egress(meta.domain.vid()) else {
+            self.counters.count_drop(DropReason::VlanEgress, 1);
+            return;
+        };
         self.counters.forwarded.add(1);
         slot.counters.offered.add(1);
         if !out.up {
             slot.counters.count_drop(DropReason::PortDown, 1);
             return;
         }
-        if let Err(reason) = egress::retag(&mut frame, meta, out) {
-            slot.counters.count_drop(reason, 1);
+        if egress::retag(&mut frame, meta, egress).is_err() {
+            slot.counters.count_drop(DropReason::NoHeadroom, 1);
             return;
         }
         if !egress::fits_mtu(&frame, out.mtu) {
