@@ -30,7 +30,8 @@ use ports::{PortSlot, Ports};
 /// What the control side tells a worker. Each is done at the start of a turn and answered.
 #[derive(Debug)]
 pub enum Command<Q> {
-    /// Take a port in; its counters are the worker's to write from now on.
+    /// Take a port in; its counters are the worker's to write from now on. Frames flow once a
+    /// snapshot has the port.
     Attach {
         /// The port.
         port: PortId,
@@ -211,14 +212,16 @@ impl<D: Datapath> Worker<D> {
     /// A burst from one port: three passes, so that the table's cache misses overlap.
     fn receive(&mut self, in_port: PortId, snapshot: &Snapshot, now: Nanos) -> usize {
         let Some(slot) = self.egress.slot(in_port) else { return 0 };
+        // Attached and not yet published, as all ports are at the start: what comes in meanwhile
+        // stays in the device's queue. An ARP request would else find no other port there, and the
+        // stack that sent it asks again only after a second.
+        let Some(port) = snapshot.port(in_port) else { return 0 };
         let counters = Arc::clone(&slot.counters);
         let received = self.datapath.rx_burst(in_port, &mut self.rx, &counters);
         if received == 0 {
             return 0;
         }
-        let known = snapshot.port(in_port);
-        let bridged = known.and_then(|p| Some((p, snapshot.bridge(p.bridge?)?)));
-        let Some((port, bridge)) = bridged else {
+        let Some(bridge) = port.bridge.and_then(|id| snapshot.bridge(id)) else {
             self.rx.clear();
             counters.count_drop(DropReason::PortUnbound, received as u64);
             return received;

@@ -145,6 +145,27 @@ pub(crate) fn alone_in_a_bridge_or_in_none() {
     lab.dropped(unbound, small(BROADCAST, mac(1)), unbound, DropReason::PortUnbound);
 }
 
+/// What comes in on a port that is not published yet waits for the others to be there, too.
+pub(crate) fn frames_wait_for_the_snapshot() {
+    let mut lab = Lab::new();
+    let br = lab.bridge(0);
+    let (a, b) = (lab.port(br), lab.port(br));
+    lab.unpublish(a);
+    lab.unpublish(b);
+    lab.send(a, small(BROADCAST, mac(1)));
+    lab.expect(&[]);
+    assert_eq!((lab.wire(a).pending(), lab.totals(a).rx_frames), (1, 0));
+    // Both at once, as a daemon that starts publishes them.
+    let mut next = lab.switch.snapshot().next();
+    for port in [a, b] {
+        next.set_port(lab.conf(port));
+    }
+    lab.switch.publish(next);
+    lab.run();
+    lab.expect(&[(b, &small(BROADCAST, mac(1)))]);
+    assert_eq!(lab.all_drops(), 0);
+}
+
 /// BUM frames beyond the limit are dropped; known unicast never is.
 pub(crate) fn storm_limit() {
     let mut lab = Lab::new();

@@ -223,6 +223,13 @@ impl<D: LabDatapath> Lab<D> {
         self.switch.publish(next);
     }
 
+    /// Takes a port out of the snapshot, as it is while it is attached and not yet published.
+    pub(crate) fn unpublish(&mut self, port: Port) {
+        let mut next = self.switch.snapshot().next();
+        next.remove_port(self.id(port));
+        self.switch.publish(next);
+    }
+
     /// Closes a port as the control side does: out of the snapshot, detached, flushed, closed.
     pub(crate) fn close(&mut self, port: Port) {
         let id = self.id(port);
@@ -250,6 +257,10 @@ impl<D: LabDatapath> Lab<D> {
 
     pub(crate) fn id(&self, port: Port) -> PortId {
         self.ports[port.0].conf.id
+    }
+
+    pub(crate) fn conf(&self, port: Port) -> PortConf {
+        self.ports[port.0].conf.clone()
     }
 
     pub(crate) fn wire(&self, port: Port) -> Wire {

@@ -35,7 +35,7 @@ macro_rules! scenarios {
 scenarios! {
     buffers: copies_that_fail, no_room_for_a_tag, a_full_queue, handover, a_full_hand_over_ring, bursts, poisoned_buffers, flapping_ports;
     fdb: learns_and_forwards, learns_within_a_burst, ages_out, each_bridge_ages_by_its_own_time, only_the_source_refreshes, moves, static_entries_stay, sticky_entries_age_but_do_not_move, flushes, closing_a_port_forgets_its_addresses, without_learning_everything_floods, learning_is_independent;
-    flooding: members_only, the_original_goes_to_the_last_port, many_members, reserved_addresses, bad_sources, no_hairpin, isolated_ports, ports_that_are_down_get_nothing, alone_in_a_bridge_or_in_none, storm_limit;
+    flooding: frames_wait_for_the_snapshot, members_only, the_original_goes_to_the_last_port, many_members, reserved_addresses, bad_sources, no_hairpin, isolated_ports, ports_that_are_down_get_nothing, alone_in_a_bridge_or_in_none, storm_limit;
     harm: damaged_wires, harmless_wires, replayed_captures;
     hostile: runts, giants, short_tags, truncated_everything, noise;
     limits: a_port_learns_no_more_than_its_limit, a_flooded_port_does_not_push_out_the_others, one_bridge_does_not_fill_the_table_of_another, memory_is_bounded;
