@@ -31,6 +31,15 @@ fn main() -> ExitCode {
         Bench::new(&Workload::new(1_000, Spread::Uniform), burst).run(frames);
         return ExitCode::SUCCESS;
     }
+    if args.iter().any(|a| a == "--test") {
+        // As `cargo test --benches` runs it: does it work, not how fast.
+        for burst in BURSTS {
+            let mut bench = Bench::new(&Workload::new(1_000, Spread::Zipf), burst);
+            bench.run(10_000);
+            bench.check();
+        }
+        return ExitCode::SUCCESS;
+    }
     if !args.iter().any(|a| a == "--table") {
         criterion_figures();
     }
