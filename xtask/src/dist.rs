@@ -171,6 +171,7 @@ fn control(version: &str, architecture: &str, built: &Path) -> Result<String> {
          Section: net\n\
          Priority: optional\n\
          Depends: adduser, {}\n\
+         Recommends: nftables\n\
          Description: userspace virtual switch\n \
          vswitchd connects virtual machines, containers and network namespaces. It learns MAC\n \
          addresses, keeps them in a forwarding database and separates VLANs; vswitch-ctl operates\n \
