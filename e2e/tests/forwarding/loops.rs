@@ -66,7 +66,6 @@ fn the_loop_guard_ends_a_loop() -> Result<()> {
     let event: Vec<_> = event.filter(|event| event["event"] == "loop-guard").collect();
     ensure!(event.len() == 1 && event[0]["subject"] == "port loop2", "{event:?}");
     let books = lab.check()?;
-    ensure!(books.port("loop2")?.drops.contains_key("loop-guard"), "{books:#?}");
 
     // The storm is over and the rest works: what is sent arrives once, and comes back never.
     let before = books.port("loop2")?.rx_frames;
@@ -93,6 +92,8 @@ fn the_loop_guard_ends_a_loop() -> Result<()> {
     let books = lab.check()?;
     // Each broadcast goes around once more and ends at the blocked port.
     ensure!(books.port("loop2")?.rx_frames - before <= 4, "the storm goes on: {books:#?}");
+    // The storm itself may have met the storm limit before the block; these meet the block.
+    ensure!(books.port("loop2")?.drops.contains_key("loop-guard"), "{books:#?}");
 
     // Without the cable the block ends by itself, and the port is a port like any other.
     lab.ends.ip("link del cable")?;
