@@ -1,12 +1,11 @@
 //! `event`.
 
-use std::ops::ControlFlow;
-
 use vswitch_api::client::{Client, query};
 use vswitch_api::types::Event;
 
 use crate::failure::VerbDone;
 use crate::output::{Format, Output};
+use crate::reply::follow;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -20,25 +19,16 @@ pub(crate) fn run(client: &Client, output: &Output, args: &Args) -> VerbDone {
     // One JSON object is only possible for what has an end.
     let collect = output.format == Format::Json && !args.follow;
     let mut collected = Vec::new();
-    let mut stopped = Ok(());
-    client.lines(&path, |event: Event| {
-        let printed = if collect {
+    follow(client, &path, |event: Event| {
+        if collect {
             collected.push(event);
             Ok(())
         } else if output.is_json() {
             output.line(&event)
         } else {
             output.text(&words(&event, output))
-        };
-        match printed {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(failure) => {
-                stopped = Err(failure);
-                ControlFlow::Break(())
-            }
         }
     })?;
-    stopped?;
     if collect {
         output.list(&collected, &[])?;
     }

@@ -1,6 +1,5 @@
 //! `fdb show|add|del|flush|monitor`.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -14,6 +13,7 @@ use vswitch_api::{ApiError, Code};
 
 use crate::failure::{self, Failure, VerbDone};
 use crate::output::{Column, Output, maybe};
+use crate::reply::follow;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -229,19 +229,10 @@ fn send<B: serde::Serialize>(
 }
 
 fn monitor(client: &Client, output: &Output, path: &str) -> VerbDone {
-    let mut stopped = Ok(());
-    client.lines(path, |event: FdbEvent| {
-        let printed =
-            if output.is_json() { output.line(&event) } else { output.text(&words(&event)) };
-        match printed {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(failure) => {
-                stopped = Err(failure);
-                ControlFlow::Break(())
-            }
-        }
+    follow(client, path, |event: FdbEvent| {
+        if output.is_json() { output.line(&event) } else { output.text(&words(&event)) }
     })?;
-    stopped.map(|()| None)
+    Ok(None)
 }
 
 fn words(event: &FdbEvent) -> String {

@@ -1,12 +1,15 @@
-//! What every change of desired state has in common.
+//! What every change of desired state has in common, and what every stream has.
+
+use std::ops::ControlFlow;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use vswitch_api::client::Client;
 use vswitch_api::error::exit;
 use vswitch_api::types::MutationReply;
 use vswitch_api::{ApiError, Code};
 
-use crate::failure::{self, VerbDone};
+use crate::failure::{self, Failure, VerbDone};
 use crate::output::Output;
 
 /// What an error may be if it was asked to be none.
@@ -70,4 +73,18 @@ pub(crate) fn tell(output: &Output, reply: &MutationReply) -> VerbDone {
         failure::tell(&error, output);
     }
     Ok(Some(exit::NOT_REALISED))
+}
+
+/// Prints a stream to its end. A failure to print ends it and is what comes back.
+pub(crate) fn follow<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    mut print: impl FnMut(T) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut printed = Ok(());
+    client.lines(path, |item| {
+        printed = print(item);
+        if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    printed
 }
