@@ -74,11 +74,7 @@ impl Draw {
 }
 
 fn key(mac: u64) -> Key {
-    const BRIDGE: BridgeId = match BridgeId::new(1) {
-        Some(bridge) => bridge,
-        None => unreachable!(),
-    };
-    Key::new(MacAddr::from_u64(mac), Domain::new(BRIDGE, 10))
+    Key::new(MacAddr::from_u64(mac), Domain::new(BridgeId::new(1), 10))
 }
 
 fn dest(mac: u64) -> Dest {

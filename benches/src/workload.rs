@@ -113,7 +113,7 @@ impl Bench {
             })
             .collect();
         let ports = [0, 1].map(|n| PortId::new(n).expect("a port number"));
-        let bridge = BridgeId::new(0).expect("a bridge number");
+        let bridge = BridgeId::new(0);
         let datapath = Treadmill::new(ports[0], addresses);
         let (commands, inbox) = unbounded();
         let mut worker =

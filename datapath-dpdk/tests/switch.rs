@@ -37,7 +37,7 @@ impl Bench {
         let datapath = backend.worker(WorkerId(0)).unwrap();
         let worker =
             Worker::new(WorkerId(0), datapath, Arc::clone(&switch), received, Arc::default());
-        let bridge = BridgeId::new(1).unwrap();
+        let bridge = BridgeId::new(1);
         let mut snapshot = switch.snapshot().next();
         snapshot.set_bridge(bridge, "br0", true);
         let mut ports = Vec::new();

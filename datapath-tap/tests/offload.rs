@@ -268,7 +268,7 @@ fn the_worker_finishes_for_a_port_that_cannot() {
     ends[1].address(2);
     let switch = Switch::new(FdbConfig::default());
     let mut snapshot = switch.snapshot().next();
-    let bridge = BridgeId::new(0).unwrap();
+    let bridge = BridgeId::new(0);
     snapshot.set_bridge(bridge, "br0", true);
     for (id, caps) in [(0, Caps::ALL), (1, Caps::default())] {
         snapshot.set_port(PortConf {

@@ -37,12 +37,12 @@ impl fmt::Debug for PortId {
 pub struct BridgeId(u16);
 
 impl BridgeId {
-    /// How many bridges one switch can have at once (12 bits of a [`Domain`]).
-    pub const MAX_BRIDGES: usize = 4096;
+    /// How many bridges one switch can have at once (16 bits of a [`Domain`]).
+    pub const MAX_BRIDGES: usize = 65_536;
 
-    /// The bridge with this index, or `None` at [`Self::MAX_BRIDGES`] and above.
-    pub const fn new(index: u16) -> Option<Self> {
-        if (index as usize) < Self::MAX_BRIDGES { Some(Self(index)) } else { None }
+    /// The bridge with this index. There is one for every number.
+    pub const fn new(index: u16) -> Self {
+        Self(index)
     }
 
     /// Index into per-bridge tables.
@@ -57,7 +57,7 @@ impl fmt::Debug for BridgeId {
     }
 }
 
-/// Where a MAC address is unique: 12 bits of bridge and 12 bits of VLAN (0: untagged).
+/// Where a MAC address is unique: 16 bits of bridge and 12 bits of VLAN (0: untagged).
 ///
 /// Learning is independent per VLAN (IEEE 802.1Q IVL), so the same address may be in two domains.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,12 +69,12 @@ impl Domain {
         Self((bridge.0 as u32) << 12 | (vid & 0xfff) as u32)
     }
 
-    /// The domain with this 24-bit number (only the low 24 bits count).
-    pub const fn from_u24(raw: u32) -> Self {
-        Self(raw & 0xff_ffff)
+    /// The domain with this 28-bit number (only the low 28 bits count).
+    pub const fn from_raw(raw: u32) -> Self {
+        Self(raw & 0xfff_ffff)
     }
 
-    /// The 24-bit number.
+    /// The 28-bit number.
     pub const fn get(self) -> u32 {
         self.0
     }

@@ -57,7 +57,7 @@ fn port(index: u16) -> PortId {
 }
 
 fn bridge(index: u16) -> BridgeId {
-    BridgeId::new(index).unwrap()
+    BridgeId::new(index)
 }
 
 fn keys() -> impl Strategy<Value = Key> {

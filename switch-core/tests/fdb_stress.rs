@@ -36,7 +36,7 @@ fn port(index: u16) -> PortId {
 /// Addresses differ in their low bits only, and their domains in the high ones only, so that a
 /// reader who mixes up two slots has every chance to.
 fn key(random: &mut Random, addresses: u64) -> Key {
-    let bridge = BridgeId::new((random.below(u64::from(BRIDGES)) * 16) as u16).unwrap();
+    let bridge = BridgeId::new((random.below(u64::from(BRIDGES)) * 16) as u16);
     Key::new(MacAddr::from_u64(0x0200_0000_0000 | random.below(addresses)), Domain::new(bridge, 1))
 }
 
@@ -68,7 +68,7 @@ fn settle_up(fdb: &Fdb) {
         assert_eq!(fdb.port_count(port(p)), learned(&|e| e.dest == Dest::Port(port(p))));
     }
     for b in 0..BRIDGES {
-        let bridge = BridgeId::new(b * 16).unwrap();
+        let bridge = BridgeId::new(b * 16);
         assert_eq!(fdb.bridge_count(bridge), learned(&|e| e.key.domain().bridge() == bridge));
     }
 }
@@ -122,7 +122,7 @@ fn control(fdb: &Fdb, clock: &AtomicU32, done: &AtomicBool, addresses: u64) {
             assert!(fdb.port_count(port(p)) <= PORT_LIMIT, "port {p} is above its limit");
         }
         for b in 0..BRIDGES {
-            assert!(fdb.bridge_count(BridgeId::new(b * 16).unwrap()) <= BRIDGE_LIMIT);
+            assert!(fdb.bridge_count(BridgeId::new(b * 16)) <= BRIDGE_LIMIT);
         }
         assert!(fdb.len() - fdb.fixed_count().min(fdb.len()) <= MAX_TOTAL as usize);
     }
@@ -174,7 +174,7 @@ fn more_keys_than_there_is_room_for() {
 fn the_same_new_key_at_once() {
     let fdb = Fdb::with_seed(FdbConfig::default(), 3);
     let barrier = std::sync::Barrier::new(WORKERS as usize);
-    let domain = Domain::new(BridgeId::new(1).unwrap(), 1);
+    let domain = Domain::new(BridgeId::new(1), 1);
     thread::scope(|scope| {
         for n in 0..WORKERS {
             let (fdb, barrier) = (&fdb, &barrier);

@@ -17,7 +17,7 @@ fn on(index: u16) -> Dest {
 }
 
 fn bridge(index: u16) -> BridgeId {
-    BridgeId::new(index).unwrap()
+    BridgeId::new(index)
 }
 
 /// Keys with this number differ in the domain's high bits only, which are not in the key word:

@@ -122,7 +122,7 @@ mod tests {
     use crate::wire::MacAddr;
 
     fn key(n: u8) -> Key {
-        Key::new(MacAddr::new([2, 0, 0, 0, 0, n]), Domain::new(BridgeId::new(0).unwrap(), 0))
+        Key::new(MacAddr::new([2, 0, 0, 0, 0, n]), Domain::new(BridgeId::new(0), 0))
     }
 
     fn port(n: u16) -> PortId {
@@ -191,7 +191,7 @@ mod tests {
         let mut guard = LoopGuard::default();
         for n in 0..100_000u32 {
             let mac = MacAddr::new([2, 0, (n >> 16) as u8, (n >> 8) as u8, n as u8, 0]);
-            let key = Key::new(mac, Domain::new(BridgeId::new(0).unwrap(), 0));
+            let key = Key::new(mac, Domain::new(BridgeId::new(0), 0));
             guard.moved(key, port(1), port(2), Nanos::from_secs(1), newest);
             assert!(guard.watched.len() <= WATCHED_MAX);
         }

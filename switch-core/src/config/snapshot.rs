@@ -336,7 +336,7 @@ mod tests {
         PortConf {
             id: PortId::new(id).unwrap(),
             name: format!("p{id}").into(),
-            bridge: BridgeId::new(bridge),
+            bridge: Some(BridgeId::new(bridge)),
             vlans,
             isolated: false,
             loop_guard: true,
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn flood_lists_follow_the_ports() {
-        let (b0, b1) = (BridgeId::new(0).unwrap(), BridgeId::new(1).unwrap());
+        let (b0, b1) = (BridgeId::new(0), BridgeId::new(1));
         let mut snap = Snapshot::default();
         snap.set_bridge(b0, "br0", true);
         snap.set_bridge(b1, "br1", true);

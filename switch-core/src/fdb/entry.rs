@@ -15,7 +15,7 @@ use crate::wire::MacAddr;
 pub struct Key {
     /// The address, and the domain's low 16 bits.
     low: u64,
-    /// The domain's high 8 bits.
+    /// The domain's high 12 bits.
     high: u64,
 }
 
@@ -36,7 +36,7 @@ impl Key {
     /// Bridge and VLAN.
     #[inline]
     pub const fn domain(self) -> Domain {
-        Domain::from_u24((self.high << 16 | self.low & 0xffff) as u32)
+        Domain::from_raw((self.high << 16 | self.low & 0xffff) as u32)
     }
 
     /// The 64 bits that fill a slot's key word: the address and the domain's low 16 bits.
@@ -45,7 +45,7 @@ impl Key {
         self.low
     }
 
-    /// The 8 bits that do not fit there: the domain's high ones.
+    /// The 12 bits that do not fit there: the domain's high ones.
     #[inline]
     pub(super) const fn high(self) -> u64 {
         self.high
@@ -53,7 +53,7 @@ impl Key {
 
     /// The key whose parts these are.
     pub(super) const fn from_parts(low: u64, high: u64) -> Self {
-        Self { low, high: high & 0xff }
+        Self { low, high: high & 0xfff }
     }
 
     pub(super) const fn bridge(self) -> BridgeId {
@@ -77,8 +77,8 @@ pub enum Dest {
 }
 
 impl Dest {
-    /// How many remote VTEPs an entry can name (23 bits).
-    pub const REMOTES: u32 = 1 << 23;
+    /// How many remote VTEPs an entry can name (19 bits).
+    pub const REMOTES: u32 = 1 << 19;
 }
 
 /// What kind of entry it is. No flag at all: learned from traffic.

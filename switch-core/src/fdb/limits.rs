@@ -169,8 +169,8 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) fn new(max_total: u32, max_per_bridge: u32) -> Self {
         Self {
-            holders: Box::new(std::array::from_fn(|_| Quota::new(NONE))),
-            bridges: Box::new(std::array::from_fn(|_| Pool::new(max_per_bridge))),
+            holders: on_heap(|| Quota::new(NONE)),
+            bridges: on_heap(|| Pool::new(max_per_bridge)),
             learned: Pool::new(max_total),
             fixed: AtomicU32::new(0),
         }
@@ -334,6 +334,12 @@ impl Limits {
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&*self.holders) + size_of_val(&*self.bridges)
     }
+}
+
+/// As many as the type says, made where they stay: 65,536 pools are too many for a stack.
+fn on_heap<T, const N: usize>(make: impl FnMut() -> T) -> Box<[T; N]> {
+    let items: Vec<T> = std::iter::repeat_with(make).take(N).collect();
+    items.try_into().unwrap_or_else(|_| unreachable!("N items were made"))
 }
 
 /// What presses on a pool, if anything; who waited is forgotten.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! key word    | mac 48                                   | domain 15..0 |
-//! value word  | domain 23..16 | sequence 8 | place 24 | flags 4 | seen 20 |
+//! value word  | domain 27..16 | sequence 8 | place 20 | flags 4 | seen 20 |
 //! ```
 //!
 //! The value word is the whole truth about the slot. Its place says whether the slot is free,
@@ -24,15 +24,15 @@ use crate::sync::{AtomicU64, Ordering};
 
 const FLAGS_SHIFT: u32 = SEEN_BITS;
 const PLACE_SHIFT: u32 = FLAGS_SHIFT + 4;
-const SEQUENCE_SHIFT: u32 = PLACE_SHIFT + 24;
+const SEQUENCE_SHIFT: u32 = PLACE_SHIFT + 20;
 const HIGH_SHIFT: u32 = SEQUENCE_SHIFT + 8;
-const PLACE_MASK: u64 = 0xff_ffff << PLACE_SHIFT;
+const PLACE_MASK: u64 = 0xf_ffff << PLACE_SHIFT;
 const SEQUENCE_MASK: u64 = 0xff << SEQUENCE_SHIFT;
 
 /// How often a reader starts over when the slot is reused under its eyes.
 const READ_ATTEMPTS: usize = 4;
 
-/// A [`Dest`] in 24 bits, or one of the two states that are none. Zeroed memory is free.
+/// A [`Dest`] in 20 bits, or one of the two states that are none. Zeroed memory is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(u32);
 
@@ -42,7 +42,7 @@ impl Place {
     const PORT: u32 = 1 << 16;
     const REMOTE: u32 = Dest::REMOTES;
 
-    /// `None` for a remote that has no place in 23 bits.
+    /// `None` for a remote that has no place in 19 bits.
     pub(super) const fn of(dest: Dest) -> Option<Self> {
         match dest {
             Dest::Port(port) => Some(Self(Self::PORT | port.get() as u32)),
@@ -284,12 +284,12 @@ mod tests {
     use crate::wire::MacAddr;
 
     fn key(mac: u64, bridge: u16, vid: u16) -> Key {
-        Key::new(MacAddr::from_u64(mac), Domain::new(BridgeId::new(bridge).unwrap(), vid))
+        Key::new(MacAddr::from_u64(mac), Domain::new(BridgeId::new(bridge), vid))
     }
 
     #[test]
     fn every_field_comes_back_whole() {
-        let key = key(0x0200_dead_beef, 4095, 4095);
+        let key = key(0xfeff_dead_beef, u16::MAX, 4095);
         for dest in [Dest::Port(PortId::new(4095).unwrap()), Dest::Remote(Dest::REMOTES - 1)] {
             for bits in 0..16 {
                 let flags = Flags::from_bits(bits);
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn keys_that_differ_only_in_the_domains_high_bits_are_told_apart() {
-        let (one, other) = (key(2, 0x010, 1), key(2, 0x020, 1));
+        let (one, other) = (key(2, 0x0010, 1), key(2, 0x8010, 1));
         assert_eq!(one.low(), other.low());
         let slot = Slot::free();
         let place = Place::of(Dest::Remote(0)).unwrap();

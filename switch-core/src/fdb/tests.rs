@@ -11,7 +11,7 @@ fn on(index: u16) -> Dest {
 }
 
 fn bridge(index: u16) -> BridgeId {
-    BridgeId::new(index).unwrap()
+    BridgeId::new(index)
 }
 
 fn key(mac: u64) -> Key {

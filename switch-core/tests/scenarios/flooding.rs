@@ -141,7 +141,7 @@ pub(crate) fn alone_in_a_bridge_or_in_none() {
     lab.dropped(unbound, small(BROADCAST, mac(1)), unbound, DropReason::PortUnbound);
     lab.dropped(alone, small(BROADCAST, mac(1)), alone, DropReason::NoDestination);
     // A bridge that does not exist (any more) is no bridge.
-    lab.change(unbound, |conf| conf.bridge = switch_core::BridgeId::new(9));
+    lab.change(unbound, |conf| conf.bridge = Some(switch_core::BridgeId::new(9)));
     lab.dropped(unbound, small(BROADCAST, mac(1)), unbound, DropReason::PortUnbound);
 }
 

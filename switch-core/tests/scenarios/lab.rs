@@ -143,7 +143,7 @@ impl<D: LabDatapath> Lab<D> {
     // What is there.
 
     pub(crate) fn bridge(&mut self, n: u16) -> BridgeId {
-        let id = BridgeId::new(n).unwrap();
+        let id = BridgeId::new(n);
         self.set_bridge(id, true);
         id
     }

@@ -78,7 +78,7 @@ where
         for name in gone_bridges {
             if let Some(id) = self.bridges.remove(&name) {
                 self.switch.fdb().flush(&Flush::all().bridge(id).with_fixed());
-                self.owners.retain(|(domain, _), _| Domain::from_u24(*domain).bridge() != id);
+                self.owners.retain(|(domain, _), _| Domain::from_raw(*domain).bridge() != id);
                 self.bridge_ids.give_back(id.index());
             }
         }
@@ -90,7 +90,7 @@ where
         for (name, spec) in &self.desired.bridges {
             let known = self.bridges.get(name).copied();
             // The check of the whole configuration bounds their number.
-            let Some(id) = known.or_else(|| self.bridge_ids.take().and_then(BridgeId::new)) else {
+            let Some(id) = known.or_else(|| self.bridge_ids.take().map(BridgeId::new)) else {
                 continue;
             };
             self.bridges.insert(name.clone(), id);
