@@ -5,7 +5,7 @@
 //! Nothing in this module panics, whatever the bytes. The length is checked once, by the `split` or
 //! `parse` that makes a view; the getters of a view cannot fail afterwards. Every view lies inside
 //! the slice it was made from. Every loop is bounded by a constant ([`MAX_TAGS`],
-//! [`ipv6::MAX_EXTENSIONS`]), never by a length an attacker wrote. The lints below keep it so: no
+//! [`ipv6::MAX_EXTENSIONS`], [`geneve::MAX_OPTIONS_LEN`]), never by a length an attacker wrote. The lints below keep it so: no
 //! indexing, no unwrapping, no arithmetic that can overflow.
 //!
 //! # Head and whole
@@ -33,7 +33,10 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod ecn;
 pub mod ethernet;
+pub mod geneve;
+pub mod gre;
 pub mod icmp;
 pub mod ip;
 pub mod ipv4;
@@ -43,12 +46,17 @@ pub mod mac;
 pub mod tcp;
 pub mod udp;
 pub mod vlan;
+pub mod vni;
+pub mod vxlan;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub use arp::{ArpError, ArpOperation, ArpPacket};
 pub use checksum::Checksum;
+pub use ecn::{Ecn, EcnAnomaly, EcnMode};
 pub use ethernet::{EtherType, EthernetHeader};
+pub use geneve::{Geneve, GeneveError, GeneveHeader, GeneveOption, GeneveOptions};
+pub use gre::{Gre, GreError, GreFields, GreHeader};
 pub use icmp::IcmpHeader;
 pub use ip::{Fragment, IpProtocol};
 pub use ipv4::{Ipv4, Ipv4Error, Ipv4Header};
@@ -58,6 +66,8 @@ pub use mac::{MacAddr, ParseMacError};
 pub use tcp::{Tcp, TcpError, TcpFlags, TcpHeader};
 pub use udp::{Udp, UdpError, UdpHeader};
 pub use vlan::{BadVlanId, MAX_TAGS, TagStack, Tci, VlanHeader, VlanId, VlanTag};
+pub use vni::{BadVni, Vni};
+pub use vxlan::{Vxlan, VxlanError, VxlanHeader};
 
 /// A slice that ends before the header it should hold does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
