@@ -5,6 +5,7 @@
 //! (`testing::conformance`); every "must" below is one of its tests.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,6 +142,43 @@ pub struct PortInfo {
     pub lost: Vec<String>,
 }
 
+/// What the underlay port of a VTEP has to send and to receive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderlaySpec {
+    /// The VTEP's name.
+    pub name: String,
+    /// The address that packets are sent from and accepted at.
+    pub local: IpAddr,
+    /// How many UDP source ports packets are spread over.
+    pub entropy_ports: u16,
+    /// UDP destination ports that tunnels listen at, ascending.
+    pub udp: Vec<UdpListen>,
+    /// Whether GRE is received.
+    pub gre: bool,
+    /// The ways in which UDP is sent, each once.
+    pub send: Vec<UdpSend>,
+}
+
+/// A UDP destination port of a VTEP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpListen {
+    /// The port.
+    pub port: u16,
+    /// Multicast groups to be a member of.
+    pub groups: Vec<IpAddr>,
+    /// Whether datagrams without a checksum are accepted over IPv6 (RFC 6935). Over IPv4 they are.
+    pub accept_no_checksum: bool,
+}
+
+/// A way in which UDP is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UdpSend {
+    /// With a checksum.
+    pub checksum: bool,
+    /// With the don't-fragment flag (IPv6 always is).
+    pub df: bool,
+}
+
 /// A port that was opened: what is known of it, and a queue for each worker.
 #[derive(Debug)]
 pub struct OpenPort<Q> {
@@ -252,6 +290,32 @@ pub trait Backend: Send {
         port: PortId,
         spec: &PortSpec,
     ) -> Result<OpenPort<<Self::Datapath as Datapath>::Queue>, BackendError>;
+
+    /// Opens the underlay port of a VTEP. Its frames are IP packets: each begins with the outer IPv4
+    /// or IPv6 header, in both directions, and nothing is in front of it.
+    ///
+    /// What is received was addressed to one of the ports, protocols or groups of `spec`. What is
+    /// sent has a whole and right outer header, whose don't-fragment flag, TTL and traffic class
+    /// hold; an unfinished checksum, if there is one, is that of outer UDP. Its UDP source port
+    /// may be replaced by another one, the same for all packets that had the same.
+    ///
+    /// # Errors
+    /// As [`Self::open_port`].
+    fn open_vtep(
+        &mut self,
+        port: PortId,
+        spec: &UnderlaySpec,
+    ) -> Result<OpenPort<<Self::Datapath as Datapath>::Queue>, BackendError> {
+        let _ = (port, spec);
+        Err(BackendError::Unsupported { backend: self.name(), kind: "vtep" })
+    }
+
+    /// The largest outer IP packet, in bytes, that reaches `remote` from a VTEP, by the underlay's
+    /// routes and what it learned of paths; `None` if there is no route or nobody knows.
+    fn path_mtu(&mut self, vtep: PortId, remote: IpAddr) -> Option<u32> {
+        let _ = (vtep, remote);
+        None
+    }
 
     /// Closes a port. `queues` are all that [`Self::open_port`] gave out. `remove` says that the
     /// port is deleted for good, so that what would persist (a TAP device) goes too.

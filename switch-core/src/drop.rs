@@ -114,6 +114,63 @@ drop_reasons! {
     CopyFailed, "copy-failed", In,
         "No buffer was free for a copy of a flooded frame.",
         "Reduce flooding (storm-limit), or give the switch more buffers.";
+    OuterInvalid, "outer-invalid", In,
+        "The outer IP or UDP header of a packet from the underlay is malformed or cut short.",
+        "Look at the sender, or at what damages packets on the way.";
+    OuterFragment, "outer-fragment", In,
+        "A packet from the underlay is a fragment: tunnels do not reassemble (RFC 7348 4.3).",
+        "Raise the MTU of the underlay, or lower the sender's, so that nothing is fragmented.";
+    OuterAddress, "outer-address", In,
+        "The outer source is no host's address, or the outer destination is not the VTEP's.",
+        "Look at the sender's remotes, and for spoofed packets on the underlay.";
+    TunnelHeader, "tunnel-header", In,
+        "The VXLAN, GENEVE or GRE header is cut short, of another version, or breaks a MUST.",
+        "Look at the sender: it speaks another protocol on this port.";
+    TunnelReserved, "tunnel-reserved", In,
+        "Reserved bits of the tunnel header are set, and the tunnel is strict about it.",
+        "Clear strict-reserved on the tunnel if the sender uses an extension.";
+    TunnelProtocol, "tunnel-protocol", In,
+        "The tunnel carries something else than Ethernet.",
+        "Set the sender to Ethernet (0x6558) in the tunnel.";
+    TunnelUnknown, "tunnel-unknown", In,
+        "No tunnel of the VTEP has this VNI or key.",
+        "Add the tunnel, or correct the VNI or key on one of the two sides.";
+    TunnelPeer, "tunnel-peer", In,
+        "The outer source is not a peer of the tunnel.",
+        "Add it to the tunnel's remotes if it should be: vswitch-ctl tunnel peers NAME add ADDRESS.";
+    GeneveOptions, "geneve-options", In,
+        "The lengths of the GENEVE options do not add up.",
+        "Look at the sender.";
+    GeneveCritical, "geneve-critical", In,
+        "A GENEVE option is critical, and the tunnel does not know it (RFC 8926 3.5).",
+        "Configure the option on the tunnel if it means nothing harmful, or do not send it.";
+    GeneveControl, "geneve-control", In,
+        "A GENEVE control packet (O bit), which no tenant may see (RFC 8926 3.4).",
+        "None is needed.";
+    GreChecksum, "gre-checksum", In,
+        "The GRE checksum is wrong.",
+        "Look for what damages packets on the way.";
+    GreSequence, "gre-sequence", In,
+        "A packet came late: its GRE sequence number is not above the last one (RFC 2890 2.2).",
+        "Look for reordering on the underlay; do without sequence if order does not matter.";
+    InnerRunt, "inner-runt", In,
+        "The frame in the tunnel is shorter than an Ethernet header (14 bytes).",
+        "Look at the sender.";
+    InnerTag, "inner-tag", In,
+        "The frame in the tunnel carries a VLAN tag (RFC 7348 6.1).",
+        "Set tags = \"keep\" on the tunnel if tags are wanted.";
+    EcnDropped, "ecn-dropped", In,
+        "The underlay was congested, and the inner packet cannot be marked (RFC 6040 4.2).",
+        "Look at the queues of the underlay.";
+    SplitHorizon, "split-horizon", In,
+        "A frame from a tunnel was to go to a tunnel: remotes reach each other directly.",
+        "Let all remotes of the network be remotes of each other.";
+    TunnelLoop, "tunnel-loop", Out,
+        "The frame is a packet of this very VTEP: the route to the remote leads into the overlay.",
+        "Correct the route to the remote: ip route get ADDRESS.";
+    TunnelMtu, "tunnel-mtu", Out,
+        "The frame is larger than the tunnel carries; its sender is told where that is possible.",
+        "Give the ports the MTU that vswitch-ctl mtu show prints, or raise the underlay's.";
     MtuExceeded, "mtu-exceeded", Out,
         "The frame is larger than the egress port's MTU.",
         "Use one MTU on all ports of a bridge.";
@@ -135,6 +192,30 @@ drop_reasons! {
     HandoverFull, "handover-full", Out,
         "The ring to the worker that owns the egress queue is full.",
         "Give the port more queues, or put both ports on one worker.";
+}
+
+impl DropReason {
+    /// The reasons that tunnels and peers count for themselves, in the order of those counters.
+    pub const OVERLAY: &'static [Self] = &[
+        Self::TunnelReserved,
+        Self::TunnelPeer,
+        Self::GeneveOptions,
+        Self::GeneveCritical,
+        Self::GeneveControl,
+        Self::GreChecksum,
+        Self::GreSequence,
+        Self::InnerRunt,
+        Self::InnerTag,
+        Self::EcnDropped,
+        Self::SplitHorizon,
+        Self::TunnelLoop,
+        Self::TunnelMtu,
+    ];
+
+    /// Index into the counters of tunnels and peers; `None` for what they do not count.
+    pub fn overlay_index(self) -> Option<usize> {
+        Self::OVERLAY.iter().position(|reason| *reason == self)
+    }
 }
 
 impl fmt::Display for DropReason {

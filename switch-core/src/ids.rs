@@ -106,3 +106,47 @@ impl WorkerId {
         self.0 as usize
     }
 }
+
+/// A tunnel: an index into the snapshot's table of tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TunnelId(u32);
+
+impl TunnelId {
+    /// How many tunnels one switch can have at once.
+    pub const MAX_TUNNELS: usize = 1 << 17;
+
+    /// The tunnel with this index, or `None` at [`Self::MAX_TUNNELS`] and above.
+    pub const fn new(index: u32) -> Option<Self> {
+        if (index as usize) < Self::MAX_TUNNELS { Some(Self(index)) } else { None }
+    }
+
+    /// Index into per-tunnel tables.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A remote VTEP in one protocol: an index into the snapshot's table of peers, and what an FDB
+/// entry names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(u32);
+
+impl PeerId {
+    /// How many peers one switch can have at once: what fits an FDB entry.
+    pub const MAX_PEERS: usize = crate::fdb::Dest::REMOTES as usize;
+
+    /// The peer with this index, or `None` at [`Self::MAX_PEERS`] and above.
+    pub const fn new(index: u32) -> Option<Self> {
+        if (index as usize) < Self::MAX_PEERS { Some(Self(index)) } else { None }
+    }
+
+    /// Index into per-peer tables.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The raw number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}

@@ -30,6 +30,7 @@ pub mod switch;
 mod sync;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
+pub mod tunnel;
 pub mod verdict;
 pub mod wire;
 pub mod worker;

@@ -10,7 +10,7 @@ use crossbeam::utils::CachePadded;
 use crate::bridge::{Block, LoopGuard, LoopGuardConfig};
 use crate::clock::Nanos;
 use crate::config::Snapshot;
-use crate::event::{EVENTS_MAX, WorkerEvent};
+use crate::event::{EVENTS_MAX, OPTIONS_MAX, OptionsSeen, WorkerEvent};
 use crate::fdb::{Dest, Fdb, FdbConfig, Swept, Tick};
 use crate::ids::{BridgeId, PortId, WorkerId};
 
@@ -23,6 +23,7 @@ pub struct Switch {
     snapshot: ArcSwap<Snapshot>,
     fdb: Fdb,
     events: ArrayQueue<WorkerEvent>,
+    options: ArrayQueue<OptionsSeen>,
     /// The snapshot revision each worker uses; `u64::MAX` for one that does not run.
     observed: Vec<CachePadded<AtomicU64>>,
 }
@@ -35,6 +36,7 @@ impl Switch {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             fdb: Fdb::new(fdb),
             events: ArrayQueue::new(EVENTS_MAX),
+            options: ArrayQueue::new(OPTIONS_MAX),
             observed: std::iter::repeat_with(idle).take(WORKERS_MAX).collect(),
         })
     }
@@ -81,6 +83,16 @@ impl Switch {
     pub fn next_event(&self) -> Option<WorkerEvent> {
         self.events.pop()
     }
+
+    /// Queues a report of received GENEVE options; false if the queue is full.
+    pub fn send_options(&self, options: OptionsSeen) -> bool {
+        self.options.push(options).is_ok()
+    }
+
+    /// The oldest report of received GENEVE options that nobody took yet.
+    pub fn next_options(&self) -> Option<OptionsSeen> {
+        self.options.pop()
+    }
 }
 
 /// The control side's regular work: a pure function of what the workers reported and the time.
@@ -117,7 +129,7 @@ impl Housekeeper {
         // Bounded: workers may be filling the queue as fast as it is read.
         for _ in 0..EVENTS_MAX {
             let Some(event) = self.switch.next_event() else { break };
-            if let WorkerEvent::Moved { key, from: Dest::Port(from), port } = event {
+            if let WorkerEvent::Moved { key, from: Dest::Port(from), to: Dest::Port(port) } = event {
                 let opened = |id: PortId| snapshot.port(id).map_or(0, |p| p.opened);
                 let newer = |a, b| {
                     let port = snapshot.port(if opened(a) > opened(b) { a } else { b })?;

@@ -317,12 +317,12 @@ impl Live<'_> {
     /// What few frames bring: an address that is new or elsewhere, or may not be learned.
     #[cold]
     #[inline(never)]
-    fn learn_news(&self, key: Key, hash: Hash, port: PortId) -> Learn {
-        let learned = self.fdb.learn(key, hash, Dest::Port(port), self.tick);
+    fn learn_news(&self, key: Key, hash: Hash, dest: Dest) -> Learn {
+        let learned = self.fdb.learn(key, hash, dest, self.tick);
         match learned {
             Learn::Refreshed | Learn::Pinned => {}
-            Learn::New => self.event(WorkerEvent::Learned { key, port }),
-            Learn::Moved { from } => self.event(WorkerEvent::Moved { key, from, port }),
+            Learn::New => self.event(WorkerEvent::Learned { key, at: dest }),
+            Learn::Moved { from } => self.event(WorkerEvent::Moved { key, from, to: dest }),
             Learn::PortLimit | Learn::BridgeLimit | Learn::TotalLimit => {
                 self.worker.learn_limited.add(1);
             }
@@ -340,11 +340,11 @@ impl Live<'_> {
 
 impl Effects for Live<'_> {
     #[inline]
-    fn learn(&mut self, key: Key, hash: Hash, port: PortId) -> Learn {
-        if self.fdb.refresh(key, hash, Dest::Port(port), self.tick) {
+    fn learn(&mut self, key: Key, hash: Hash, dest: Dest) -> Learn {
+        if self.fdb.refresh(key, hash, dest, self.tick) {
             return Learn::Refreshed;
         }
-        self.learn_news(key, hash, port)
+        self.learn_news(key, hash, dest)
     }
 
     #[inline]

@@ -13,7 +13,7 @@ use crate::config::{BridgeConf, PortConf, Snapshot};
 use crate::drop::DropReason;
 use crate::fdb::{Dest, Hash, Key, Learn};
 use crate::frame::{FrameMeta, InTag};
-use crate::ids::{Domain, PortId};
+use crate::ids::Domain;
 use crate::verdict::{Action, Verdict};
 
 pub use l2::L2;
@@ -22,8 +22,8 @@ pub use storm::StormBucket;
 
 /// What bridging changes in the world. A live worker learns and counts; a trace only looks.
 pub trait Effects {
-    /// Learns that `key` is behind `port`.
-    fn learn(&mut self, key: Key, hash: Hash, port: PortId) -> Learn;
+    /// Learns that `key` is at `dest`.
+    fn learn(&mut self, key: Key, hash: Hash, dest: Dest) -> Learn;
 
     /// Where `key` is.
     fn lookup(&mut self, key: Key, hash: Hash) -> Option<Dest>;
@@ -104,7 +104,7 @@ pub fn decide(
         return Verdict::drop(DropReason::LoopGuard);
     }
     if bridge.learning {
-        fx.learn(frame.src, src, port.id);
+        fx.learn(frame.src, src, Dest::Port(port.id));
     }
     let known = if frame.group { None } else { fx.lookup(frame.dst, dst) };
     let out = match known {

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Nanos;
 use crate::datapath::Caps;
-use crate::ids::{BridgeId, PortId};
+use crate::ids::{BridgeId, PortId, TunnelId};
+use crate::tunnel::{Overlay, TunnelConf};
 
 /// Highest VID a frame can carry (IEEE 802.1Q table 9-2; 4095 is reserved).
 pub const VID_MAX: u16 = 4094;
@@ -19,6 +20,7 @@ pub struct Snapshot {
     revision: u64,
     ports: Vec<Option<Arc<PortConf>>>,
     bridges: Vec<Option<Arc<BridgeConf>>>,
+    overlay: Arc<Overlay>,
 }
 
 impl Snapshot {
@@ -45,6 +47,33 @@ impl Snapshot {
     /// All bridges.
     pub fn bridges(&self) -> impl Iterator<Item = &Arc<BridgeConf>> {
         self.bridges.iter().flatten()
+    }
+
+    /// VTEPs, peers and tunnels.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// VTEPs, peers and tunnels, to be changed. Tunnels go by [`Self::set_tunnel`].
+    pub fn overlay_mut(&mut self) -> &mut Overlay {
+        Arc::make_mut(&mut self.overlay)
+    }
+
+    /// Adds or replaces a tunnel and rebuilds the lists of the bridges it is and was in.
+    pub fn set_tunnel(&mut self, tunnel: TunnelConf) {
+        let new = tunnel.bridge;
+        let old = self.overlay().tunnel(tunnel.id).map(|old| old.bridge);
+        self.overlay_mut().set_tunnel(tunnel);
+        for bridge in [old.filter(|b| *b != new), Some(new)].into_iter().flatten() {
+            self.rebuild(bridge);
+        }
+    }
+
+    /// Removes a tunnel.
+    pub fn remove_tunnel(&mut self, id: TunnelId) {
+        if let Some(bridge) = self.overlay_mut().remove_tunnel(id) {
+            self.rebuild(bridge);
+        }
     }
 
     /// The next revision, to be changed and then published.
@@ -79,7 +108,8 @@ impl Snapshot {
             self.bridges.resize(id.index() + 1, None);
         }
         let flood = self.flood_lists(id);
-        let conf = BridgeConf { id, name: name.into(), learning, flood };
+        let tunnels = TunnelLists::new(&self.overlay, id);
+        let conf = BridgeConf { id, name: name.into(), learning, flood, tunnels };
         self.bridges[id.index()] = Some(Arc::new(conf));
     }
 
@@ -97,7 +127,8 @@ impl Snapshot {
         }
         let flood = self.flood_lists(id);
         if let Some(Some(bridge)) = self.bridges.get_mut(id.index()) {
-            *bridge = Arc::new(BridgeConf { flood, ..(**bridge).clone() });
+            let tunnels = TunnelLists::new(&self.overlay, id);
+            *bridge = Arc::new(BridgeConf { flood, tunnels, ..(**bridge).clone() });
         }
     }
 
@@ -117,12 +148,51 @@ pub struct BridgeConf {
     /// Whether source addresses are learned.
     pub learning: bool,
     flood: FloodLists,
+    tunnels: TunnelLists,
 }
 
 impl BridgeConf {
+    /// The tunnels that carry VLAN `vid`.
+    #[inline]
+    pub fn tunnels(&self, vid: u16) -> impl Iterator<Item = TunnelId> + '_ {
+        self.tunnels.get(vid)
+    }
+
     /// The ports that take flooded frames of VLAN `vid`, in order of their numbers.
     pub fn flood(&self, vid: u16) -> &[PortId] {
         self.flood.get(vid)
+    }
+}
+
+/// The tunnels of each VLAN.
+#[derive(Clone, Debug, Default)]
+struct TunnelLists {
+    /// Those of one VLAN, ascending by it.
+    by_vid: Box<[(u16, TunnelId)]>,
+    /// Those of all.
+    everywhere: Box<[TunnelId]>,
+}
+
+impl TunnelLists {
+    fn new(overlay: &Overlay, bridge: BridgeId) -> Self {
+        let spans = |tunnel: &&Arc<TunnelConf>| matches!(tunnel.vlans.tagged, VlanSet::All);
+        let vid = |tunnel: &Arc<TunnelConf>| {
+            let vlans = &tunnel.vlans;
+            vlans.pvid.or_else(|| vlans.named().next()).map(|vid| (vid, tunnel.id))
+        };
+        let of_one = overlay.of_bridge(bridge).filter(|tunnel| !spans(tunnel));
+        let mut by_vid: Vec<_> = of_one.filter_map(vid).collect();
+        by_vid.sort_unstable();
+        let everywhere = overlay.of_bridge(bridge).filter(spans).map(|tunnel| tunnel.id);
+        Self { by_vid: by_vid.into(), everywhere: everywhere.collect() }
+    }
+
+    #[inline]
+    fn get(&self, vid: u16) -> impl Iterator<Item = TunnelId> + '_ {
+        let from = self.by_vid.partition_point(|(v, _)| *v < vid);
+        let of_vid = self.by_vid.get(from..).unwrap_or_default().iter();
+        let of_vid = of_vid.take_while(move |(v, _)| *v == vid).map(|(_, id)| *id);
+        of_vid.chain(self.everywhere.iter().copied())
     }
 }
 

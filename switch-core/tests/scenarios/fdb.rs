@@ -102,7 +102,7 @@ pub(crate) fn moves() {
     lab.housekeep();
     let (from, to) = (lab.id(a), lab.id(b));
     assert!(lab.events.iter().any(
-        |e| matches!(e, WorkerEvent::Moved { from: Dest::Port(f), port, .. } if (*f, *port) == (from, to))
+        |e| matches!(e, WorkerEvent::Moved { from: Dest::Port(f), to: Dest::Port(t), .. } if (*f, *t) == (from, to))
     ));
     assert_eq!(lab.switch.fdb().port_count(from), 0);
 }

@@ -123,12 +123,13 @@ where
         if self.events.is_monitored() {
             for event in events {
                 match event {
-                    WorkerEvent::Learned { key, port } => {
-                        self.tell(FdbEventKind::Learned, key, Dest::Port(port), None);
+                    WorkerEvent::Learned { key, at } => {
+                        self.tell(FdbEventKind::Learned, key, at, None);
                     }
-                    WorkerEvent::Moved { key, from, port } => {
-                        self.tell(FdbEventKind::Moved, key, Dest::Port(port), Some(from));
+                    WorkerEvent::Moved { key, from, to } => {
+                        self.tell(FdbEventKind::Moved, key, to, Some(from));
                     }
+                    WorkerEvent::PeerSeen { .. } => {}
                 }
             }
             for (entry, why) in swept.into_iter().flat_map(|swept| swept.removed) {

@@ -1,0 +1,19 @@
+//! Overlays: tenants' frames in packets between hosts.
+//!
+//! A **VTEP** is a port of its own, the *underlay port*. It carries IP packets: what is received
+//! from it and sent to it starts with the outer IPv4 or IPv6 header. A **tunnel** is a network that
+//! the VTEP takes part in: a VNI or key, and the bridge or VLAN that its frames belong to. A
+//! **peer** is a remote VTEP, one for each protocol it is spoken to in. Tunnels share peers, and the
+//! FDB names one as [`Dest::Remote`](crate::fdb::Dest::Remote).
+//!
+//! - `table.rs`: VTEPs, peers and tunnels as workers see them
+//! - `counters.rs`: what is counted of them
+
+mod counters;
+mod table;
+
+pub use counters::{OverlayCounters, OverlayTotals};
+pub use table::{
+    Accepts, HeaderKind, NetworkKey, Overlay, PeerConf, PeerState, Proto, Sequence, TunnelConf,
+    TunnelHeader, TunnelState, VtepConf,
+};

@@ -1,0 +1,344 @@
+//! VTEPs, peers and tunnels as workers see them: part of the snapshot.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use hashbrown::HashMap;
+
+use super::OverlayCounters;
+use crate::config::{Dscp, PortVlans, Ttl};
+use crate::ids::{BridgeId, PeerId, PortId, TunnelId};
+use crate::wire::Vni;
+
+/// How outer packets of a tunnel are told from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Proto {
+    /// VXLAN or GENEVE, by UDP destination port: on one VTEP a port is of one protocol.
+    Udp(u16),
+    /// GRE, NVGRE included.
+    Gre,
+}
+
+/// What names a network to one VTEP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NetworkKey(u64);
+
+impl NetworkKey {
+    const fn new(vtep: PortId, tag: u64, port: u16, key: u32) -> Self {
+        Self((vtep.get() as u64) << 50 | tag << 48 | (port as u64) << 32 | key as u64)
+    }
+
+    /// A VXLAN or GENEVE network.
+    pub const fn udp(vtep: PortId, port: u16, vni: Vni) -> Self {
+        Self::new(vtep, 0, port, vni.get())
+    }
+
+    /// A GRE tunnel with that key, or without one.
+    pub const fn gre(vtep: PortId, key: Option<u32>) -> Self {
+        match key {
+            Some(key) => Self::new(vtep, 1, 0, key),
+            None => Self::new(vtep, 2, 0, 0),
+        }
+    }
+
+    /// An NVGRE network.
+    pub const fn nvgre(vtep: PortId, vsid: Vni) -> Self {
+        Self::new(vtep, 3, 0, vsid.get())
+    }
+}
+
+/// A VTEP as workers see it.
+#[derive(Clone, Debug)]
+pub struct VtepConf {
+    /// Its port.
+    pub port: PortId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The address that outer packets are sent from and accepted at.
+    pub local: IpAddr,
+    /// Multicast groups that are accepted as destinations, too.
+    pub groups: Arc<[IpAddr]>,
+}
+
+/// A remote VTEP, or a multicast group that stands for several.
+#[derive(Clone, Debug)]
+pub struct PeerConf {
+    /// Its number, which FDB entries name.
+    pub id: PeerId,
+    /// The VTEP it is a peer of.
+    pub vtep: PortId,
+    /// What is spoken with it.
+    pub proto: Proto,
+    /// Its address, of the family of the VTEP's.
+    pub addr: IpAddr,
+    /// What changes faster than the configuration.
+    pub state: Arc<PeerState>,
+    /// One a worker.
+    pub counters: Arc<[OverlayCounters]>,
+}
+
+/// What changes faster than the configuration about a peer: written by the control side.
+#[derive(Debug)]
+pub struct PeerState {
+    path_mtu: AtomicU32,
+}
+
+impl PeerState {
+    /// The path is taken to carry this until the underlay has been asked.
+    pub const DEFAULT_PATH_MTU: u32 = 1500;
+
+    /// Largest outer IP packet that reaches the peer, in bytes.
+    pub fn path_mtu(&self) -> u32 {
+        self.path_mtu.load(Ordering::Relaxed)
+    }
+
+    /// Sets the largest outer IP packet that reaches the peer, in bytes.
+    pub fn set_path_mtu(&self, mtu: u32) {
+        self.path_mtu.store(mtu, Ordering::Relaxed);
+    }
+}
+
+impl Default for PeerState {
+    fn default() -> Self {
+        Self { path_mtu: AtomicU32::new(Self::DEFAULT_PATH_MTU) }
+    }
+}
+
+/// Whose packets a tunnel accepts.
+#[derive(Clone, Debug)]
+pub enum Accepts {
+    /// Anybody's.
+    Any,
+    /// These peers', ascending.
+    Listed(Arc<[PeerId]>),
+}
+
+impl Accepts {
+    /// Whether packets of that peer are accepted.
+    pub fn peer(&self, peer: Option<PeerId>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(peers) => peer.is_some_and(|peer| peers.binary_search(&peer).is_ok()),
+        }
+    }
+}
+
+/// Sequence numbers of a GRE tunnel with one peer (RFC 2890 §2.2).
+#[derive(Debug, Default)]
+pub struct Sequence {
+    /// The next one to be sent.
+    pub tx: AtomicU32,
+    /// The last one accepted, and in bit 32 whether there was one.
+    pub rx: AtomicU64,
+}
+
+/// A tunnel as workers see it.
+#[derive(Clone, Debug)]
+pub struct TunnelConf {
+    /// Its number.
+    pub id: TunnelId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The VTEP it ends at.
+    pub vtep: PortId,
+    /// What is spoken.
+    pub proto: Proto,
+    /// What names it on the VTEP.
+    pub network: NetworkKey,
+    /// The bridge it is in.
+    pub bridge: BridgeId,
+    /// Its VLANs there, as a port's.
+    pub vlans: PortVlans,
+    /// Where BUM frames go, one copy each: remotes or a group.
+    pub flood: Arc<[PeerId]>,
+    /// Whose packets are accepted.
+    pub accepts: Accepts,
+    /// Whether inner source addresses are learned (if the bridge learns, too).
+    pub learning: bool,
+    /// TTL of outer packets.
+    pub ttl: Ttl,
+    /// DSCP of outer packets.
+    pub dscp: Dscp,
+    /// The don't-fragment flag of outer IPv4 packets.
+    pub df: bool,
+    /// Whether outer UDP carries a checksum, and over IPv6 must.
+    pub udp_checksum: bool,
+    /// Whether reserved bits make a packet a drop.
+    pub strict_reserved: bool,
+    /// Whether the MSS of TCP connections is lowered to what fits.
+    pub mss_clamp: bool,
+    /// What follows the outer IP and UDP headers: VXLAN, GENEVE with options, or GRE.
+    pub header: TunnelHeader,
+    /// GENEVE options (class, type) that are understood, so that critical ones pass.
+    pub known_options: Arc<[(u16, u8)]>,
+    /// For GRE with sequence numbers: one for each peer, ascending by peer.
+    pub sequences: Arc<[(PeerId, Sequence)]>,
+    /// What changes faster than the configuration.
+    pub state: Arc<TunnelState>,
+    /// One a worker.
+    pub counters: Arc<[OverlayCounters]>,
+}
+
+/// What follows the outer IP and UDP headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelHeader {
+    /// Its bytes, with what changes from packet to packet zero.
+    pub bytes: Arc<[u8]>,
+    /// What does change.
+    pub kind: HeaderKind,
+}
+
+/// What changes from packet to packet in a tunnel header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderKind {
+    /// Nothing: VXLAN.
+    Vxlan,
+    /// Nothing: GENEVE.
+    Geneve,
+    /// GRE.
+    Gre {
+        /// The checksum, in the four bytes behind the first four.
+        checksum: bool,
+        /// The sequence number, in the last four bytes.
+        sequence: bool,
+    },
+    /// The FlowID, the last byte: NVGRE.
+    Nvgre,
+}
+
+/// What changes faster than the configuration about a tunnel.
+#[derive(Debug, Default)]
+pub struct TunnelState {
+    /// A hash of the GENEVE options that were reported last, so that only new ones are.
+    pub options_seen: AtomicU64,
+}
+
+impl TunnelConf {
+    /// Bytes that an outer packet to `remote` has in front of the inner frame.
+    pub fn outer_len(&self, remote: IpAddr) -> usize {
+        let ip = if remote.is_ipv4() { 20 } else { 40 };
+        let udp = if matches!(self.proto, Proto::Udp(_)) { 8 } else { 0 };
+        self.header.bytes.len().saturating_add(ip + udp)
+    }
+}
+
+/// All VTEPs, peers and tunnels.
+#[derive(Clone, Debug, Default)]
+pub struct Overlay {
+    vteps: Vec<Arc<VtepConf>>,
+    peers: Vec<Option<Arc<PeerConf>>>,
+    tunnels: Vec<Option<Arc<TunnelConf>>>,
+    networks: HashMap<NetworkKey, TunnelId>,
+    addresses: HashMap<(PortId, Proto, IpAddr), PeerId>,
+    members: HashMap<BridgeId, Vec<TunnelId>>,
+}
+
+impl Overlay {
+    /// The VTEP whose port that is.
+    pub fn vtep(&self, port: PortId) -> Option<&Arc<VtepConf>> {
+        self.vteps.iter().find(|vtep| vtep.port == port)
+    }
+
+    /// All VTEPs.
+    pub fn vteps(&self) -> impl Iterator<Item = &Arc<VtepConf>> {
+        self.vteps.iter()
+    }
+
+    /// The peer of that number.
+    #[inline]
+    pub fn peer(&self, id: PeerId) -> Option<&Arc<PeerConf>> {
+        self.peers.get(id.index())?.as_ref()
+    }
+
+    /// All peers.
+    pub fn peers(&self) -> impl Iterator<Item = &Arc<PeerConf>> {
+        self.peers.iter().flatten()
+    }
+
+    /// The peer that has that address.
+    #[inline]
+    pub fn peer_at(&self, vtep: PortId, proto: Proto, addr: IpAddr) -> Option<&Arc<PeerConf>> {
+        self.peer(*self.addresses.get(&(vtep, proto, addr))?)
+    }
+
+    /// The tunnel of that number.
+    #[inline]
+    pub fn tunnel(&self, id: TunnelId) -> Option<&Arc<TunnelConf>> {
+        self.tunnels.get(id.index())?.as_ref()
+    }
+
+    /// All tunnels.
+    pub fn tunnels(&self) -> impl Iterator<Item = &Arc<TunnelConf>> {
+        self.tunnels.iter().flatten()
+    }
+
+    /// The tunnel that the network belongs to.
+    #[inline]
+    pub fn network(&self, key: NetworkKey) -> Option<&Arc<TunnelConf>> {
+        self.tunnel(*self.networks.get(&key)?)
+    }
+
+    /// The tunnels of a bridge.
+    pub fn of_bridge(&self, bridge: BridgeId) -> impl Iterator<Item = &Arc<TunnelConf>> {
+        let members = self.members.get(&bridge).map(Vec::as_slice).unwrap_or_default();
+        members.iter().filter_map(|id| self.tunnel(*id))
+    }
+
+    /// Adds or replaces a VTEP.
+    pub fn set_vtep(&mut self, vtep: VtepConf) {
+        self.remove_vtep(vtep.port);
+        self.vteps.push(Arc::new(vtep));
+    }
+
+    /// Removes a VTEP. Its tunnels and peers are to be removed as well.
+    pub fn remove_vtep(&mut self, port: PortId) {
+        self.vteps.retain(|vtep| vtep.port != port);
+    }
+
+    /// Adds or replaces a peer.
+    pub fn set_peer(&mut self, peer: PeerConf) {
+        self.remove_peer(peer.id);
+        self.addresses.insert((peer.vtep, peer.proto, peer.addr), peer.id);
+        let index = peer.id.index();
+        if self.peers.len() <= index {
+            self.peers.resize(index + 1, None);
+        }
+        self.peers[index] = Some(Arc::new(peer));
+    }
+
+    /// Removes a peer. FDB entries that name it are to be flushed before its number is used again.
+    pub fn remove_peer(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(id.index()).and_then(Option::take) {
+            self.addresses.remove(&(peer.vtep, peer.proto, peer.addr));
+        }
+    }
+
+    /// Adds or replaces a tunnel; the bridges it is and was in are then to be rebuilt.
+    pub(crate) fn set_tunnel(&mut self, tunnel: TunnelConf) {
+        self.remove_tunnel(tunnel.id);
+        self.networks.insert(tunnel.network, tunnel.id);
+        self.members.entry(tunnel.bridge).or_default().push(tunnel.id);
+        let index = tunnel.id.index();
+        if self.tunnels.len() <= index {
+            self.tunnels.resize(index + 1, None);
+        }
+        self.tunnels[index] = Some(Arc::new(tunnel));
+    }
+
+    /// Removes a tunnel. The bridge it was in is then to be rebuilt.
+    pub(crate) fn remove_tunnel(&mut self, id: TunnelId) -> Option<BridgeId> {
+        let tunnel = self.tunnels.get_mut(id.index()).and_then(Option::take)?;
+        // Another tunnel may have taken the network over in the same change.
+        if self.networks.get(&tunnel.network) == Some(&id) {
+            self.networks.remove(&tunnel.network);
+        }
+        if let Some(members) = self.members.get_mut(&tunnel.bridge) {
+            members.retain(|member| *member != id);
+            if members.is_empty() {
+                self.members.remove(&tunnel.bridge);
+            }
+        }
+        Some(tunnel.bridge)
+    }
+}
