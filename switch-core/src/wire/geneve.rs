@@ -362,3 +362,6 @@ pub fn encode_options(options: &[OwnedOption]) -> Result<Vec<u8>, BadOption> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -269,3 +269,157 @@ pub const fn split_nvgre_key(key: u32) -> (Vni, u8) {
 pub const fn is_reserved_vsid(vsid: Vni) -> bool {
     vsid.get() <= 0xfff || vsid.get() == Vni::MAX
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::checksum::checksum;
+    use proptest::prelude::*;
+
+    const ALL: [u8; 16] = [0xb0, 0, 0x65, 0x58, 0xab, 0xcd, 0, 0, 0, 0, 0x27, 0x1a, 0, 0, 0, 7];
+
+    #[test]
+    fn reads_every_field() {
+        let bytes = [&ALL[..], b"inner"].concat();
+        let gre = Gre::parse(&bytes).unwrap();
+        assert_eq!((gre.header().protocol(), gre.header_len()), (EtherType::TEB, 16));
+        assert_eq!(
+            (gre.checksum(), gre.key(), gre.sequence()),
+            (Some(0xabcd), Some(10_010), Some(7))
+        );
+        assert_eq!(gre.payload(), b"inner");
+        let plain = Gre::parse(&[0, 0, 0x08, 0, 1, 2, 3, 4]).unwrap();
+        assert_eq!((plain.header().protocol(), plain.header_len()), (EtherType::IPV4, 4));
+        assert_eq!((plain.checksum(), plain.key(), plain.sequence()), (None, None, None));
+        assert_eq!(plain.payload(), [1, 2, 3, 4]);
+    }
+
+    /// RFC 2784 §2.3: bits 1 to 5 but for K and S must be 0, 6 to 12 are ignored, the version is 0.
+    #[test]
+    fn every_word_of_flags_and_version() {
+        for flags in 0..=u16::MAX {
+            let mut bytes = [0; 20];
+            bytes[..2].copy_from_slice(&flags.to_be_bytes());
+            let bit = |n: u32| flags >> (15 - n) & 1 == 1;
+            let parsed = Gre::parse(&bytes).map(|gre| {
+                let present =
+                    (gre.checksum().is_some(), gre.key().is_some(), gre.sequence().is_some());
+                (present, gre.header_len(), gre.payload().len())
+            });
+            let expected = match flags & 7 {
+                0 if bit(1) || bit(4) || bit(5) => Err(GreError::ReservedFlags(flags)),
+                0 => {
+                    let present = (bit(0), bit(2), bit(3));
+                    let len =
+                        4 + 4 * [bit(0), bit(2), bit(3)].map(usize::from).iter().sum::<usize>();
+                    Ok((present, len, 20 - len))
+                }
+                version => Err(GreError::Version(version as u8)),
+            };
+            assert_eq!(parsed, expected, "{flags:#06x}");
+        }
+    }
+
+    #[test]
+    fn a_packet_cut_at_every_byte() {
+        for flags in [0x00, 0x80, 0x20, 0x10, 0xa0, 0x90, 0x30, 0xb0] {
+            let mut bytes = ALL;
+            bytes[0] = flags;
+            let need = Gre::parse(&bytes).unwrap().header_len();
+            for have in 0..need {
+                let cut = Gre::parse(&bytes[..have]).unwrap_err();
+                let expected = if have < 4 {
+                    GreError::TooShort(TooShort { header: "GRE header", need: 4, have })
+                } else {
+                    GreError::HeaderBeyondPayload { claimed: need, have }
+                };
+                assert_eq!(cut, expected);
+                let cut = Gre::parse_head(&bytes[..have], 1000).unwrap_err();
+                assert!(matches!(cut, GreError::TooShort(_)), "{cut}");
+            }
+            assert!(Gre::parse(&bytes[..need]).unwrap().payload().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_checksum_covers_header_and_payload() {
+        let fields = GreFields {
+            protocol: EtherType::TEB,
+            checksum: true,
+            key: Some(0),
+            sequence: Some(u32::MAX),
+        };
+        let mut packet = [0xff; 16 + 13];
+        fields.write(&mut packet).unwrap();
+        assert_eq!(packet[..8], [0xb0, 0, 0x65, 0x58, 0, 0, 0, 0]);
+        let sum = checksum(&packet);
+        packet[4..6].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!((Gre::parse(&packet).unwrap().checksum(), checksum(&packet)), (Some(sum), 0));
+        for bit in 0..8 * packet.len() {
+            packet[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(checksum(&packet), 0, "bit {bit}");
+            packet[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_where_a_header_does_not_fit() {
+        let fields =
+            GreFields { protocol: EtherType::TEB, checksum: false, key: Some(1), sequence: None };
+        let mut bytes = [0x5a; 12];
+        for have in 0..8 {
+            let error = TooShort { header: "GRE header", need: 8, have };
+            assert_eq!(fields.write(&mut bytes[..have]), Err(error));
+            assert_eq!(bytes, [0x5a; 12]);
+        }
+        fields.write(&mut bytes).unwrap();
+        assert_eq!(bytes, [0x20, 0, 0x65, 0x58, 0, 0, 0, 1, 0x5a, 0x5a, 0x5a, 0x5a]);
+    }
+
+    #[test]
+    fn virtual_subnets_in_keys() {
+        let vsid = Vni::new(0x0012_3456).unwrap();
+        assert_eq!(nvgre_key(vsid, 0x78), 0x1234_5678);
+        assert_eq!(split_nvgre_key(0x1234_5678), (vsid, 0x78));
+        let reserved = |vsid| is_reserved_vsid(Vni::new(vsid).unwrap());
+        let subnets: Vec<u32> = (0..=Vni::MAX).filter(|vsid| !reserved(*vsid)).collect();
+        assert_eq!((subnets.first(), subnets.last()), (Some(&0x1000), Some(&0xff_fffe)));
+        assert_eq!(subnets.len(), 0xff_fffe - 0x1000 + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn headers_built_are_headers_read(
+            protocol: u16, checksum: bool, key: Option<u32>, sequence: Option<u32>,
+        ) {
+            let fields = GreFields { protocol: EtherType(protocol), checksum, key, sequence };
+            let mut bytes = [0xff; GreHeader::MAX_LEN];
+            fields.write(&mut bytes).unwrap();
+            let gre = Gre::parse(&bytes).unwrap();
+            prop_assert_eq!(gre.header_len(), fields.header_len());
+            prop_assert_eq!(gre.header().protocol(), fields.protocol);
+            prop_assert_eq!(gre.checksum(), checksum.then_some(0));
+            prop_assert_eq!((gre.key(), gre.sequence()), (key, sequence));
+        }
+
+        #[test]
+        fn nvgre_keys_round_trip(key: u32) {
+            let (vsid, flow_id) = split_nvgre_key(key);
+            prop_assert_eq!(nvgre_key(vsid, flow_id), key);
+        }
+
+        #[test]
+        fn noise_stays_inside(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..40), more in 0usize..99,
+        ) {
+            // Else most are refused for their flags.
+            if let [flags, version, ..] = bytes.as_mut_slice() {
+                *flags &= 0xb3;
+                *version &= 0xf8;
+            }
+            if let Ok(gre) = Gre::parse_head(&bytes, bytes.len() + more) {
+                prop_assert_eq!(gre.payload(), &bytes[gre.header_len()..]);
+            }
+        }
+    }
+}
