@@ -1,4 +1,6 @@
-//! Finishing a checksum its sender left to hardware.
+//! Sums over frames in several pieces, and finishing a checksum its sender left to hardware.
+
+use std::ops::Range;
 
 use crate::frame::{Csum, Frame};
 use crate::wire::Checksum;
@@ -8,6 +10,24 @@ use crate::wire::Checksum;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the offload metadata points behind the frame's head")]
 pub struct BeyondHead;
+
+/// The sum over a range of a frame's bytes, which may lie in several pieces. What of the range is
+/// behind the frame's end counts for nothing.
+///
+/// A checksum in the range must be finished before one that encloses it, as GRE's may.
+#[inline]
+#[must_use]
+pub fn sum_range<F: Frame>(frame: &F, range: Range<usize>) -> Checksum {
+    let mut sum = Checksum::new();
+    let mut start = 0usize;
+    frame.for_each_segment(&mut |piece| {
+        let [from, to] =
+            [range.start, range.end].map(|at| at.saturating_sub(start).min(piece.len()));
+        sum.add_bytes(piece.get(from..to).unwrap_or_default());
+        start = start.saturating_add(piece.len());
+    });
+    sum
+}
 
 /// Finishes the checksum of a frame, if it is unfinished.
 ///
@@ -20,12 +40,7 @@ pub struct BeyondHead;
 pub fn finish_checksum<F: Frame>(frame: &mut F) -> Result<(), BeyondHead> {
     let mut offload = frame.offload();
     let Csum::Partial { start, offset } = offload.csum else { return Ok(()) };
-    let mut sum = Checksum::new();
-    let mut skip = usize::from(start);
-    frame.for_each_segment(&mut |piece| {
-        sum.add_bytes(piece.get(skip..).unwrap_or_default());
-        skip = skip.saturating_sub(piece.len());
-    });
+    let sum = sum_range(frame, start.into()..usize::MAX);
     let at = usize::from(start).saturating_add(offset.into());
     let field = frame.head_mut().get_mut(at..).and_then(<[u8]>::first_chunk_mut);
     // A sum of zero is written as 0xffff, which UDP needs and TCP does not mind.

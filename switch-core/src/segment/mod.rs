@@ -24,7 +24,7 @@ mod validate;
 pub mod vnet;
 
 pub use cut::{CutError, CutFailed, segment};
-pub use finish::{BeyondHead, finish_checksum};
+pub use finish::{BeyondHead, finish_checksum, sum_range};
 pub use validate::{BadOffload, MAX_SEGMENTS, validate};
 pub use vnet::{VnetHeader, VnetLayout};
 

@@ -8,7 +8,7 @@ use super::vnet::{
 };
 use super::*;
 use crate::frame::{Frame, FramePool, HeapFrame, MAX_FRAME, PoolConfig};
-use crate::wire::{LayersError, UdpError};
+use crate::wire::{Checksum, LayersError, UdpError};
 
 /// A packet as its parts. Assembling it is the reference: it shares no code with what is tested.
 #[derive(Clone, Debug)]
@@ -525,4 +525,26 @@ fn super_frames_are_cut_behind_zero_to_four_tags() {
         let frame = received(&pool, &packet.unfinished(), &packet.claim(1000));
         assert_eq!(cut_by_us(&pool, &frame), packet.cut(1000));
     }
+}
+
+#[test]
+fn a_sum_over_any_range_of_a_frame_in_pieces() {
+    let pool = pool();
+    let bytes: Vec<u8> = (0..5000u32).map(|i| (i * i >> 3) as u8).collect();
+    let mut frame = pool.frame(&bytes).unwrap();
+    // Odd pieces: the second begins within a 16-bit word.
+    frame.trim_front(1).unwrap();
+    let bytes = &bytes[1..];
+    assert!(frame.segments() > 1 && frame.head().len() % 2 == 1);
+    let border = frame.head().len();
+    let ends = [0, 1, 34, border - 1, border, border + 1, border + 2, 4998, 4999];
+    for (i, from) in ends.into_iter().enumerate() {
+        for to in ends.into_iter().skip(i) {
+            let mut whole = Checksum::new();
+            whole.add_bytes(&bytes[from..to]);
+            assert_eq!(sum_range(&frame, from..to).finish(), whole.finish(), "{from}..{to}");
+        }
+    }
+    assert_eq!(sum_range(&frame, 34..usize::MAX).finish(), sum_range(&frame, 34..4999).finish());
+    assert_eq!(sum_range(&frame, 9000..usize::MAX).finish(), 0xffff);
 }
