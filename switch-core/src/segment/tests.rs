@@ -530,7 +530,7 @@ fn super_frames_are_cut_behind_zero_to_four_tags() {
 #[test]
 fn a_sum_over_any_range_of_a_frame_in_pieces() {
     let pool = pool();
-    let bytes: Vec<u8> = (0..5000u32).map(|i| (i * i >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..5000u32).map(|i| ((i * i) >> 3) as u8).collect();
     let mut frame = pool.frame(&bytes).unwrap();
     // Odd pieces: the second begins within a 16-bit word.
     frame.trim_front(1).unwrap();
