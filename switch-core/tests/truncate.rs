@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use switch_core::testing::fuzz::TARGETS;
+use switch_core::wire::checksum::checksum;
 use switch_core::wire::ipv6::MAX_EXTENSIONS;
 use switch_core::wire::{
-    ArpPacket, EtherType, Fragment, IpProtocol, Layers, LayersError, MAX_TAGS, Network, TagStack,
-    Transport,
+    ArpPacket, EtherType, Fragment, Geneve, GeneveError, GeneveHeader, Gre, IpProtocol, Layers,
+    LayersError, MAX_TAGS, Network, TagStack, Transport, Vxlan, VxlanHeader,
 };
 
 struct Golden {
@@ -45,8 +46,9 @@ fn every_prefix_of_every_frame_through_every_parser() {
             let prefix = frame.bytes[..len].to_vec();
             for (_, body) in TARGETS {
                 body(&prefix);
-                // Also from layer 3 and from layer 4, where the bodies expect their header first.
-                for start in [14, 18, 22, 34, 54, 62, 94] {
+                // Also from layer 3, layer 4 and behind UDP, where the bodies expect their header
+                // first.
+                for start in [14, 18, 22, 34, 42, 54, 62, 94] {
                     body(prefix.get(start..).unwrap_or_default());
                 }
             }
@@ -110,6 +112,12 @@ fn golden_frames_are_what_their_names_say() {
         ("llc-stp", N::Other, T::Other, 0),
         ("snap-ipv4", N::Other, T::Other, 0),
         ("vxlan", N::V4, T::Udp, 0),
+        ("vxlan-ipv6", N::V6, T::Udp, 0),
+        ("geneve-options", N::V4, T::Udp, 0),
+        ("geneve-bad-option", N::V4, T::Udp, 0),
+        ("gre-teb", N::V4, T::Other, 0),
+        ("gre-all-fields", N::V4, T::Other, 0),
+        ("nvgre", N::V4, T::Other, 0),
         ("mpls", N::Other, T::Other, 0),
     ] {
         let (layers, _) = layers(name);
@@ -119,14 +127,86 @@ fn golden_frames_are_what_their_names_say() {
     let (arp, bytes) = layers("arp-reply-padded");
     assert_eq!(arp.tags().ethertype(), EtherType::ARP);
     assert_eq!(ArpPacket::parse(&bytes[14..]).unwrap().1, [0; 18]);
-    let (vxlan, bytes) = layers("vxlan");
-    assert_eq!(vxlan.ports(&bytes).unwrap().1, 4789);
-    let inner = &bytes[vxlan.payload() + 8..];
-    assert_eq!(Layers::parse(inner, inner.len()).unwrap().protocol(), IpProtocol::ICMP);
     let (ns, bytes) = layers("ipv6-neighbour-solicitation");
     assert_eq!(ns.icmp(&bytes).unwrap().kind(), 135);
     let (first, _) = layers("ipv4-first-fragment");
     assert_eq!(first.fragment(), Fragment::First);
+}
+
+/// The bytes behind IP and UDP of a golden tunnel frame, IP's checksum and lengths looked at.
+fn tunnel_packet(name: &str, port: Option<u16>) -> Vec<u8> {
+    let frame = golden_frames().into_iter().find(|frame| frame.name == name);
+    let bytes = frame.unwrap_or_else(|| panic!("no golden frame {name}")).bytes;
+    let layers = Layers::parse(&bytes, bytes.len()).unwrap();
+    assert_eq!(layers.end(), bytes.len(), "{name}");
+    assert_eq!(layers.ports(&bytes).map(|(_, dst)| dst), port, "{name}");
+    bytes[layers.payload()..].to_vec()
+}
+
+#[test]
+fn golden_tunnel_packets_are_what_their_names_say() {
+    let is_echo = |inner: &[u8]| {
+        let layers = Layers::parse(inner, inner.len()).unwrap();
+        assert_eq!((layers.protocol(), layers.end()), (IpProtocol::ICMP, inner.len()));
+    };
+    for name in ["vxlan", "vxlan-ipv6"] {
+        let bytes = tunnel_packet(name, Some(VxlanHeader::UDP_PORT));
+        let vxlan = Vxlan::parse(&bytes).unwrap();
+        assert_eq!(vxlan.header().vni().get(), 10_010);
+        assert!(!vxlan.header().reserved_bits_set());
+        is_echo(vxlan.payload());
+    }
+    let bytes = tunnel_packet("geneve-options", Some(GeneveHeader::UDP_PORT));
+    let geneve = Geneve::parse(&bytes).unwrap();
+    assert_eq!(geneve.header().vni().get(), 10_010);
+    assert!(geneve.header().has_critical());
+    let lens = geneve.options().unwrap().iter().map(|option| option.data.len());
+    assert_eq!(lens.collect::<Vec<_>>(), [4, 0, 12]);
+    is_echo(geneve.payload());
+    let bytes = tunnel_packet("geneve-bad-option", Some(GeneveHeader::UDP_PORT));
+    let error = Geneve::parse(&bytes).unwrap().options().unwrap_err();
+    assert_eq!(error, GeneveError::OptionBeyondOptions { claimed: 8, have: 0 });
+    for (name, key, sequence, len) in [
+        ("gre-teb", 10_010, None, 8),
+        ("gre-all-fields", 10_010, Some(7), 16),
+        ("nvgre", 0x0027_1aa5, None, 8),
+    ] {
+        let bytes = tunnel_packet(name, None);
+        let gre = Gre::parse(&bytes).unwrap();
+        assert_eq!((gre.key(), gre.sequence(), gre.header_len()), (Some(key), sequence, len));
+        assert!(gre.checksum().is_none() || checksum(&bytes) == 0, "{name}");
+        assert_eq!(gre.header().protocol(), EtherType::TEB);
+        is_echo(gre.payload());
+    }
+}
+
+/// A tunnel header is read from all of its bytes or not at all, whatever lies behind the head.
+#[test]
+fn a_cut_tunnel_header_is_never_taken_for_the_whole() {
+    type HeaderLen = fn(&[u8], usize) -> Option<usize>;
+    let vxlan: HeaderLen = |head, _| Vxlan::parse(head).ok().map(|_| VxlanHeader::LEN);
+    let geneve: HeaderLen = |head, wire_len| {
+        let geneve = Geneve::parse_head(head, wire_len).ok()?;
+        geneve.options().ok().map(|_| geneve.header_len())
+    };
+    let gre: HeaderLen =
+        |head, wire_len| Gre::parse_head(head, wire_len).ok().map(|gre| gre.header_len());
+    for (name, port, header_len, len) in [
+        ("vxlan", Some(4789), vxlan, 8),
+        ("vxlan-ipv6", Some(4789), vxlan, 8),
+        ("geneve-options", Some(6081), geneve, 36),
+        ("gre-teb", None, gre, 8),
+        ("gre-all-fields", None, gre, 16),
+        ("nvgre", None, gre, 8),
+    ] {
+        let bytes = tunnel_packet(name, port);
+        for cut in 0..=bytes.len() {
+            let expected = (cut >= len).then_some(len);
+            let head = bytes[..cut].to_vec();
+            assert_eq!(header_len(&head, cut), expected, "{name} cut to {cut}");
+            assert_eq!(header_len(&head, bytes.len()), expected, "{name}, head of {cut}");
+        }
+    }
 }
 
 /// Loops end after a number of steps that no frame can raise: what is read does not grow with the

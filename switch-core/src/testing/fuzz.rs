@@ -8,22 +8,28 @@ use zerocopy::IntoBytes;
 use crate::frame::{Csum, Frame, FramePool, HeapFrame, Offload, PoolConfig};
 use crate::segment::vnet::{F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4};
 use crate::segment::{self, VnetHeader, VnetLayout};
+use crate::wire::geneve::{OwnedOption, encode_options};
+use crate::wire::gre::{nvgre_key, split_nvgre_key};
 use crate::wire::ipv6::MAX_EXTENSIONS;
 use crate::wire::{
-    ArpPacket, Checksum, EthernetHeader, Fragment, Header, IcmpHeader, IpProtocol, Ipv4,
-    Ipv4Header, Ipv6, Ipv6Header, Layers, MAX_TAGS, Network, TagStack, Tcp, TcpHeader, Transport,
-    Udp, UdpHeader, icmp,
+    ArpPacket, Checksum, EthernetHeader, Fragment, Geneve, GeneveHeader, GeneveOption,
+    GeneveOptions, Gre, GreFields, GreHeader, Header, IcmpHeader, IpProtocol, Ipv4, Ipv4Header,
+    Ipv6, Ipv6Header, Layers, MAX_TAGS, Network, TagStack, Tcp, TcpHeader, Transport, Udp,
+    UdpHeader, Vxlan, VxlanHeader, checksum, icmp,
 };
 
 /// A fuzz target's body.
 pub type Body = fn(&[u8]);
 
 /// All targets of this crate by name, which is also the name of the corpus' folder.
-pub const TARGETS: [(&str, Body); 6] = [
+pub const TARGETS: [(&str, Body); 9] = [
     ("eth_vlan", eth_vlan),
     ("arp", arp),
     ("ipv4", ipv4),
     ("ipv6_l4", ipv6_l4),
+    ("vxlan", vxlan),
+    ("geneve", geneve),
+    ("gre", gre),
     ("vnet_hdr", vnet_hdr),
     ("segment", segment),
 ];
@@ -152,6 +158,93 @@ fn transport(data: &[u8]) {
     if let Ok((icmp, rest)) = IcmpHeader::split(data) {
         assert_eq!(IcmpHeader::LEN + rest.len(), data.len());
         assert_eq!(icmp.rest()[..2], icmp.echo().0.to_be_bytes());
+    }
+}
+
+/// VXLAN, and the frame in it.
+pub fn vxlan(data: &[u8]) {
+    let Ok(vxlan) = Vxlan::parse(data) else { return };
+    assert_inside(data, vxlan.payload());
+    assert_eq!(VxlanHeader::LEN + vxlan.payload().len(), data.len());
+    let header = vxlan.header();
+    // Sent by us, it differs in the reserved bits and in nothing else.
+    let rebuilt = VxlanHeader::new(header.vni());
+    assert_eq!(rebuilt.as_bytes() != &data[..VxlanHeader::LEN], header.reserved_bits_set());
+    assert_eq!(Vxlan::parse(rebuilt.as_bytes()).unwrap().header().vni(), header.vni());
+    assert!(Vxlan::parse(&data[..VxlanHeader::LEN - 1]).is_err());
+    eth_vlan(vxlan.payload());
+}
+
+/// GENEVE, its options, and the frame in it.
+pub fn geneve(data: &[u8]) {
+    let Ok(geneve) = Geneve::parse(data) else { return };
+    assert_inside(data, geneve.payload());
+    let header_len = geneve.header_len();
+    assert_eq!(header_len + geneve.payload().len(), data.len());
+    assert!(Geneve::parse(&data[..header_len - 1]).is_err());
+    assert!(Geneve::parse_head(&data[..header_len - 1], data.len()).is_err());
+    eth_vlan(geneve.payload());
+
+    let bytes = &data[GeneveHeader::LEN..header_len];
+    let mut end = 0;
+    while let Some([_, _, _, words]) = bytes.get(end..).and_then(<[u8]>::first_chunk) {
+        end += 4 + 4 * usize::from(words & 0x1f);
+    }
+    let options = geneve.options();
+    assert_eq!(options.is_ok(), end == bytes.len());
+    let Ok(options) = options else { return };
+    let mut owned = Vec::new();
+    for GeneveOption { class, typ, data } in options.iter() {
+        assert_inside(bytes, data);
+        owned.push(OwnedOption { class, typ, data: data.to_vec() });
+    }
+    let sent = encode_options(&owned).unwrap();
+    // The reserved bits are the only ones that are not sent on.
+    assert_eq!(sent.len(), bytes.len());
+    let sent = GeneveOptions::parse(&sent).unwrap();
+    assert!(sent.iter().eq(options.iter()));
+    let rebuilt = GeneveHeader::new(geneve.header().vni(), geneve.header().protocol(), sent);
+    let packet = [rebuilt.as_bytes(), sent.as_bytes(), geneve.payload()].concat();
+    let again = Geneve::parse(&packet).unwrap();
+    assert_eq!(again.header().vni(), geneve.header().vni());
+    assert_eq!(again.header().protocol(), geneve.header().protocol());
+    assert_eq!(again.header().has_critical(), options.any_critical());
+    assert_eq!((again.header_len(), again.payload()), (header_len, geneve.payload()));
+}
+
+/// GRE, its checksum, and the frame in it.
+pub fn gre(data: &[u8]) {
+    let Ok(gre) = Gre::parse(data) else { return };
+    assert_inside(data, gre.payload());
+    let header_len = gre.header_len();
+    assert_eq!(header_len + gre.payload().len(), data.len());
+    assert!(Gre::parse(&data[..header_len - 1]).is_err());
+    assert!(Gre::parse_head(&data[..header_len - 1], data.len()).is_err());
+    eth_vlan(gre.payload());
+
+    let fields = GreFields {
+        protocol: gre.header().protocol(),
+        checksum: gre.checksum().is_some(),
+        key: gre.key(),
+        sequence: gre.sequence(),
+    };
+    assert_eq!(fields.header_len(), header_len);
+    let mut packet = vec![0xff; header_len];
+    fields.write(&mut packet).unwrap();
+    packet.extend_from_slice(gre.payload());
+    if fields.checksum {
+        let sum = checksum::checksum(&packet);
+        let field = GreHeader::CHECKSUM_OFFSET..GreHeader::CHECKSUM_OFFSET + 2;
+        packet[field].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(checksum::checksum(&packet), 0);
+    }
+    let again = Gre::parse(&packet).unwrap();
+    assert_eq!(again.header().protocol(), fields.protocol);
+    assert_eq!((again.key(), again.sequence()), (fields.key, fields.sequence));
+    assert_eq!((again.header_len(), again.payload()), (header_len, gre.payload()));
+    if let Some(key) = gre.key() {
+        let (vsid, flow_id) = split_nvgre_key(key);
+        assert_eq!(nvgre_key(vsid, flow_id), key);
     }
 }
 
