@@ -310,7 +310,8 @@ impl Limits {
         self.holders.iter().enumerate().filter_map(over)
     }
 
-    /// Bridges where a port was refused since the last call, or that are above their limit.
+    /// Bridges where a port was refused since the last call, or that are above their limit, in
+    /// their order. Those at rest, all of them mostly, are only read.
     pub(super) fn pressed(&self) -> impl Iterator<Item = (usize, Pressure)> {
         self.bridges
             .iter()

@@ -118,10 +118,13 @@ impl Fdb {
             reduce(tallies.iter_mut().filter(|t| t.group.holder == holder).collect(), over, 0);
         }
         for (bridge, pressure) in bridges {
-            relieve(&mut tallies, |t| t.group.bridge == bridge, pressure);
+            // They are in the order of bridges, of which many may press at once.
+            let start = tallies.partition_point(|t| t.group.bridge < bridge);
+            let end = tallies.partition_point(|t| t.group.bridge <= bridge);
+            relieve(&mut tallies[start..end], pressure);
         }
         if let Some(pressure) = total {
-            relieve(&mut tallies, |_| true, pressure);
+            relieve(&mut tallies, pressure);
         }
         for index in self.oldest(&tallies, now) {
             let Some(slot) = self.table.slot(index) else { continue };
@@ -195,8 +198,8 @@ impl Oldest {
 }
 
 /// Reduces the tallies of one pool to its limit and, if somebody waits, below it.
-fn relieve(tallies: &mut [Tally], belongs: impl Fn(&Tally) -> bool, pressure: Pressure) {
-    let mut members: Vec<_> = tallies.iter_mut().filter(|t| belongs(t)).collect();
+fn relieve(tallies: &mut [Tally], pressure: Pressure) {
+    let mut members: Vec<_> = tallies.iter_mut().collect();
     let held: u32 = members.iter().map(|t| t.keeps).sum();
     let over = held.saturating_sub(pressure.limit);
     let wanted = (pressure.limit / FREE_ONE_IN).max(1).min(pressure.limit);
