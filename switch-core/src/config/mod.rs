@@ -1,5 +1,6 @@
 //! Desired state, typed, and the snapshot of it that workers read.
 
+mod flood;
 mod snapshot;
 mod spec;
 mod tunnel;
@@ -8,6 +9,4 @@ pub use snapshot::{
     BridgeConf, Egress, PortConf, PortState, PortVlans, Snapshot, VID_MAX, VlanSet,
 };
 pub use spec::{BridgeSpec, Netns, PortKind, PortSpec, PortType, Rate, VlanSpec};
-pub use tunnel::{
-    Dscp, InnerTags, PeerPolicy, Ttl, TunnelKind, TunnelSpec, TunnelType, VtepSpec,
-};
+pub use tunnel::{Dscp, InnerTags, PeerPolicy, Ttl, TunnelKind, TunnelSpec, TunnelType, VtepSpec};

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::flood::FloodLists;
 use crate::clock::Nanos;
 use crate::datapath::Caps;
 use crate::ids::{BridgeId, PortId, TunnelId};
@@ -19,6 +20,8 @@ pub const VID_MAX: u16 = 4094;
 pub struct Snapshot {
     revision: u64,
     ports: Vec<Option<Arc<PortConf>>>,
+    /// Which port is in which bridge, ascending.
+    members: Vec<(BridgeId, PortId)>,
     bridges: Vec<Option<Arc<BridgeConf>>>,
     overlay: Arc<Overlay>,
 }
@@ -89,6 +92,12 @@ impl Snapshot {
             self.ports.resize(id.index() + 1, None);
         }
         let old = self.ports[id.index()].replace(Arc::new(port)).and_then(|p| p.bridge);
+        self.leave(old, id);
+        if let Some(bridge) = new
+            && let Err(at) = self.members.binary_search(&(bridge, id))
+        {
+            self.members.insert(at, (bridge, id));
+        }
         for bridge in [old, new.filter(|b| Some(*b) != old)].into_iter().flatten() {
             self.rebuild(bridge);
         }
@@ -98,8 +107,14 @@ impl Snapshot {
     pub fn remove_port(&mut self, id: PortId) {
         let old = self.ports.get_mut(id.index()).and_then(Option::take);
         if let Some(bridge) = old.and_then(|p| p.bridge) {
+            self.leave(Some(bridge), id);
             self.rebuild(bridge);
         }
+    }
+
+    fn leave(&mut self, bridge: Option<BridgeId>, port: PortId) {
+        let at = bridge.and_then(|bridge| self.members.binary_search(&(bridge, port)).ok());
+        at.map(|at| self.members.remove(at));
     }
 
     /// Adds or replaces a bridge; its flood lists follow from the ports.
@@ -107,10 +122,7 @@ impl Snapshot {
         if self.bridges.len() <= id.index() {
             self.bridges.resize(id.index() + 1, None);
         }
-        let flood = self.flood_lists(id);
-        let tunnels = TunnelLists::new(&self.overlay, id);
-        let conf = BridgeConf { id, name: name.into(), learning, flood, tunnels };
-        self.bridges[id.index()] = Some(Arc::new(conf));
+        self.bridges[id.index()] = Some(Arc::new(self.bridge_conf(id, name.into(), learning)));
     }
 
     /// Removes a bridge. Ports that name it are then in no bridge that exists.
@@ -122,24 +134,22 @@ impl Snapshot {
 
     fn rebuild(&mut self, id: BridgeId) {
         // Not while the bridge is taken out: who changes many ports makes the lists once, after.
-        if self.bridge(id).is_none() {
-            return;
-        }
-        let flood = self.flood_lists(id);
-        if let Some(Some(bridge)) = self.bridges.get_mut(id.index()) {
-            let tunnels = TunnelLists::new(&self.overlay, id);
-            *bridge = Arc::new(BridgeConf { flood, tunnels, ..(**bridge).clone() });
-        }
+        let Some(bridge) = self.bridge(id) else { return };
+        let (name, learning) = (Arc::clone(&bridge.name), bridge.learning);
+        self.bridges[id.index()] = Some(Arc::new(self.bridge_conf(id, name, learning)));
     }
 
-    fn flood_lists(&self, id: BridgeId) -> FloodLists {
-        let members: Vec<_> = self.ports().filter(|p| p.bridge == Some(id)).collect();
-        FloodLists::new(&members)
+    fn bridge_conf(&self, id: BridgeId, name: Arc<str>, learning: bool) -> BridgeConf {
+        let from = self.members.partition_point(|(bridge, _)| *bridge < id);
+        let ports = self.members[from..].iter().take_while(|(bridge, _)| *bridge == id);
+        let ports: Vec<_> = ports.filter_map(|(_, port)| self.port(*port)).collect();
+        let (flood, tunnels) = (FloodLists::new(&ports), TunnelLists::new(&self.overlay, id));
+        BridgeConf { id, name, learning, flood, tunnels }
     }
 }
 
 /// A bridge domain as workers see it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct BridgeConf {
     /// Its number.
     pub id: BridgeId,
@@ -165,7 +175,7 @@ impl BridgeConf {
 }
 
 /// The tunnels of each VLAN.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct TunnelLists {
     /// Those of one VLAN, ascending by it.
     by_vid: Box<[(u16, TunnelId)]>,
@@ -193,43 +203,6 @@ impl TunnelLists {
         let of_vid = self.by_vid.get(from..).unwrap_or_default().iter();
         let of_vid = of_vid.take_while(move |(v, _)| *v == vid).map(|(_, id)| *id);
         of_vid.chain(self.everywhere.iter().copied())
-    }
-}
-
-/// The members of each VLAN. Most VLANs of a trunk-all bridge have the same members, so only those
-/// that some port names have a list of their own.
-#[derive(Clone, Debug, Default)]
-struct FloodLists {
-    lists: Vec<Arc<[PortId]>>,
-    /// Index into `lists` by VID; empty when no VLAN is named and list 0 is for all.
-    by_vid: Vec<u16>,
-}
-
-impl FloodLists {
-    fn new(members: &[&Arc<PortConf>]) -> Self {
-        let list = |vid: u16| -> Arc<[PortId]> {
-            members.iter().filter(|p| p.vlans.egress(vid).is_some()).map(|p| p.id).collect()
-        };
-        let mut named = vec![false; usize::from(VID_MAX) + 1];
-        for port in members {
-            for vid in port.vlans.named() {
-                named[usize::from(vid)] = true;
-            }
-        }
-        let everywhere =
-            members.iter().filter(|p| matches!(p.vlans.tagged, VlanSet::All)).map(|p| p.id);
-        let mut lists: Vec<Arc<[PortId]>> = vec![everywhere.collect()];
-        let mut by_vid = vec![0; named.len()];
-        for vid in (0..=VID_MAX).filter(|v| named[usize::from(*v)]) {
-            by_vid[usize::from(vid)] = lists.len() as u16;
-            lists.push(list(vid));
-        }
-        Self { lists, by_vid }
-    }
-
-    fn get(&self, vid: u16) -> &[PortId] {
-        let index = self.by_vid.get(usize::from(vid)).copied().unwrap_or_default();
-        self.lists.get(usize::from(index)).map(|l| &l[..]).unwrap_or_default()
     }
 }
 
@@ -331,7 +304,7 @@ impl PortVlans {
     }
 
     /// The VLANs that the port treats in a way of its own.
-    fn named(&self) -> impl Iterator<Item = u16> + '_ {
+    pub(super) fn named(&self) -> impl Iterator<Item = u16> + '_ {
         let last = if matches!(self.tagged, VlanSet::Some(Some(_))) { VID_MAX } else { 0 };
         let listed = (1..=last).filter(|v| self.tagged.contains(*v));
         self.pvid.into_iter().chain(listed)
@@ -399,10 +372,11 @@ impl fmt::Debug for VlanSet {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn port(id: u16, bridge: u16, vlans: PortVlans) -> PortConf {
+    /// A port as it comes into a snapshot.
+    pub(in crate::config) fn port(id: u16, bridge: u16, vlans: PortVlans) -> PortConf {
         PortConf {
             id: PortId::new(id).unwrap(),
             name: format!("p{id}").into(),
