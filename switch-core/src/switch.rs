@@ -129,7 +129,8 @@ impl Housekeeper {
         // Bounded: workers may be filling the queue as fast as it is read.
         for _ in 0..EVENTS_MAX {
             let Some(event) = self.switch.next_event() else { break };
-            if let WorkerEvent::Moved { key, from: Dest::Port(from), to: Dest::Port(port) } = event {
+            if let WorkerEvent::Moved { key, from: Dest::Port(from), to: Dest::Port(port) } = event
+            {
                 let opened = |id: PortId| snapshot.port(id).map_or(0, |p| p.opened);
                 let newer = |a, b| {
                     let port = snapshot.port(if opened(a) > opened(b) { a } else { b })?;

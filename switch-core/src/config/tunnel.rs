@@ -3,9 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::wire::Vni;
 use crate::wire::geneve::OwnedOption;
 use crate::wire::vlan::VlanId;
-use crate::wire::Vni;
 
 /// A VTEP: an address of this host that tunnels end at.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,11 +8,26 @@
 //!
 //! - `table.rs`: VTEPs, peers and tunnels as workers see them
 //! - `counters.rs`: what is counted of them
+//! - `outer.rs`, `inner.rs`: templates of outer headers, and what they take over from inner frames
+//! - `encap.rs`, `decap.rs`: the two directions
+
+#![cfg_attr(
+    not(test),
+    deny(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)
+)]
 
 mod counters;
+mod decap;
+mod encap;
+mod inner;
+mod outer;
 mod table;
 
 pub use counters::{OverlayCounters, OverlayTotals};
+pub use decap::{Opened, Refused, open};
+pub use encap::{EncapFields, encap};
+pub use inner::{Inner, InnerIp};
+pub use outer::{ENTROPY_FIRST, OuterHeader};
 pub use table::{
     Accepts, HeaderKind, NetworkKey, Overlay, PeerConf, PeerState, Proto, Sequence, TunnelConf,
     TunnelHeader, TunnelState, VtepConf,

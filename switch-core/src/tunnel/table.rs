@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 
-use super::OverlayCounters;
-use crate::config::{Dscp, PortVlans, Ttl};
+use super::{OuterHeader, OverlayCounters};
+use crate::config::{Dscp, PortVlans, Ttl, TunnelType};
 use crate::ids::{BridgeId, PeerId, PortId, TunnelId};
 use crate::wire::Vni;
 
@@ -59,6 +59,8 @@ pub struct VtepConf {
     pub local: IpAddr,
     /// Multicast groups that are accepted as destinations, too.
     pub groups: Arc<[IpAddr]>,
+    /// The protocol of each UDP port it listens at: VXLAN or GENEVE.
+    pub udp: Arc<[(u16, TunnelType)]>,
 }
 
 /// A remote VTEP, or a multicast group that stands for several.
@@ -72,6 +74,9 @@ pub struct PeerConf {
     pub proto: Proto,
     /// Its address, of the family of the VTEP's.
     pub addr: IpAddr,
+    /// The outer headers of packets to it: [`OuterHeader::new`] with the protocol and the addresses
+    /// of VTEP and peer.
+    pub outer: OuterHeader,
     /// What changes faster than the configuration.
     pub state: Arc<PeerState>,
     /// One a worker.
@@ -82,6 +87,8 @@ pub struct PeerConf {
 #[derive(Debug)]
 pub struct PeerState {
     path_mtu: AtomicU32,
+    /// Identification of the next packet that may be fragmented on its way.
+    next_id: AtomicU16,
 }
 
 impl PeerState {
@@ -97,11 +104,16 @@ impl PeerState {
     pub fn set_path_mtu(&self, mtu: u32) {
         self.path_mtu.store(mtu, Ordering::Relaxed);
     }
+
+    /// The identification of a packet that may be fragmented on its way (RFC 6864).
+    pub(super) fn take_id(&self) -> u16 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 impl Default for PeerState {
     fn default() -> Self {
-        Self { path_mtu: AtomicU32::new(Self::DEFAULT_PATH_MTU) }
+        Self { path_mtu: AtomicU32::new(Self::DEFAULT_PATH_MTU), next_id: AtomicU16::new(0) }
     }
 }
 
@@ -215,6 +227,12 @@ pub struct TunnelState {
 }
 
 impl TunnelConf {
+    /// Its sequence numbers with a peer, if it numbers its packets.
+    pub fn sequence(&self, peer: PeerId) -> Option<&Sequence> {
+        let at = self.sequences.binary_search_by_key(&peer, |(id, _)| *id).ok()?;
+        self.sequences.get(at).map(|(_, sequence)| sequence)
+    }
+
     /// Bytes that an outer packet to `remote` has in front of the inner frame.
     pub fn outer_len(&self, remote: IpAddr) -> usize {
         let ip = if remote.is_ipv4() { 20 } else { 40 };
@@ -300,11 +318,7 @@ impl Overlay {
     pub fn set_peer(&mut self, peer: PeerConf) {
         self.remove_peer(peer.id);
         self.addresses.insert((peer.vtep, peer.proto, peer.addr), peer.id);
-        let index = peer.id.index();
-        if self.peers.len() <= index {
-            self.peers.resize(index + 1, None);
-        }
-        self.peers[index] = Some(Arc::new(peer));
+        put(&mut self.peers, peer.id.index(), peer);
     }
 
     /// Removes a peer. FDB entries that name it are to be flushed before its number is used again.
@@ -319,11 +333,7 @@ impl Overlay {
         self.remove_tunnel(tunnel.id);
         self.networks.insert(tunnel.network, tunnel.id);
         self.members.entry(tunnel.bridge).or_default().push(tunnel.id);
-        let index = tunnel.id.index();
-        if self.tunnels.len() <= index {
-            self.tunnels.resize(index + 1, None);
-        }
-        self.tunnels[index] = Some(Arc::new(tunnel));
+        put(&mut self.tunnels, tunnel.id.index(), tunnel);
     }
 
     /// Removes a tunnel. The bridge it was in is then to be rebuilt.
@@ -340,5 +350,15 @@ impl Overlay {
             }
         }
         Some(tunnel.bridge)
+    }
+}
+
+/// Puts an object into its place in a table that grows.
+fn put<T>(table: &mut Vec<Option<Arc<T>>>, index: usize, object: T) {
+    if table.len() <= index {
+        table.resize(index.saturating_add(1), None);
+    }
+    if let Some(slot) = table.get_mut(index) {
+        *slot = Some(Arc::new(object));
     }
 }

@@ -1,0 +1,405 @@
+//! Decapsulation: what a packet from the underlay carries, and for whom.
+//!
+//! Everything is checked before anything is changed: [`open`] looks, [`Opened::take_out`] cuts the
+//! outer headers off. What an endpoint must drop it drops for a reason of its own.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::encap::sum_from;
+use super::{HeaderKind, NetworkKey, Overlay, PeerConf, Proto, TunnelConf, VtepConf};
+use crate::config::TunnelType;
+use crate::drop::DropReason;
+use crate::frame::{Csum, Frame, Offload};
+use crate::wire::ecn::{self, Ecn};
+use crate::wire::{
+    EtherType, Fragment, Geneve, Gre, Header, IpProtocol, Ipv4, Ipv4Header, Ipv6, Ipv6Header, Udp,
+    Vxlan, gre,
+};
+
+const ETH_HEADER: usize = 14;
+
+/// A packet that was recognised as one of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened<'a> {
+    /// The tunnel it belongs to.
+    pub tunnel: &'a Arc<TunnelConf>,
+    /// Who sent it; `None` for somebody who is no peer, where the tunnel accepts anybody.
+    pub peer: Option<&'a Arc<PeerConf>>,
+    /// The outer source address.
+    pub src: IpAddr,
+    /// Where the GENEVE options are in the packet: from, to.
+    pub options: (usize, usize),
+    /// Where the inner frame begins.
+    inner: usize,
+    /// Where it ends.
+    end: usize,
+    ecn: Ecn,
+}
+
+/// Why a packet is not taken in, and whose it was as far as that was known.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused<'a> {
+    /// Why.
+    pub reason: DropReason,
+    /// The tunnel it was for.
+    pub tunnel: Option<&'a Arc<TunnelConf>>,
+    /// The peer it was from.
+    pub peer: Option<&'a Arc<PeerConf>>,
+}
+
+impl From<DropReason> for Refused<'_> {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, tunnel: None, peer: None }
+    }
+}
+
+/// The outer IP header, checked.
+struct OuterIp<'f> {
+    src: IpAddr,
+    dst: IpAddr,
+    traffic_class: u8,
+    protocol: IpProtocol,
+    payload: &'f [u8],
+    /// Where the payload begins and ends in the packet.
+    at: usize,
+    end: usize,
+}
+
+impl OuterIp<'_> {
+    fn payload_len(&self) -> usize {
+        self.end.saturating_sub(self.at)
+    }
+}
+
+/// Says what a packet carries that a VTEP received.
+///
+/// Looks at the state of a GRE sequence and changes it; nothing else.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline]
+pub fn open<'a, F: Frame>(
+    overlay: &'a Overlay,
+    vtep: &VtepConf,
+    frame: &F,
+) -> Result<Opened<'a>, Refused<'a>> {
+    let ip = outer_ip(frame.head(), frame.len())?;
+    let accepted = ip.dst == vtep.local || vtep.groups.contains(&ip.dst);
+    if !accepted || !is_a_hosts(ip.src, vtep.local) {
+        return Err(DropReason::OuterAddress.into());
+    }
+    match ip.protocol {
+        IpProtocol::UDP => open_udp(overlay, vtep, frame, &ip),
+        IpProtocol::GRE => open_gre(overlay, vtep, frame, &ip),
+        _ => Err(DropReason::TunnelUnknown.into()),
+    }
+}
+
+/// Whether packets can come from there: from another host, and only from one.
+#[inline]
+fn is_a_hosts(src: IpAddr, local: IpAddr) -> bool {
+    let martian = match src {
+        IpAddr::V4(src) => src.is_multicast() || src.is_broadcast(),
+        IpAddr::V6(src) => src.is_multicast(),
+    };
+    // Two VTEPs on one host may talk over its loopback device.
+    let loopback = src.is_loopback() && !local.is_loopback();
+    !martian && !loopback && !src.is_unspecified() && src != local
+}
+
+#[inline]
+fn outer_ip(head: &[u8], len: usize) -> Result<OuterIp<'_>, DropReason> {
+    const INVALID: DropReason = DropReason::OuterInvalid;
+    match head.first().map(|byte| byte >> 4) {
+        Some(4) => {
+            let ip = Ipv4::parse_head(head, len).map_err(|_| INVALID)?;
+            let header = ip.header();
+            if header.ttl() == 0 || !ip.checksum_ok() {
+                return Err(INVALID);
+            }
+            if header.fragment() != Fragment::Whole {
+                return Err(DropReason::OuterFragment);
+            }
+            Ok(OuterIp {
+                src: header.src().into(),
+                dst: header.dst().into(),
+                traffic_class: header.traffic_class(),
+                protocol: header.protocol(),
+                payload: ip.payload(),
+                at: Ipv4Header::LEN.saturating_add(ip.options().len()),
+                end: header.total_len().into(),
+            })
+        }
+        Some(6) => {
+            let ip = Ipv6::parse_head(head, len).map_err(|_| INVALID)?;
+            let header = ip.header();
+            if header.hop_limit() == 0 {
+                return Err(INVALID);
+            }
+            if ip.fragment() != Fragment::Whole {
+                return Err(DropReason::OuterFragment);
+            }
+            let at = Ipv6Header::LEN.saturating_add(ip.extensions().len());
+            Ok(OuterIp {
+                src: header.src().into(),
+                dst: header.dst().into(),
+                traffic_class: header.traffic_class(),
+                protocol: ip.protocol(),
+                payload: ip.payload(),
+                at,
+                end: at.saturating_add(ip.payload_len()),
+            })
+        }
+        _ => Err(INVALID),
+    }
+}
+
+#[inline]
+fn open_udp<'a, F: Frame>(
+    overlay: &'a Overlay,
+    vtep: &VtepConf,
+    frame: &F,
+    ip: &OuterIp<'_>,
+) -> Result<Opened<'a>, Refused<'a>> {
+    let udp =
+        Udp::parse_head(ip.payload, ip.payload_len()).map_err(|_| DropReason::OuterInvalid)?;
+    let port = udp.header().dst();
+    let kind = vtep.udp.iter().find(|(listens, _)| *listens == port).map(|(_, kind)| *kind);
+    let at = ip.at.saturating_add(8);
+    let end = at.saturating_add(udp.payload_len());
+    let has_checksum = udp.header().checksum() != 0;
+    if has_checksum && frame.offload().csum == Csum::Unknown && !udp_checksum_ok(frame, ip, end) {
+        return Err(DropReason::OuterInvalid.into());
+    }
+    let (vni, header_len, options, reserved, geneve) = match kind {
+        Some(TunnelType::Vxlan) => {
+            let vxlan = Vxlan::parse(udp.payload()).map_err(|_| DropReason::TunnelHeader)?;
+            let header = vxlan.header();
+            (header.vni(), 8_usize, 0_usize, header.reserved_bits_set(), None)
+        }
+        Some(TunnelType::Geneve) => {
+            let geneve = Geneve::parse_head(udp.payload(), udp.payload_len())
+                .map_err(|_| DropReason::TunnelHeader)?;
+            let len = geneve.header_len();
+            (geneve.header().vni(), len, len.saturating_sub(8), false, Some(geneve))
+        }
+        _ => return Err(DropReason::TunnelUnknown.into()),
+    };
+    let (proto, network) = (Proto::Udp(port), NetworkKey::udp(vtep.port, port, vni));
+    let Some(tunnel) = overlay.network(network) else {
+        return Err(DropReason::TunnelUnknown.into());
+    };
+    let peer = overlay.peer_at(vtep.port, proto, ip.src);
+    let refuse = |reason| Err(Refused { reason, tunnel: Some(tunnel), peer });
+    // RFC 6935 permits datagrams without a checksum over IPv6 only where both ends agree on it. A
+    // backend whose kernel looked says that it is fine.
+    let unsummed = !has_checksum && ip.src.is_ipv6() && frame.offload().csum != Csum::Verified;
+    if unsummed && tunnel.udp_checksum {
+        return refuse(DropReason::OuterInvalid);
+    }
+    if !tunnel.accepts.peer(peer.map(|peer| peer.id)) {
+        return refuse(DropReason::TunnelPeer);
+    }
+    if reserved && tunnel.strict_reserved {
+        return refuse(DropReason::TunnelReserved);
+    }
+    if let Some(geneve) = geneve
+        && let Err(reason) = check_geneve(&geneve, tunnel)
+    {
+        return refuse(reason);
+    }
+    let inner = at.saturating_add(header_len);
+    let opened = Opened {
+        tunnel,
+        peer,
+        src: ip.src,
+        options: (inner.saturating_sub(options), inner),
+        inner,
+        end,
+        ecn: Ecn::of(ip.traffic_class),
+    };
+    opened.long_enough()
+}
+
+/// RFC 8926 §3.4 and §3.5, for an endpoint.
+fn check_geneve(geneve: &Geneve<'_>, tunnel: &TunnelConf) -> Result<(), DropReason> {
+    let header = geneve.header();
+    if header.is_control() {
+        return Err(DropReason::GeneveControl);
+    }
+    let options = geneve.options().map_err(|_| DropReason::GeneveOptions)?;
+    // The option's own bit decides; the header's C flag is a summary for those who skip options.
+    let unknown = |class, typ| !tunnel.known_options.contains(&(class, typ));
+    if options.any_critical()
+        && options.iter().any(|option| option.is_critical() && unknown(option.class, option.typ))
+    {
+        return Err(DropReason::GeneveCritical);
+    }
+    if header.protocol() == EtherType::TEB { Ok(()) } else { Err(DropReason::TunnelProtocol) }
+}
+
+fn open_gre<'a, F: Frame>(
+    overlay: &'a Overlay,
+    vtep: &VtepConf,
+    frame: &F,
+    ip: &OuterIp<'_>,
+) -> Result<Opened<'a>, Refused<'a>> {
+    let packet =
+        Gre::parse_head(ip.payload, ip.payload_len()).map_err(|_| DropReason::TunnelHeader)?;
+    if packet.header().protocol() != EtherType::TEB {
+        return Err(DropReason::TunnelProtocol.into());
+    }
+    let key = packet.key();
+    let exact = overlay.network(NetworkKey::gre(vtep.port, key));
+    let by_vsid = || {
+        let (vsid, _) = gre::split_nvgre_key(key?);
+        overlay.network(NetworkKey::nvgre(vtep.port, vsid))
+    };
+    let Some(tunnel) = exact.or_else(by_vsid) else {
+        return Err(DropReason::TunnelUnknown.into());
+    };
+    let peer = overlay.peer_at(vtep.port, Proto::Gre, ip.src);
+    let refuse = |reason| Err(Refused { reason, tunnel: Some(tunnel), peer });
+    if !tunnel.accepts.peer(peer.map(|peer| peer.id)) {
+        return refuse(DropReason::TunnelPeer);
+    }
+    // NVGRE has neither (RFC 7637 §3.2).
+    let nvgre = tunnel.header.kind == HeaderKind::Nvgre;
+    if nvgre && (packet.checksum().is_some() || packet.sequence().is_some()) {
+        return refuse(DropReason::TunnelHeader);
+    }
+    if packet.checksum().is_some() && !sums_to_zero(frame, ip.at, ip.end) {
+        return refuse(DropReason::GreChecksum);
+    }
+    if let (Some(number), Some(peer)) = (packet.sequence(), peer)
+        && !in_order(tunnel, peer, number)
+    {
+        return refuse(DropReason::GreSequence);
+    }
+    let inner = ip.at.saturating_add(packet.header_len());
+    let opened = Opened {
+        tunnel,
+        peer,
+        src: ip.src,
+        options: (inner, inner),
+        inner,
+        end: ip.end,
+        ecn: Ecn::of(ip.traffic_class),
+    };
+    opened.long_enough()
+}
+
+/// Whether a packet comes after all that were accepted (RFC 2890 §2.2). A tunnel that does not
+/// number its packets does not look at the others' numbers.
+fn in_order(tunnel: &TunnelConf, peer: &PeerConf, number: u32) -> bool {
+    const ANY_YET: u64 = 1 << 32;
+    let Some(sequence) = tunnel.sequence(peer.id) else { return true };
+    let last = sequence.rx.load(Ordering::Relaxed);
+    // Ahead by less than half of the range; 0 is where a peer that was restarted begins.
+    let ahead = number.wrapping_sub(last as u32);
+    let fits = last & ANY_YET == 0 || number == 0 || (1..1 << 31).contains(&ahead);
+    if fits {
+        sequence.rx.store(ANY_YET | u64::from(number), Ordering::Relaxed);
+    }
+    fits
+}
+
+/// Whether a UDP checksum that is there is right.
+fn udp_checksum_ok<F: Frame>(frame: &F, ip: &OuterIp<'_>, end: usize) -> bool {
+    let mut sum = sum_between(frame, ip.at, end);
+    let len = end.saturating_sub(ip.at);
+    // Behind an even number of bytes, or a last one that a zero is thought to follow.
+    if len % 2 == 1 {
+        sum.add_bytes(&[0]);
+    }
+    match (ip.src, ip.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            sum.add_pseudo_v4(src, dst, IpProtocol::UDP, len as u16);
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            sum.add_pseudo_v6(src, dst, IpProtocol::UDP, len as u32);
+        }
+        _ => return false,
+    }
+    sum.finish() == 0
+}
+
+fn sums_to_zero<F: Frame>(frame: &F, from: usize, to: usize) -> bool {
+    sum_between(frame, from, to).finish() == 0
+}
+
+/// The sum of a frame's bytes from `from` to `to`.
+fn sum_between<F: Frame>(frame: &F, from: usize, to: usize) -> crate::wire::Checksum {
+    if to >= frame.len() {
+        return sum_from(frame, from);
+    }
+    let mut sum = crate::wire::Checksum::new();
+    let (mut skip, mut left) = (from, to.saturating_sub(from));
+    frame.for_each_segment(&mut |piece| {
+        let part = piece.get(skip..).unwrap_or_default();
+        let part = part.get(..left.min(part.len())).unwrap_or_default();
+        sum.add_bytes(part);
+        left = left.saturating_sub(part.len());
+        skip = skip.saturating_sub(piece.len());
+    });
+    sum
+}
+
+impl<'a> Opened<'a> {
+    #[inline]
+    fn long_enough(self) -> Result<Self, Refused<'a>> {
+        if self.end.saturating_sub(self.inner) < ETH_HEADER {
+            return Err(self.refused(DropReason::InnerRunt));
+        }
+        Ok(self)
+    }
+
+    /// The same packet, refused after all.
+    #[must_use]
+    pub fn refused(&self, reason: DropReason) -> Refused<'a> {
+        Refused { reason, tunnel: Some(self.tunnel), peer: self.peer }
+    }
+
+    /// Leaves the inner frame alone: outer headers and padding go, congestion that the underlay met
+    /// is marked (RFC 6040 §4.2).
+    ///
+    /// # Errors
+    /// [`DropReason::EcnDropped`]; the frame is to be dropped.
+    #[inline]
+    pub fn take_out<F: Frame>(&self, frame: &mut F) -> Result<(), Refused<'a>> {
+        frame.truncate(self.end);
+        // The outer checksum's state says nothing about the inner one's.
+        frame.set_offload(Offload::NONE);
+        if frame.trim_front(self.inner).is_err() {
+            return Err(self.refused(DropReason::TunnelHeader));
+        }
+        if self.ecn != Ecn::NotEct {
+            self.mark(frame)?;
+        }
+        Ok(())
+    }
+
+    /// Carries the outer ECN field over to the inner packet, if that is IP.
+    #[inline(never)]
+    fn mark<F: Frame>(&self, frame: &mut F) -> Result<(), Refused<'a>> {
+        let Some(ip) = super::Inner::of(frame.head()).ip else { return Ok(()) };
+        let inner = Ecn::of(ip.traffic_class);
+        let Ok(ecn) = ecn::decap(inner, self.ecn) else {
+            return Err(self.refused(DropReason::EcnDropped));
+        };
+        if ecn != inner {
+            let class = ecn.in_traffic_class(ip.traffic_class);
+            let head = frame.head_mut();
+            if ip.v4 {
+                if let Ok(header) = Ipv4Header::at_mut(head, ip.at) {
+                    header.set_traffic_class(class);
+                }
+            } else if let Ok(header) = Ipv6Header::at_mut(head, ip.at) {
+                header.set_traffic_class(class);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! What encapsulation wants to know of the inner frame: its flow, and fields that are copied out.
+
+use std::net::IpAddr;
+
+use crate::wire::{EtherType, IpProtocol};
+
+const ETH_HEADER: usize = 14;
+const TAG: usize = 4;
+const TAGS_MAX: usize = 2;
+
+/// The IP header of an inner frame, as far as it concerns the outer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InnerIp {
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Where the header is in the frame.
+    pub at: usize,
+    /// IPv4, or else IPv6.
+    pub v4: bool,
+}
+
+/// An inner frame as encapsulation sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Inner<'a> {
+    /// Its IP header, behind at most two tags; `None` if it is not IP or cut short.
+    pub ip: Option<InnerIp>,
+    /// A hash of its flow: addresses, protocol and ports of IP; addresses of anything else.
+    ///
+    /// The same for every frame of a flow, also for each fragment of a datagram: those have no
+    /// ports in the hash. Not keyed: whoever picks his flows so that they share a source port only
+    /// crowds his own path.
+    pub hash: u32,
+    /// Source and destination address of the IP packet.
+    addresses: &'a [u8],
+}
+
+impl<'a> Inner<'a> {
+    /// Reads the head of a frame.
+    #[inline]
+    #[must_use]
+    pub fn of(head: &'a [u8]) -> Self {
+        let mut at = ETH_HEADER;
+        let mut ethertype = word(head, at.wrapping_sub(2));
+        for _ in 0..TAGS_MAX {
+            if !EtherType(ethertype).is_vlan() {
+                break;
+            }
+            at = at.wrapping_add(TAG);
+            ethertype = word(head, at.wrapping_sub(2));
+        }
+        let packet = head.get(at..).unwrap_or_default();
+        let found = match EtherType(ethertype) {
+            EtherType::IPV4 => Self::v4(packet, at),
+            EtherType::IPV6 => Self::v6(packet, at),
+            _ => None,
+        };
+        found.unwrap_or_else(|| {
+            // Both addresses of the frame.
+            let macs = head.get(..12).unwrap_or_default();
+            Self { ip: None, hash: finish(mix_bytes(0, macs)), addresses: &[] }
+        })
+    }
+
+    #[inline]
+    fn v4(packet: &'a [u8], at: usize) -> Option<Self> {
+        let header = packet.first_chunk::<20>()?;
+        let &[version_ihl, traffic_class, _, _, _, _, f0, f1, ttl, protocol, ..] = header;
+        let header_len = usize::from(version_ihl & 0xf) << 2;
+        if version_ihl >> 4 != 4 || header_len < 20 {
+            return None;
+        }
+        // More fragments, or not the first one.
+        let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff != 0;
+        let addresses = packet.get(12..20)?;
+        let ports = if fragment { 0 } else { ports(packet, protocol, header_len) };
+        let hash = mix(mix_bytes(u64::from(protocol), addresses), u64::from(ports));
+        let ip = InnerIp { traffic_class, ttl, at, v4: true };
+        Some(Self { ip: Some(ip), hash: finish(hash), addresses })
+    }
+
+    #[inline]
+    fn v6(packet: &'a [u8], at: usize) -> Option<Self> {
+        let header = packet.first_chunk::<40>()?;
+        let &[b0, b1, _, _, _, _, next, hops, ..] = header;
+        if b0 >> 4 != 6 {
+            return None;
+        }
+        let addresses = packet.get(8..40)?;
+        // Behind extension headers, fragments included, the addresses have to do.
+        let ports = ports(packet, next, 40);
+        let hash = mix(mix_bytes(u64::from(next), addresses), u64::from(ports));
+        let ip = InnerIp { traffic_class: b0 << 4 | b1 >> 4, ttl: hops, at, v4: false };
+        Some(Self { ip: Some(ip), hash: finish(hash), addresses })
+    }
+
+    /// Whether the packet goes from `local` to `remote`: then it is one that was encapsulated here
+    /// already, and the route to the remote leads back into the overlay.
+    #[inline]
+    #[must_use]
+    pub fn is_between(&self, local: IpAddr, remote: IpAddr) -> bool {
+        match (local, remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                self.addresses.split_first_chunk()
+                    == Some((&local.octets(), remote.octets().as_slice()))
+            }
+            (IpAddr::V6(local), IpAddr::V6(remote)) => {
+                self.addresses.split_first_chunk()
+                    == Some((&local.octets(), remote.octets().as_slice()))
+            }
+            _ => false,
+        }
+    }
+}
+
+#[inline]
+fn word(head: &[u8], at: usize) -> u16 {
+    let bytes = head.get(at..).and_then(|bytes| bytes.first_chunk()).copied();
+    u16::from_be_bytes(bytes.unwrap_or_default())
+}
+
+/// Both ports of TCP, UDP or SCTP, which are at the same place; 0 for anything else.
+#[inline]
+fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
+    const SCTP: u8 = 132;
+    let has_ports = [IpProtocol::TCP.0, IpProtocol::UDP.0, SCTP].contains(&protocol);
+    let bytes = packet.get(at..).and_then(|bytes| bytes.first_chunk()).copied();
+    if has_ports { u32::from_be_bytes(bytes.unwrap_or_default()) } else { 0 }
+}
+
+/// One step of a multiply-and-fold hash.
+#[inline]
+fn mix(hash: u64, value: u64) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let product = u128::from(hash ^ value).wrapping_mul(u128::from(ODD));
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// The same for bytes, 4 at a time: all that comes here is a multiple of that.
+#[inline]
+fn mix_bytes(hash: u64, bytes: &[u8]) -> u64 {
+    let mut hash = hash.wrapping_add(0x51_7c_c1_b7_27_22_0a_95);
+    let mut words = bytes.chunks_exact(4);
+    for chunk in &mut words {
+        let word = chunk.first_chunk().copied().unwrap_or_default();
+        hash = mix(hash, u64::from(u32::from_be_bytes(word)));
+    }
+    hash
+}
+
+#[inline]
+fn finish(hash: u64) -> u32 {
+    (hash >> 32) as u32 ^ hash as u32
+}
