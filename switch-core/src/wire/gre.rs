@@ -263,7 +263,7 @@ pub const fn split_nvgre_key(key: u32) -> (Vni, u8) {
 }
 
 /// Whether a virtual subnet must not be used for tenants: 0 to 0xfff are reserved, and 0xffffff is
-/// for messages between endpoints of one vendor (RFC 7637 §3.3).
+/// for messages between endpoints of one vendor (RFC 7637 §3.4).
 #[inline]
 #[must_use]
 pub const fn is_reserved_vsid(vsid: Vni) -> bool {
