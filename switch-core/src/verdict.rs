@@ -3,13 +3,15 @@
 use arrayvec::ArrayVec;
 
 use crate::drop::DropReason;
-use crate::ids::PortId;
+use crate::ids::{PeerId, PortId};
 
 /// One step of a [`Verdict`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send it out of this port, tagged as the port's VLANs say.
     Output(PortId),
+    /// Send it to a remote VTEP, through the tunnel of its VLAN that has it as a peer.
+    Remote(PeerId),
     /// Send it to every member of its VLAN that may have it, but not back.
     Flood,
     /// End it.

@@ -1,5 +1,7 @@
 //! A worker: one burst from end to end, in one direction, run to completion.
 
+mod burst;
+mod overlay;
 mod ports;
 
 use std::hint::black_box;
@@ -10,21 +12,19 @@ use arrayvec::ArrayVec;
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::batch::{BURST, BURST_MAX, Batch};
-use crate::bridge::{self, Admitted, Effects, StormBucket};
+use crate::bridge::{self, Admitted, StormBucket};
 use crate::clock::Nanos;
 use crate::config::{PortConf, Snapshot};
 use crate::datapath::{Datapath, Ready, Wait};
 use crate::drop::{DropReason, Side};
-use crate::egress::{self, Finish};
-use crate::event::WorkerEvent;
-use crate::fdb::{Dest, Fdb, Hash, Key, Learn, Tick};
-use crate::frame::{Frame, FrameMeta};
+use crate::fdb::{Fdb, Hash, Tick};
+use crate::frame::Frame;
 use crate::handover::RING_FRAMES;
 use crate::ids::{PortId, WorkerId};
-use crate::segment;
 use crate::stats::{PortCounters, WorkerCounters};
 use crate::switch::Switch;
-use crate::verdict::{Action, Verdict};
+use crate::wire;
+use burst::{Burst, Live};
 use ports::{PortSlot, Ports};
 
 /// What the control side tells a worker. Each is done at the start of a turn and answered.
@@ -77,6 +77,10 @@ pub struct Worker<D: Datapath> {
     ready: Ready,
     rx: Batch<D::Frame>,
     egress: Ports<D::Frame>,
+    /// GENEVE options of the frames of the burst at hand.
+    options: Vec<u8>,
+    /// How often senders are told that their frames are too large.
+    too_big: StormBucket,
     burst: usize,
 }
 
@@ -118,6 +122,8 @@ impl<D: Datapath> Worker<D> {
             ready: Ready::default(),
             rx: Batch::new(),
             egress: Ports::default(),
+            options: Vec::with_capacity(BURST_MAX * wire::geneve::MAX_OPTIONS_LEN),
+            too_big: StormBucket::default(),
             burst: BURST,
         }
     }
@@ -222,6 +228,10 @@ impl<D: Datapath> Worker<D> {
             return 0;
         }
         let Some(bridge) = port.bridge.and_then(|id| snapshot.bridge(id)) else {
+            if let Some(vtep) = snapshot.overlay().vtep(in_port) {
+                self.decapsulate(snapshot, port, vtep, &counters, now);
+                return received;
+            }
             self.rx.clear();
             counters.count_drop(DropReason::PortUnbound, received as u64);
             return received;
@@ -230,24 +240,10 @@ impl<D: Datapath> Worker<D> {
         let fdb = self.switch.fdb();
         let mut planned = ArrayVec::new();
         plan(self.rx.as_slice(), port, fdb, &mut planned);
-        warm(&planned, fdb);
+        warm(planned.iter().flatten().map(|p| (p.src, p.dst, p.frame.group)), fdb);
 
-        let mut burst = Burst {
-            snapshot,
-            port,
-            counters: &counters,
-            live: Live {
-                fdb,
-                switch: &self.switch,
-                worker: &self.counters,
-                storm: self.egress.take_storm(in_port),
-                now,
-                tick: Tick::from(now),
-            },
-            egress: &mut self.egress,
-            datapath: &mut self.datapath,
-        };
-        for (frame, plan) in self.rx.drain().zip(&planned) {
+        let (mut burst, rx) = self.burst(snapshot, port, &counters, now);
+        for (frame, plan) in rx.drain().zip(&planned) {
             match plan {
                 Err(reason) => counters.count_drop(*reason, 1),
                 Ok(plan) => burst.forward(frame, plan, bridge),
@@ -256,6 +252,34 @@ impl<D: Datapath> Worker<D> {
         let storm = burst.live.storm;
         self.egress.put_storm(in_port, storm);
         received
+    }
+
+    /// What executing verdicts of a burst needs, and the burst.
+    fn burst<'a>(
+        &'a mut self,
+        snapshot: &'a Snapshot,
+        port: &'a PortConf,
+        counters: &'a PortCounters,
+        now: Nanos,
+    ) -> (Burst<'a, D>, &'a mut Batch<D::Frame>) {
+        let burst = Burst {
+            snapshot,
+            port,
+            counters,
+            live: Live {
+                fdb: self.switch.fdb(),
+                switch: &self.switch,
+                worker: &self.counters,
+                storm: self.egress.take_storm(port.id),
+                now,
+                tick: Tick::from(now),
+            },
+            egress: &mut self.egress,
+            datapath: &mut self.datapath,
+            worker: self.id.index(),
+            too_big: &mut self.too_big,
+        };
+        (burst, &mut self.rx)
     }
 }
 
@@ -281,239 +305,25 @@ fn plan<F: Frame>(frames: &[F], port: &PortConf, fdb: &Fdb, planned: &mut Plan) 
     }));
 }
 
-/// The second: the table's lines are fetched, all misses at once.
-fn warm(planned: &Plan, fdb: &Fdb) {
+/// The second: the table's lines are fetched, all misses at once. `hashes` gives those of source and
+/// destination, and whether the destination is a group.
+fn warm(hashes: impl Iterator<Item = (Hash, Hash, bool)>, fdb: &Fdb) {
     // Two loops, so that neither asks for each frame.
     if fdb.is_crowded() {
-        warm_by(planned, |hash| fdb.warm(hash));
+        warm_by(hashes, |hash| fdb.warm(hash));
     } else {
-        warm_by(planned, |hash| fdb.warm_front(hash));
+        warm_by(hashes, |hash| fdb.warm_front(hash));
     }
 }
 
 #[inline]
-fn warm_by(planned: &Plan, load: impl Fn(Hash) -> u64) {
+fn warm_by(hashes: impl Iterator<Item = (Hash, Hash, bool)>, load: impl Fn(Hash) -> u64) {
     let mut touched = 0;
-    for plan in planned.iter().flatten() {
-        touched ^= load(plan.src);
-        if !plan.frame.group {
-            touched ^= load(plan.dst);
+    for (src, dst, group) in hashes {
+        touched ^= load(src);
+        if !group {
+            touched ^= load(dst);
         }
     }
     black_box(touched);
-}
-
-/// The effects of a worker that runs for real.
-struct Live<'a> {
-    fdb: &'a Fdb,
-    switch: &'a Switch,
-    worker: &'a WorkerCounters,
-    storm: StormBucket,
-    now: Nanos,
-    tick: Tick,
-}
-
-impl Live<'_> {
-    /// What few frames bring: an address that is new or elsewhere, or may not be learned.
-    #[cold]
-    #[inline(never)]
-    fn learn_news(&self, key: Key, hash: Hash, dest: Dest) -> Learn {
-        let learned = self.fdb.learn(key, hash, dest, self.tick);
-        match learned {
-            Learn::Refreshed | Learn::Pinned => {}
-            Learn::New => self.event(WorkerEvent::Learned { key, at: dest }),
-            Learn::Moved { from } => self.event(WorkerEvent::Moved { key, from, to: dest }),
-            Learn::PortLimit | Learn::BridgeLimit | Learn::TotalLimit => {
-                self.worker.learn_limited.add(1);
-            }
-            Learn::NoSlot => self.worker.learn_no_slot.add(1),
-        }
-        learned
-    }
-
-    fn event(&self, event: WorkerEvent) {
-        if !self.switch.send_event(event) {
-            self.worker.events_lost.add(1);
-        }
-    }
-}
-
-impl Effects for Live<'_> {
-    #[inline]
-    fn learn(&mut self, key: Key, hash: Hash, dest: Dest) -> Learn {
-        if self.fdb.refresh(key, hash, dest, self.tick) {
-            return Learn::Refreshed;
-        }
-        self.learn_news(key, hash, dest)
-    }
-
-    #[inline]
-    fn lookup(&mut self, key: Key, hash: Hash) -> Option<Dest> {
-        self.fdb.lookup(key, hash)
-    }
-
-    fn take_storm_token(&mut self, port: &PortConf) -> bool {
-        port.storm.is_none_or(|rate| self.storm.take(rate, self.now))
-    }
-
-    fn blocked(&self, port: &PortConf) -> bool {
-        port.state.blocked(self.now)
-    }
-}
-
-/// What executing verdicts of one burst needs.
-struct Burst<'a, D: Datapath> {
-    snapshot: &'a Snapshot,
-    port: &'a PortConf,
-    counters: &'a PortCounters,
-    live: Live<'a>,
-    egress: &'a mut Ports<D::Frame>,
-    datapath: &'a mut D,
-}
-
-impl<D: Datapath> Burst<'_, D> {
-    /// The third pass, for one frame: decides and does it.
-    #[inline]
-    fn forward(&mut self, frame: D::Frame, plan: &Planned, bridge: &crate::config::BridgeConf) {
-        let Planned { frame: admitted, src, dst } = plan;
-        let fx = &mut self.live;
-        let verdict = bridge::decide(self.snapshot, self.port, bridge, admitted, *src, *dst, fx);
-        self.execute(frame, &admitted.meta, bridge, &verdict);
-    }
-
-    /// Does what a verdict says. The last action gets the frame, earlier ones copies.
-    #[inline]
-    fn execute(
-        &mut self,
-        frame: D::Frame,
-        meta: &FrameMeta,
-        bridge: &crate::config::BridgeConf,
-        verdict: &Verdict,
-    ) {
-        let mut frame = frame;
-        let (last, before) = verdict.split_last();
-        for action in before {
-            if let Some(copy) = self.copy(&mut frame) {
-                self.act(copy, meta, bridge, *action);
-            }
-        }
-        self.act(frame, meta, bridge, last);
-    }
-
-    #[inline]
-    fn act(
-        &mut self,
-        frame: D::Frame,
-        meta: &FrameMeta,
-        bridge: &crate::config::BridgeConf,
-        action: Action,
-    ) {
-        match action {
-            Action::Drop(reason) => self.counters.count_drop(reason, 1),
-            Action::Output(out) => match self.snapshot.port(out) {
-                Some(out) => self.output(frame, meta, out),
-                None => self.counters.count_drop(DropReason::NoDestination, 1),
-            },
-            Action::Flood => self.flood(frame, meta, bridge),
-        }
-    }
-
-    /// A copy for one more output; a failure is counted as a frame that was made and lost.
-    fn copy(&self, frame: &mut D::Frame) -> Option<D::Frame> {
-        let copy = frame.share();
-        self.counters.copied.add(1);
-        if copy.is_none() {
-            self.counters.count_drop(DropReason::CopyFailed, 1);
-        }
-        copy
-    }
-
-    /// The original goes to the last port, copies to those before it.
-    #[inline(never)]
-    fn flood(&mut self, frame: D::Frame, meta: &FrameMeta, bridge: &crate::config::BridgeConf) {
-        let mut frame = frame;
-        let (snapshot, port, vid) = (self.snapshot, self.port, meta.domain.vid());
-        let mut last: Option<&PortConf> = None;
-        for id in bridge.flood(vid) {
-            let Some(out) = snapshot.port(*id) else { continue };
-            if !bridge::floods_to(port, out, &self.live) {
-                continue;
-            }
-            if let Some(earlier) = last.replace(out)
-                && let Some(copy) = self.copy(&mut frame)
-            {
-                self.output_flooded(copy, meta, earlier);
-            }
-        }
-        match last {
-            Some(out) => self.output_flooded(frame, meta, out),
-            None => self.counters.count_drop(DropReason::NoDestination, 1),
-        }
-    }
-
-    /// [`Self::output`] out of line, so that it is in line where known unicast goes.
-    #[inline(never)]
-    fn output_flooded(&mut self, frame: D::Frame, meta: &FrameMeta, out: &PortConf) {
-        self.output(frame, meta, out);
-    }
-
-    /// Puts a frame into the batch of its port, in the shape that the port can send.
-    #[inline(always)]
-    fn output(&mut self, frame: D::Frame, meta: &FrameMeta, out: &PortConf) {
-        let mut frame = frame;
-        let Some((slot, dirty)) = self.egress.slot_mut(out.id) else {
-            // Attached to other workers already, to this one in a moment.
-            self.counters.count_drop(DropReason::NoDestination, 1);
-            return;
-        };
-        let Some(egress) = out.vlans.egress(meta.domain.vid()) else {
-            self.counters.count_drop(DropReason::VlanEgress, 1);
-            return;
-        };
-        self.counters.forwarded.add(1);
-        slot.counters.offered.add(1);
-        if !out.up {
-            slot.counters.count_drop(DropReason::PortDown, 1);
-            return;
-        }
-        if egress::retag(&mut frame, meta, egress).is_err() {
-            slot.counters.count_drop(DropReason::NoHeadroom, 1);
-            return;
-        }
-        if !egress::fits_mtu(&frame, out.mtu) {
-            slot.counters.count_drop(DropReason::MtuExceeded, 1);
-            return;
-        }
-        match egress::to_finish(&frame.offload(), out.caps) {
-            Finish::Nothing => slot.send(frame, dirty, self.datapath),
-            Finish::Checksum => match segment::finish_checksum(&mut frame) {
-                Ok(()) => slot.send(frame, dirty, self.datapath),
-                Err(_) => slot.counters.count_drop(DropReason::SegmentFailed, 1),
-            },
-            Finish::Segment => self.segment(frame, out.id),
-        }
-    }
-
-    /// Cuts a super-frame. On the egress ledger the first segment is the frame itself and the others
-    /// are made; on the ingress ledger they are copies that were forwarded.
-    #[inline(never)]
-    fn segment(&mut self, frame: D::Frame, out: PortId) {
-        let mut segments = std::mem::take(&mut self.egress.segments);
-        let alloc = || self.datapath.alloc();
-        let result = segment::segment(&frame, alloc, |segment| segments.push(segment));
-        if let Some((slot, dirty)) = self.egress.slot_mut(out) {
-            if result.is_err() {
-                slot.counters.count_drop(DropReason::SegmentFailed, 1);
-                segments.clear();
-            }
-            let more = segments.len().saturating_sub(1) as u64;
-            self.counters.copied.add(more);
-            self.counters.forwarded.add(more);
-            slot.counters.offered.add(more);
-            for segment in segments.drain(..) {
-                slot.send(segment, dirty, self.datapath);
-            }
-        }
-        self.egress.segments = segments;
-    }
 }

@@ -9,12 +9,14 @@ mod l2;
 mod loop_guard;
 mod storm;
 
-use crate::config::{BridgeConf, PortConf, Snapshot};
+use crate::config::{BridgeConf, PortConf, PortVlans, Snapshot};
 use crate::drop::DropReason;
 use crate::fdb::{Dest, Hash, Key, Learn};
-use crate::frame::{FrameMeta, InTag};
-use crate::ids::Domain;
+use crate::frame::{FrameMeta, InTag, Options};
+use crate::ids::{BridgeId, Domain, PeerId, PortId};
+use crate::tunnel::TunnelConf;
 use crate::verdict::{Action, Verdict};
+use crate::wire::EtherType;
 
 pub use l2::L2;
 pub use loop_guard::{Block, LoopGuard, LoopGuardConfig};
@@ -54,6 +56,30 @@ pub struct Admitted {
 /// The reason it may not: any of the drop reasons that concern addresses and tags.
 #[inline]
 pub fn admit(port: &PortConf, head: &[u8]) -> Result<Admitted, DropReason> {
+    admit_to(port.bridge, &port.vlans, port.id, head)
+}
+
+/// The same for a frame that came out of `tunnel`, whose VTEP's port is `vtep`.
+///
+/// # Errors
+/// As [`admit`]; [`DropReason::InnerTag`] for a tagged frame where the tunnel takes none.
+#[inline]
+pub fn admit_inner(tunnel: &TunnelConf, head: &[u8]) -> Result<Admitted, DropReason> {
+    if tunnel.vlans.is_access() && head.get(12..14) == Some(&EtherType::VLAN.0.to_be_bytes()) {
+        return Err(DropReason::InnerTag);
+    }
+    let mut admitted = admit_to(Some(tunnel.bridge), &tunnel.vlans, tunnel.vtep, head)?;
+    admitted.meta.tunnel = Some(tunnel.id);
+    Ok(admitted)
+}
+
+#[inline]
+fn admit_to(
+    bridge: Option<BridgeId>,
+    vlans: &PortVlans,
+    in_port: PortId,
+    head: &[u8],
+) -> Result<Admitted, DropReason> {
     let l2 = L2::parse(head)?;
     if l2.src.is_multicast() {
         return Err(DropReason::SourceGroup);
@@ -66,19 +92,26 @@ pub fn admit(port: &PortConf, head: &[u8]) -> Result<Admitted, DropReason> {
     }
     // Without its outer tag, on the native VLAN of a trunk, it would be a frame of any VLAN that the
     // sender likes: "VLAN hopping". A port that belongs to one VLAN has no use for two tags.
-    if l2.stacked && port.vlans.is_access() {
+    if l2.stacked && vlans.is_access() {
         return Err(DropReason::VlanTagInvalid);
     }
-    let bridge = port.bridge.ok_or(DropReason::PortUnbound)?;
+    let bridge = bridge.ok_or(DropReason::PortUnbound)?;
     let (vid, tag) = match l2.vid() {
-        None => (port.vlans.pvid.ok_or(DropReason::VlanUntagged)?, InTag::Untagged),
-        Some(0) => (port.vlans.pvid.ok_or(DropReason::VlanUntagged)?, InTag::Priority),
-        Some(vid) if port.vlans.egress(vid).is_some() => (vid, InTag::Vlan),
+        None => (vlans.pvid.ok_or(DropReason::VlanUntagged)?, InTag::Untagged),
+        Some(0) => (vlans.pvid.ok_or(DropReason::VlanUntagged)?, InTag::Priority),
+        Some(vid) if vlans.egress(vid).is_some() => (vid, InTag::Vlan),
         Some(_) => return Err(DropReason::VlanNotMember),
     };
     let domain = Domain::new(bridge, vid);
     Ok(Admitted {
-        meta: FrameMeta { in_port: port.id, domain, tag, mark: 0 },
+        meta: FrameMeta {
+            in_port,
+            domain,
+            tag,
+            mark: 0,
+            tunnel: None,
+            options: Options::default(),
+        },
         src: Key::new(l2.src, domain),
         dst: Key::new(l2.dst, domain),
         group: l2.dst.is_multicast(),
@@ -107,26 +140,66 @@ pub fn decide(
         fx.learn(frame.src, src, Dest::Port(port.id));
     }
     let known = if frame.group { None } else { fx.lookup(frame.dst, dst) };
-    let out = match known {
-        Some(Dest::Port(out)) => out,
-        // BUM traffic. A remote without a tunnel that has it is unknown, too.
-        Some(Dest::Remote(_)) | None => {
+    match known {
+        Some(Dest::Port(out)) if out == port.id => Verdict::drop(DropReason::Hairpin),
+        Some(Dest::Port(out)) => to_port(snapshot, port, out, frame, fx),
+        Some(Dest::Remote(peer)) => match PeerId::new(peer) {
+            Some(peer) => Verdict::new(Action::Remote(peer)),
+            None => Verdict::drop(DropReason::NoDestination),
+        },
+        // BUM traffic.
+        None => {
             let passes = fx.take_storm_token(port);
-            return Verdict::new(if passes {
-                Action::Flood
-            } else {
-                Action::Drop(DropReason::StormLimit)
-            });
+            Verdict::new(if passes { Action::Flood } else { Action::Drop(DropReason::StormLimit) })
         }
-    };
-    if out == port.id {
-        return Verdict::drop(DropReason::Hairpin);
     }
+}
+
+/// The same for a frame that came out of `tunnel`. `vtep` is the VTEP's port, and `peer` who sent
+/// it, if that is somebody who can be learned.
+#[inline]
+#[allow(clippy::too_many_arguments, reason = "what `decide` takes, and where it came from")]
+pub fn decide_inner(
+    snapshot: &Snapshot,
+    vtep: &PortConf,
+    tunnel: &TunnelConf,
+    peer: Option<PeerId>,
+    bridge: &BridgeConf,
+    frame: &Admitted,
+    src: Hash,
+    dst: Hash,
+    fx: &mut impl Effects,
+) -> Verdict {
+    if bridge.learning
+        && tunnel.learning
+        && let Some(peer) = peer
+    {
+        fx.learn(frame.src, src, Dest::Remote(peer.get()));
+    }
+    let known = if frame.group { None } else { fx.lookup(frame.dst, dst) };
+    match known {
+        Some(Dest::Port(out)) => to_port(snapshot, vtep, out, frame, fx),
+        // Remotes reach each other directly: what one sends here for another would come back.
+        Some(Dest::Remote(_)) => Verdict::drop(DropReason::SplitHorizon),
+        None => Verdict::new(Action::Flood),
+    }
+}
+
+/// What happens to a frame whose destination is behind `out`, which is not where it came from.
+#[inline]
+fn to_port(
+    snapshot: &Snapshot,
+    port: &PortConf,
+    out: PortId,
+    frame: &Admitted,
+    fx: &impl Effects,
+) -> Verdict {
+    let domain = frame.meta.domain;
     let Some(out) = snapshot.port(out) else {
         // The entry outlived its port by a moment; the flush is on its way.
         return Verdict::new(Action::Flood);
     };
-    if out.bridge != port.bridge || out.vlans.egress(frame.meta.domain.vid()).is_none() {
+    if out.bridge != Some(domain.bridge()) || out.vlans.egress(domain.vid()).is_none() {
         return Verdict::drop(DropReason::VlanEgress);
     }
     if out.isolated && port.isolated {

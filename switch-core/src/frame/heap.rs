@@ -12,9 +12,9 @@ use super::{Frame, HEAD_MIN, NoHeadroom, NoTailroom, Offload, TooShort};
 
 /// Room kept free in front of a received frame.
 ///
-/// VXLAN or GENEVE over IPv6 with an outer tag and an inner one pushed is 78 bytes; the rest is for
-/// GENEVE options.
-pub const HEADROOM: usize = 256;
+/// GENEVE over IPv6 with every option is 308 bytes; before it there may be an inner tag pushed, and
+/// behind it an outer Ethernet header with one.
+pub const HEADROOM: usize = 384;
 
 /// Bytes of a frame that fit the head buffer: a 1,500-byte MTU with two tags and some to spare.
 pub const HEAD_CAPACITY: usize = 2048 - HEADROOM;

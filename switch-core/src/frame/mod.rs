@@ -5,7 +5,7 @@ mod heap;
 
 use std::fmt;
 
-use crate::ids::{Domain, PortId};
+use crate::ids::{Domain, PortId, TunnelId};
 
 pub use heap::{FramePool, HEAD_CAPACITY, HEADROOM, HeapFrame, MAX_FRAME, PoolConfig, RxWindow};
 
@@ -206,6 +206,38 @@ pub struct FrameMeta {
     pub tag: InTag,
     /// A number for a policy to match; 0 until one sets it.
     pub mark: u32,
+    /// The tunnel it came out of.
+    pub tunnel: Option<TunnelId>,
+    /// GENEVE options it came with.
+    pub options: Options,
+}
+
+/// Where the GENEVE options of a frame are among those of its burst. They travel beside the frames,
+/// as their headers are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    start: u16,
+    len: u8,
+}
+
+impl Options {
+    /// Keeps the options of one more frame of a burst in `burst`: lengths checked, at most 252
+    /// bytes. Without options, or if they do not fit, there are none.
+    pub fn keep(options: &[u8], burst: &mut Vec<u8>) -> Self {
+        match (u16::try_from(burst.len()), u8::try_from(options.len())) {
+            (Ok(start), Ok(len @ 1..)) => {
+                burst.extend_from_slice(options);
+                Self { start, len }
+            }
+            _ => Self::default(),
+        }
+    }
+
+    /// The options, from what [`Self::keep`] kept them in.
+    pub fn of(self, burst: &[u8]) -> &[u8] {
+        let start = usize::from(self.start);
+        burst.get(start..start.saturating_add(self.len.into())).unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for FrameMeta {

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::encap::sum_from;
 use super::{HeaderKind, NetworkKey, Overlay, PeerConf, Proto, TunnelConf, VtepConf};
 use crate::config::TunnelType;
 use crate::drop::DropReason;
 use crate::frame::{Csum, Frame, Offload};
+use crate::segment::sum_range;
 use crate::wire::ecn::{self, Ecn};
 use crate::wire::{
     EtherType, Fragment, Geneve, Gre, Header, IpProtocol, Ipv4, Ipv4Header, Ipv6, Ipv6Header, Udp,
@@ -270,7 +270,7 @@ fn open_gre<'a, F: Frame>(
     if nvgre && (packet.checksum().is_some() || packet.sequence().is_some()) {
         return refuse(DropReason::TunnelHeader);
     }
-    if packet.checksum().is_some() && !sums_to_zero(frame, ip.at, ip.end) {
+    if packet.checksum().is_some() && sum_range(frame, ip.at..ip.end).finish() != 0 {
         return refuse(DropReason::GreChecksum);
     }
     if let (Some(number), Some(peer)) = (packet.sequence(), peer)
@@ -308,7 +308,7 @@ fn in_order(tunnel: &TunnelConf, peer: &PeerConf, number: u32) -> bool {
 
 /// Whether a UDP checksum that is there is right.
 fn udp_checksum_ok<F: Frame>(frame: &F, ip: &OuterIp<'_>, end: usize) -> bool {
-    let mut sum = sum_between(frame, ip.at, end);
+    let mut sum = sum_range(frame, ip.at..end);
     let len = end.saturating_sub(ip.at);
     // Behind an even number of bytes, or a last one that a zero is thought to follow.
     if len % 2 == 1 {
@@ -324,27 +324,6 @@ fn udp_checksum_ok<F: Frame>(frame: &F, ip: &OuterIp<'_>, end: usize) -> bool {
         _ => return false,
     }
     sum.finish() == 0
-}
-
-fn sums_to_zero<F: Frame>(frame: &F, from: usize, to: usize) -> bool {
-    sum_between(frame, from, to).finish() == 0
-}
-
-/// The sum of a frame's bytes from `from` to `to`.
-fn sum_between<F: Frame>(frame: &F, from: usize, to: usize) -> crate::wire::Checksum {
-    if to >= frame.len() {
-        return sum_from(frame, from);
-    }
-    let mut sum = crate::wire::Checksum::new();
-    let (mut skip, mut left) = (from, to.saturating_sub(from));
-    frame.for_each_segment(&mut |piece| {
-        let part = piece.get(skip..).unwrap_or_default();
-        let part = part.get(..left.min(part.len())).unwrap_or_default();
-        sum.add_bytes(part);
-        left = left.saturating_sub(part.len());
-        skip = skip.saturating_sub(piece.len());
-    });
-    sum
 }
 
 impl<'a> Opened<'a> {

@@ -7,8 +7,9 @@ use super::{HeaderKind, Inner, PeerConf, TunnelConf};
 use crate::config::{Dscp, Ttl};
 use crate::drop::DropReason;
 use crate::frame::{Csum, Frame, Offload};
+use crate::segment::sum_range;
+use crate::wire::UdpHeader;
 use crate::wire::ecn::{Ecn, EcnMode};
-use crate::wire::{Checksum, UdpHeader};
 
 /// TTL of outer packets whose inner ones have none to copy.
 const DEFAULT_TTL: u8 = 64;
@@ -124,20 +125,9 @@ fn number(header: &mut [u8], tunnel: &TunnelConf, peer: &PeerConf) {
 /// Fills in the checksum of the GRE packet that begins at `at` (RFC 2784 §2.2): over header and
 /// payload, the field itself as zero.
 fn gre_checksum<F: Frame>(frame: &mut F, at: usize) {
-    let sum = sum_from(frame, at).finish();
+    let sum = sum_range(frame, at..usize::MAX).finish();
     let field = at.checked_add(4).and_then(|at| frame.head_mut().get_mut(at..));
     if let Some(field) = field.and_then(<[u8]>::first_chunk_mut) {
         *field = sum.to_be_bytes();
     }
-}
-
-/// The sum of a frame's bytes from `at` on.
-pub(super) fn sum_from<F: Frame>(frame: &F, at: usize) -> Checksum {
-    let mut sum = Checksum::new();
-    let mut skip = at;
-    frame.for_each_segment(&mut |piece| {
-        sum.add_bytes(piece.get(skip..).unwrap_or_default());
-        skip = skip.saturating_sub(piece.len());
-    });
-    sum
 }

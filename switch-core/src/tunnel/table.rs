@@ -1,5 +1,6 @@
 //! VTEPs, peers and tunnels as workers see them: part of the snapshot.
 
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -222,8 +223,20 @@ pub enum HeaderKind {
 /// What changes faster than the configuration about a tunnel.
 #[derive(Debug, Default)]
 pub struct TunnelState {
-    /// A hash of the GENEVE options that were reported last, so that only new ones are.
-    pub options_seen: AtomicU64,
+    /// A hash of the GENEVE options that were reported last, so that only others are.
+    options_seen: AtomicU64,
+}
+
+impl TunnelState {
+    /// Whether these options differ from the last ones that this said so of.
+    pub fn is_news(&self, options: &[u8]) -> bool {
+        // A fixed key: options that collide on purpose are the sender's own, and only hide them.
+        let hash = foldhash::fast::FixedState::default().hash_one(options);
+        self.options_seen.load(Ordering::Relaxed) != hash && {
+            self.options_seen.store(hash, Ordering::Relaxed);
+            true
+        }
+    }
 }
 
 impl TunnelConf {

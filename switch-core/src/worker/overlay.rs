@@ -1,0 +1,342 @@
+//! The two ways between a bridge and the underlay.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use super::{Burst, Worker, warm};
+use crate::batch::BURST_MAX;
+use crate::bridge::{self, Admitted};
+use crate::clock::Nanos;
+use crate::config::{BridgeConf, Egress, PortConf, Snapshot};
+use crate::datapath::Datapath;
+use crate::drop::DropReason;
+use crate::egress::{self, Finish};
+use crate::event::{OptionsSeen, WorkerEvent};
+use crate::fdb::{Fdb, Hash};
+use crate::frame::{Frame, FrameMeta, InTag, Options};
+use crate::ids::PeerId;
+use crate::segment;
+use crate::stats::PortCounters;
+use crate::switch::Switch;
+use crate::tunnel::{self, EncapFields, Inner, Opened, OverlayCounters, PeerConf, Refused};
+use crate::tunnel::{TunnelConf, VtepConf};
+use crate::wire::VlanTag;
+
+/// How many senders a second a worker tells that their frames are too large.
+const TOO_BIG_PPS: u32 = 100;
+
+/// A frame that came out of a tunnel, between the passes of a burst.
+struct Arrived<'a> {
+    frame: Admitted,
+    src: Hash,
+    dst: Hash,
+    tunnel: &'a TunnelConf,
+    peer: Option<PeerId>,
+}
+
+impl<D: Datapath> Worker<D> {
+    /// The burst is packets from the underlay: what they carry is forwarded as if it had come in on
+    /// its tunnel.
+    #[inline(never)]
+    pub(super) fn decapsulate(
+        &mut self,
+        snapshot: &Snapshot,
+        port: &PortConf,
+        vtep: &VtepConf,
+        counters: &PortCounters,
+        now: Nanos,
+    ) {
+        let (overlay, fdb) = (snapshot.overlay(), self.switch.fdb());
+        let worker = self.id.index();
+        self.options.clear();
+        let mut planned = ArrayVec::<_, BURST_MAX>::new();
+        for frame in self.rx.as_mut_slice() {
+            let arrived = tunnel::open(overlay, vtep, frame).and_then(|opened| {
+                let (from, to) = opened.options;
+                let options = frame.head().get(from..to).unwrap_or_default();
+                let kept = Options::keep(options, &mut self.options);
+                opened.take_out(frame)?;
+                arrive(&opened, frame, kept, fdb, worker)
+            });
+            match arrived {
+                Ok((arrived, opened)) => {
+                    report(&self.switch, &opened, arrived.frame.meta.options.of(&self.options));
+                    let _ = planned.try_push(Some(arrived));
+                }
+                Err(refused) => {
+                    counters.count_drop(refused.reason, 1);
+                    count_refused(&refused, worker);
+                    let _ = planned.try_push(None);
+                }
+            }
+        }
+        warm(planned.iter().flatten().map(|a| (a.src, a.dst, a.frame.group)), fdb);
+        let (mut burst, rx) = self.burst(snapshot, port, counters, now);
+        for (frame, arrived) in rx.drain().zip(&planned) {
+            if let Some(arrived) = arrived {
+                burst.forward_inner(frame, arrived);
+            }
+        }
+    }
+}
+
+/// Whether and where the inner frame may come in.
+#[inline]
+fn arrive<'a, F: Frame>(
+    opened: &Opened<'a>,
+    frame: &mut F,
+    options: Options,
+    fdb: &Fdb,
+    worker: usize,
+) -> Result<(Arrived<'a>, Opened<'a>), Refused<'a>> {
+    let tunnel = &**opened.tunnel;
+    let mut admitted =
+        bridge::admit_inner(tunnel, frame.head()).map_err(|reason| opened.refused(reason))?;
+    admitted.meta.options = options;
+    for counters in [Some(&tunnel.counters), opened.peer.map(|peer| &peer.counters)] {
+        if let Some(counters) = counters.and_then(|all| all.get(worker)) {
+            counters.rx_frames.add(1);
+            counters.rx_bytes.add(frame.len() as u64);
+        }
+    }
+    let arrived = Arrived {
+        src: fdb.hash(admitted.src),
+        dst: fdb.hash(admitted.dst),
+        frame: admitted,
+        tunnel,
+        peer: opened.peer.map(|peer| peer.id),
+    };
+    Ok((arrived, *opened))
+}
+
+fn count_refused(refused: &Refused<'_>, worker: usize) {
+    let of = |counters: &Arc<[OverlayCounters]>| {
+        if let Some(counters) = counters.get(worker) {
+            counters.count_drop(refused.reason, 1);
+        }
+    };
+    if let Some(tunnel) = refused.tunnel {
+        of(&tunnel.counters);
+    }
+    if let Some(peer) = refused.peer {
+        of(&peer.counters);
+    }
+}
+
+/// Tells the control side of senders it does not know, and of options it has not seen.
+#[inline]
+fn report(switch: &Switch, opened: &Opened<'_>, options: &[u8]) {
+    let tunnel = opened.tunnel;
+    if opened.peer.is_none() {
+        // Lossy: the next packet tells again.
+        let (vtep, proto, addr) = (tunnel.vtep, tunnel.proto, opened.src);
+        let _ = switch.send_event(WorkerEvent::PeerSeen { vtep, proto, addr });
+    }
+    if !options.is_empty() && tunnel.state.is_news(options) {
+        let seen = OptionsSeen {
+            tunnel: tunnel.id,
+            peer: opened.peer.map(|peer| peer.id),
+            options: options.iter().copied().take(252).collect(),
+        };
+        let _ = switch.send_options(seen);
+    }
+}
+
+impl<D: Datapath> Burst<'_, D> {
+    /// The third pass, for one frame that came out of a tunnel.
+    #[inline]
+    fn forward_inner(&mut self, frame: D::Frame, arrived: &Arrived<'_>) {
+        let Arrived { frame: admitted, src, dst, tunnel, peer } = arrived;
+        let Some(bridge) = self.snapshot.bridge(tunnel.bridge) else {
+            self.counters.count_drop(DropReason::NoDestination, 1);
+            return;
+        };
+        let verdict = bridge::decide_inner(
+            self.snapshot,
+            self.port,
+            tunnel,
+            *peer,
+            bridge,
+            admitted,
+            *src,
+            *dst,
+            &mut self.live,
+        );
+        if verdict.split_last().0 == crate::verdict::Action::Drop(DropReason::SplitHorizon) {
+            self.count_overlay(tunnel, None, DropReason::SplitHorizon);
+        }
+        self.execute(frame, &admitted.meta, bridge, &verdict);
+    }
+
+    /// Sends a frame to a remote by the tunnel that its VLAN has to it.
+    #[inline]
+    pub(super) fn output_remote(
+        &mut self,
+        frame: D::Frame,
+        meta: &FrameMeta,
+        bridge: &BridgeConf,
+        peer: PeerId,
+    ) {
+        let overlay = self.snapshot.overlay();
+        let Some(peer) = overlay.peer(peer) else { return self.flood(frame, meta, bridge) };
+        let tunnel = bridge
+            .tunnels(meta.domain.vid())
+            .filter_map(|id| overlay.tunnel(id))
+            .find(|tunnel| tunnel.vtep == peer.vtep && tunnel.proto == peer.proto);
+        match tunnel {
+            Some(tunnel) => self.encapsulate(frame, meta, tunnel, peer),
+            // The entry outlived its tunnel by a moment; the flush is on its way.
+            None => self.flood(frame, meta, bridge),
+        }
+    }
+
+    /// Encapsulates a frame and puts it into the batch of the VTEP's port.
+    #[inline]
+    pub(super) fn encapsulate(
+        &mut self,
+        frame: D::Frame,
+        meta: &FrameMeta,
+        tunnel: &TunnelConf,
+        peer: &PeerConf,
+    ) {
+        let mut frame = frame;
+        let Some(out) = self.snapshot.port(tunnel.vtep) else {
+            self.counters.count_drop(DropReason::NoDestination, 1);
+            return;
+        };
+        let Some(egress) = tunnel.vlans.egress(meta.domain.vid()) else {
+            self.counters.count_drop(DropReason::VlanEgress, 1);
+            return;
+        };
+        let Some((slot, _)) = self.egress.slot_mut(out.id) else {
+            self.counters.count_drop(DropReason::NoDestination, 1);
+            return;
+        };
+        self.counters.forwarded.add(1);
+        slot.counters.offered.add(1);
+        if !out.up {
+            slot.counters.count_drop(DropReason::PortDown, 1);
+            return;
+        }
+        let max = inner_max(tunnel, peer);
+        if frame_len(&frame).saturating_add_signed(tag_change(meta, egress)) > max {
+            return self.too_large(frame, meta, tunnel, peer, max);
+        }
+        if egress::retag(&mut frame, meta, egress).is_err() {
+            slot.counters.count_drop(DropReason::NoHeadroom, 1);
+            return;
+        }
+        match egress::to_finish(&frame.offload(), crate::datapath::Caps::default()) {
+            Finish::Nothing => self.send_outer(frame, tunnel, peer, out),
+            Finish::Checksum => match segment::finish_checksum(&mut frame) {
+                Ok(()) => self.send_outer(frame, tunnel, peer, out),
+                Err(_) => slot.counters.count_drop(DropReason::SegmentFailed, 1),
+            },
+            Finish::Segment => {
+                let mut segments = self.cut(&frame, out.id);
+                for segment in segments.drain(..) {
+                    self.send_outer(segment, tunnel, peer, out);
+                }
+                self.egress.segments = segments;
+            }
+        }
+    }
+
+    /// The last step, for a frame that is finished and fits.
+    #[inline]
+    fn send_outer(
+        &mut self,
+        frame: D::Frame,
+        tunnel: &TunnelConf,
+        peer: &PeerConf,
+        out: &PortConf,
+    ) {
+        let mut frame = frame;
+        let inner = Inner::of(frame.head());
+        let len = frame.len() as u64;
+        let fields = EncapFields::new(tunnel, &inner);
+        let local = self.snapshot.overlay().vtep(tunnel.vtep).map(|vtep| vtep.local);
+        let result = if local.is_some_and(|local| inner.is_between(local, peer.addr)) {
+            Err(DropReason::TunnelLoop)
+        } else {
+            tunnel::encap(&mut frame, tunnel, peer, &fields)
+        };
+        let Some((slot, dirty)) = self.egress.slot_mut(out.id) else { return };
+        let result = result.and_then(|()| match egress::to_finish(&frame.offload(), out.caps) {
+            Finish::Nothing => Ok(()),
+            _ => segment::finish_checksum(&mut frame).map_err(|_| DropReason::SegmentFailed),
+        });
+        match result {
+            Ok(()) => {
+                for counters in [&tunnel.counters, &peer.counters] {
+                    if let Some(counters) = counters.get(self.worker) {
+                        counters.tx_frames.add(1);
+                        counters.tx_bytes.add(len);
+                    }
+                }
+                slot.send(frame, dirty, self.datapath);
+            }
+            Err(reason) => {
+                slot.counters.count_drop(reason, 1);
+                self.count_overlay(tunnel, Some(peer), reason);
+            }
+        }
+    }
+
+    /// Drops a frame that is larger than the tunnel carries, and tells its sender if there is one
+    /// behind a port.
+    #[cold]
+    #[inline(never)]
+    fn too_large(
+        &mut self,
+        frame: D::Frame,
+        meta: &FrameMeta,
+        tunnel: &TunnelConf,
+        peer: &PeerConf,
+        max: usize,
+    ) {
+        if let Some((slot, _)) = self.egress.slot_mut(tunnel.vtep) {
+            slot.counters.count_drop(DropReason::TunnelMtu, 1);
+        }
+        self.count_overlay(tunnel, Some(peer), DropReason::TunnelMtu);
+        let _ = (frame, meta, max, TOO_BIG_PPS, &self.too_big);
+    }
+
+    fn count_overlay(&self, tunnel: &TunnelConf, peer: Option<&PeerConf>, reason: DropReason) {
+        for counters in [Some(&tunnel.counters), peer.map(|peer| &peer.counters)] {
+            if let Some(counters) = counters.and_then(|all| all.get(self.worker)) {
+                counters.count_drop(reason, 1);
+            }
+        }
+    }
+}
+
+/// Longest inner frame, in bytes, that a tunnel carries to a peer.
+#[inline]
+fn inner_max(tunnel: &TunnelConf, peer: &PeerConf) -> usize {
+    let outer = peer.outer.len().saturating_add(tunnel.header.bytes.len());
+    (peer.state.path_mtu() as usize).saturating_sub(outer)
+}
+
+/// Length of a frame, or of the longest segment of a super-frame.
+#[inline]
+fn frame_len<F: Frame>(frame: &F) -> usize {
+    match frame.offload().gso {
+        None => frame.len(),
+        Some(gso) => segment::header_len(frame.head(), &frame.offload())
+            .map_or_else(|| frame.len(), |headers| headers.saturating_add(gso.size.into())),
+    }
+}
+
+/// By how many bytes a frame changes when it leaves as `egress`.
+#[inline]
+fn tag_change(meta: &FrameMeta, egress: Egress) -> isize {
+    match (meta.tag, egress) {
+        (InTag::Untagged, Egress::Tagged) => VlanTag::LEN as isize,
+        (InTag::Vlan | InTag::Priority, Egress::Untagged) if meta.domain.vid() != 0 => {
+            -(VlanTag::LEN as isize)
+        }
+        _ => 0,
+    }
+}
