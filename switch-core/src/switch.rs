@@ -7,11 +7,11 @@ use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
-use crate::bridge::{Block, LoopGuard, LoopGuardConfig};
+use crate::bridge::{Block, Hold, LoopGuard, LoopGuardConfig, MoveDamping};
 use crate::clock::Nanos;
 use crate::config::Snapshot;
 use crate::event::{EVENTS_MAX, OPTIONS_MAX, OptionsSeen, WorkerEvent};
-use crate::fdb::{Dest, Fdb, FdbConfig, Swept, Tick};
+use crate::fdb::{Dest, Fdb, FdbConfig, Flags, Key, Swept, Tick};
 use crate::ids::{BridgeId, PortId, WorkerId};
 
 /// Most workers of one switch.
@@ -100,6 +100,7 @@ impl Switch {
 pub struct Housekeeper {
     switch: Arc<Switch>,
     guard: LoopGuard,
+    damping: MoveDamping,
     last_sweep: Option<u64>,
 }
 
@@ -110,6 +111,10 @@ pub struct Housekept {
     pub events: Vec<WorkerEvent>,
     /// Ports that the loop guard blocked.
     pub blocked: Vec<Block>,
+    /// Addresses that are held where they are, as they kept moving between remote VTEPs.
+    pub held: Vec<Hold>,
+    /// Addresses that may move again.
+    pub released: Vec<Hold>,
     /// What the sweep of the FDB took out, if it was time for one.
     pub swept: Option<Swept>,
 }
@@ -117,7 +122,8 @@ pub struct Housekept {
 impl Housekeeper {
     /// Housekeeping for `switch`.
     pub fn new(switch: Arc<Switch>, guard: LoopGuardConfig) -> Self {
-        Self { switch, guard: LoopGuard::new(guard), last_sweep: None }
+        let guard = LoopGuard::new(guard);
+        Self { switch, guard, damping: MoveDamping::default(), last_sweep: None }
     }
 
     /// One round, to be called several times a second. `ageing` gives each bridge's ageing time in
@@ -143,13 +149,56 @@ impl Housekeeper {
                     done.blocked.push(block);
                 }
             }
+            if let WorkerEvent::Moved { key, from, to } = event
+                && let Some(hold) = self.damping.moved(key, from, to, now)
+                && self.hold(hold, now)
+            {
+                done.held.push(hold);
+            }
             done.events.push(event);
+        }
+        while let Some(hold) = self.damping.next_released(now) {
+            self.release(hold, now);
+            done.released.push(hold);
         }
         if self.last_sweep != Some(now.secs()) {
             self.last_sweep = Some(now.secs());
             done.swept = Some(self.switch.fdb.sweep(Tick::from(now), ageing));
         }
         done
+    }
+
+    /// Makes the entry one that stays, if it still is what it was learned to be.
+    fn hold(&mut self, hold: Hold, now: Nanos) -> bool {
+        let fdb = &self.switch.fdb;
+        let learned = |flags: Flags| flags.is_learned() && !flags.is_pinned();
+        let done = fdb.peek(hold.key).is_some_and(|entry| learned(entry.flags))
+            && fdb.set(hold.key, hold.at, Flags::STICKY, Tick::from(now)).is_ok();
+        if !done {
+            self.damping.forget(hold.key);
+        }
+        done
+    }
+
+    fn release(&self, hold: Hold, now: Nanos) {
+        let fdb = &self.switch.fdb;
+        // It may have aged, or have been flushed.
+        let held =
+            |entry: &crate::fdb::Entry| entry.flags == Flags::STICKY && entry.dest == hold.at;
+        if fdb.peek(hold.key).is_some_and(|entry| held(&entry)) {
+            // What is there has a place already, so that it cannot be refused one.
+            let _ = fdb.set(hold.key, hold.at, Flags::NONE, Tick::from(now));
+        }
+    }
+
+    /// Somebody else says where an address is: it is none that moves any more.
+    pub fn settled(&mut self, key: Key) {
+        self.damping.forget(key);
+    }
+
+    /// How many addresses are held where they are.
+    pub fn held(&self) -> usize {
+        self.damping.held()
     }
 
     /// Forgets a port that was closed.

@@ -7,6 +7,7 @@
 
 mod l2;
 mod loop_guard;
+mod move_damping;
 mod storm;
 
 use crate::config::{BridgeConf, PortConf, PortVlans, Snapshot};
@@ -20,6 +21,7 @@ use crate::wire::EtherType;
 
 pub use l2::L2;
 pub use loop_guard::{Block, LoopGuard, LoopGuardConfig};
+pub use move_damping::{DampingConfig, Hold, MoveDamping};
 pub use storm::StormBucket;
 
 /// What bridging changes in the world. A live worker learns and counts; a trace only looks.

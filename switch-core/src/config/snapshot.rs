@@ -62,11 +62,17 @@ impl Snapshot {
         Arc::make_mut(&mut self.overlay)
     }
 
-    /// Adds or replaces a tunnel and rebuilds the lists of the bridges it is and was in.
+    /// Adds or replaces a tunnel and rebuilds the lists of the bridges it is and was in, unless it
+    /// carries what it did.
     pub fn set_tunnel(&mut self, tunnel: TunnelConf) {
         let new = tunnel.bridge;
-        let old = self.overlay().tunnel(tunnel.id).map(|old| old.bridge);
+        let earlier = self.overlay().tunnel(tunnel.id);
+        let old = earlier.map(|old| old.bridge);
+        let stays = earlier.is_some_and(|old| old.bridge == new && old.vlans == tunnel.vlans);
         self.overlay_mut().set_tunnel(tunnel);
+        if stays {
+            return;
+        }
         for bridge in [old.filter(|b| *b != new), Some(new)].into_iter().flatten() {
             self.rebuild(bridge);
         }

@@ -15,7 +15,7 @@ use crate::batch::{BURST, Batch};
 use crate::config::PortSpec;
 use crate::datapath::{
     Backend, BackendError, Caps, Datapath, OpenPort, OutsideLoss, PortEvent, PortEventKind,
-    PortInfo, Ready, Wait, Wake,
+    PortInfo, Ready, UnderlaySpec, Wait, Wake,
 };
 use crate::drop::DropReason;
 use crate::frame::{
@@ -241,6 +241,51 @@ impl LoopbackBackend {
     pub fn pool(&self) -> &FramePool {
         &self.pool
     }
+
+    fn open_device(
+        &mut self,
+        port: PortId,
+        name: &str,
+        config: LoopbackPort,
+    ) -> Result<OpenPort<LoopbackQueue>, BackendError> {
+        let fail = |cause: &str| BackendError::Failed {
+            attempted: format!("opening port {name}"),
+            cause: cause.into(),
+            hint: None,
+        };
+        if self.open.contains_key(&port) {
+            return Err(fail("it is open already"));
+        }
+        if self.signals.is_empty() {
+            return Err(fail("there are no workers"));
+        }
+        let owner = port.index() % self.signals.len();
+        let signal = Arc::clone(&self.signals[owner]);
+        let ring = HandoverRing::new(config.ring, Arc::clone(&signal) as Arc<dyn Wake>);
+        let device = Arc::new(Device {
+            port,
+            name: name.to_owned(),
+            to_switch: ArrayQueue::new(config.rx_capacity.max(1)),
+            from_switch: ArrayQueue::new(config.tx_capacity.max(1)),
+            config,
+            arrivals: AtomicU64::new(0),
+            missed_rx: AtomicU64::new(0),
+            owner: signal,
+            events: Arc::clone(&self.events),
+        });
+        self.wires.put(Wire { device: Arc::clone(&device) });
+        self.open.insert(port, Arc::clone(&device));
+        let queue = |worker| LoopbackQueue {
+            device: Arc::clone(&device),
+            ring: ring.clone(),
+            own: worker == owner,
+        };
+        Ok(OpenPort {
+            info: info(&device),
+            queues: (0..self.signals.len()).map(queue).collect(),
+            owner: WorkerId(owner as u16),
+        })
+    }
 }
 
 impl Backend for LoopbackBackend {
@@ -268,45 +313,19 @@ impl Backend for LoopbackBackend {
         port: PortId,
         spec: &PortSpec,
     ) -> Result<OpenPort<LoopbackQueue>, BackendError> {
-        let fail = |cause: &str| BackendError::Failed {
-            attempted: format!("opening port {}", spec.name),
-            cause: cause.into(),
-            hint: None,
-        };
-        if self.open.contains_key(&port) {
-            return Err(fail("it is open already"));
-        }
-        if self.signals.is_empty() {
-            return Err(fail("there are no workers"));
-        }
         let mut config = self.configs.get(&spec.name).cloned().unwrap_or_default();
         config.mtu = spec.mtu.map_or(config.mtu, u32::from);
-        let owner = port.index() % self.signals.len();
-        let signal = Arc::clone(&self.signals[owner]);
-        let ring = HandoverRing::new(config.ring, Arc::clone(&signal) as Arc<dyn Wake>);
-        let device = Arc::new(Device {
-            port,
-            name: spec.name.clone(),
-            to_switch: ArrayQueue::new(config.rx_capacity.max(1)),
-            from_switch: ArrayQueue::new(config.tx_capacity.max(1)),
-            config,
-            arrivals: AtomicU64::new(0),
-            missed_rx: AtomicU64::new(0),
-            owner: signal,
-            events: Arc::clone(&self.events),
-        });
-        self.wires.put(Wire { device: Arc::clone(&device) });
-        self.open.insert(port, Arc::clone(&device));
-        let queue = |worker| LoopbackQueue {
-            device: Arc::clone(&device),
-            ring: ring.clone(),
-            own: worker == owner,
-        };
-        Ok(OpenPort {
-            info: info(&device),
-            queues: (0..self.signals.len()).map(queue).collect(),
-            owner: WorkerId(owner as u16),
-        })
+        self.open_device(port, &spec.name, config)
+    }
+
+    fn open_vtep(
+        &mut self,
+        port: PortId,
+        spec: &UnderlaySpec,
+    ) -> Result<OpenPort<LoopbackQueue>, BackendError> {
+        let mut config = self.configs.get(&spec.name).cloned().unwrap_or_default();
+        config.mtu = u32::from(u16::MAX);
+        self.open_device(port, &spec.name, config)
     }
 
     fn close_port(

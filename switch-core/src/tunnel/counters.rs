@@ -1,6 +1,7 @@
 //! What is counted of a tunnel and of a peer, beside the counters of the VTEP's port.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::drop::DropReason;
 use crate::stats::Counter;
@@ -22,6 +23,11 @@ pub struct OverlayCounters {
 }
 
 impl OverlayCounters {
+    /// All at zero, one for each worker.
+    pub fn each(workers: usize) -> Arc<[Self]> {
+        std::iter::repeat_with(Self::default).take(workers).collect()
+    }
+
     /// Counts a drop; one for a reason that has nothing to do with overlays is the port's alone.
     pub fn count_drop(&self, reason: DropReason, n: u64) {
         if let Some(counter) = reason.overlay_index().and_then(|index| self.drops.get(index)) {

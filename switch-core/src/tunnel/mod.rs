@@ -7,6 +7,7 @@
 //! FDB names one as [`Dest::Remote`](crate::fdb::Dest::Remote).
 //!
 //! - `table.rs`: VTEPs, peers and tunnels as workers see them
+//! - `build.rs`: tunnels made from what is asked for
 //! - `counters.rs`: what is counted of them
 //! - `outer.rs`, `inner.rs`: templates of outer headers, and what they take over from inner frames
 //! - `encap.rs`, `decap.rs`: the two directions
@@ -16,6 +17,7 @@
     deny(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)
 )]
 
+mod build;
 mod counters;
 mod decap;
 mod encap;
@@ -23,6 +25,7 @@ mod inner;
 mod outer;
 mod table;
 
+pub use build::TunnelParts;
 pub use counters::{OverlayCounters, OverlayTotals};
 pub use decap::{Opened, Refused, open};
 pub use encap::{EncapFields, encap};
