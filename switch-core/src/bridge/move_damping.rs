@@ -94,7 +94,8 @@ impl MoveDamping {
 
     /// The next address whose time is over.
     pub fn next_released(&mut self, now: Nanos) -> Option<Hold> {
-        self.held.pop_front_if(|hold| hold.until <= now)
+        self.held.front().filter(|hold| hold.until <= now)?;
+        self.held.pop_front()
     }
 
     /// Forgets an address: somebody said where it is.

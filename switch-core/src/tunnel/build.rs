@@ -82,7 +82,7 @@ impl TunnelSpec {
     /// only if that is asked for, over IPv6 unless it is not (RFC 7348 §4.1, RFC 8926 §3.3).
     #[must_use]
     pub fn sends_checksum(&self, local: IpAddr) -> bool {
-        self.udp_checksum.unwrap_or(local.is_ipv6())
+        self.udp_checksum.unwrap_or_else(|| local.is_ipv6())
     }
 }
 
