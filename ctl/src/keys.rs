@@ -69,7 +69,7 @@ fn help(key: &Key) -> String {
     if key.applies.is_empty() {
         return sentence.to_owned();
     }
-    let types: Vec<_> = key.applies.iter().map(|kind| kind.name()).collect();
+    let types = key.applies;
     format!("{sentence} ({} only)", types.join(", "))
 }
 

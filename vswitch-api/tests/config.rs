@@ -103,7 +103,7 @@ name = "x"
         "port[2].name: this key is required",
         "port[2].type: expected \"tap\" or",
         "did you mean \"tap\"?",
-        "line 24, column 3: tunnel: tunnels are not supported by this version",
+        "line 24, column 1: tunnel.x.type: this key is required",
     ];
     for want in expected {
         assert!(told.iter().any(|line| line.contains(want)), "{want}\nnot in {told:#?}");
@@ -204,6 +204,7 @@ fn the_example_file_follows_the_key_table() {
     assert_eq!(committed("vswitch.toml"), example, "run the test with BLESS=1 and commit the file");
     let desired = config::from_toml(&example).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!((desired.bridges.len(), desired.ports.len()), (1, 2));
+    assert_eq!((desired.vteps.len(), desired.tunnels.len()), (1, 1));
     for key in config::keys::KEYS {
         let line = format!("{} = {}", key.name, key.example);
         assert!(example.contains(&line), "{line}");
@@ -215,45 +216,59 @@ fn the_example_file_follows_the_key_table() {
 #[test]
 fn defaults_and_examples_are_true() {
     use config::keys::{Fallback, KEYS, Section};
-    use switch_core::config::PortType;
-    let file = |section: Section, port: PortType, extra: &str| {
-        let own = |wanted: Section| if section == wanted { extra } else { "" };
-        let needed = match port {
-            PortType::Tap => "bridge = \"b\"",
-            PortType::Netdev => "bridge = \"b\"\ndevice = \"d0\"",
-            PortType::Dpdk => "devargs = \"net_null0\"",
-            PortType::VhostUser => "bridge = \"b\"\nsocket = \"/run/s\"",
+    use switch_core::config::{PortType, TunnelType};
+    // What each type needs, but for what `extra` sets.
+    let needed = |type_name: &str, extra: &str| -> String {
+        let lines = match type_name {
+            "tap" => "bridge = \"b\"",
+            "netdev" => "bridge = \"b\"\ndevice = \"d0\"",
+            "dpdk" => "devargs = \"net_null0\"",
+            "vhost-user" => "bridge = \"b\"\nsocket = \"/run/s\"",
+            "gre" => "bridge = \"b\"\nremotes = [\"192.0.2.9\"]",
+            _ => "bridge = \"b\"\nvni = 5000\nremotes = [\"192.0.2.9\"]",
         };
-        let port_extra = own(Section::Port);
-        let needed: String = needed
-            .lines()
-            .filter(|line| !port_extra.starts_with(line.split(' ').next().unwrap()))
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let set = |line: &&str| !extra.starts_with(line.split('=').next().unwrap());
+        lines.lines().filter(set).map(|line| format!("{line}\n")).collect()
+    };
+    let file = |section: Section, type_name: &str, extra: &str| {
+        let own = |wanted: Section| if section == wanted { extra } else { "" };
+        let port = if section == Section::Tunnel { "tap" } else { type_name };
+        let tunnel = if section == Section::Tunnel { type_name } else { "vxlan" };
+        let (port_extra, tunnel_extra) = (own(Section::Port), own(Section::Tunnel));
+        let uplink = "[[port]]\nname = \"vf0\"\ntype = \"dpdk\"\ndevargs = \"net_null1\"\n";
+        let uplink = if extra.starts_with("uplink") { uplink } else { "" };
         let trunk = if port_extra.starts_with("native") { "trunk = [1]\n" } else { "" };
         let datapath = if extra.starts_with("datapath") { "" } else { "datapath = \"dpdk\"\n" };
         format!(
             "version = 1\n[daemon]\n{datapath}{}\n[dpdk]\n{}\n[[bridge]]\nname = \"b\"\n{}\n\
              [[bridge]]\nname = \"br0\"\n[[port]]\nname = \"p\"\ntype = \"{port}\"\n\
-             {needed}{trunk}{port_extra}\n",
+             {}{trunk}{port_extra}\n{uplink}[[vtep]]\nname = \"v4\"\nlocal = \"192.0.2.2\"\n{}\n\
+             [[tunnel]]\nname = \"t\"\ntype = \"{tunnel}\"\n{}{tunnel_extra}\n",
             own(Section::Daemon),
             own(Section::Dpdk),
             own(Section::Bridge),
+            needed(port, port_extra),
+            own(Section::Vtep),
+            needed(tunnel, tunnel_extra),
         )
     };
     let read = |text: String| {
         config::from_toml(&text).unwrap_or_else(|problems| panic!("{text}\n{problems}"))
     };
     let mut checked = 0;
-    for key in KEYS.iter().filter(|key| !matches!(key.name, "version" | "name" | "type")) {
-        for port in PortType::ALL.into_iter().filter(|port| key.applies_to(*port)) {
-            if key.name == "datapath" && !matches!(port, PortType::Tap | PortType::Netdev) {
+    let own = ["version", "name", "type", "local"];
+    for key in KEYS.iter().filter(|key| !own.contains(&key.name)) {
+        let ports = PortType::ALL.map(PortType::name);
+        let tunnels = TunnelType::ALL.map(TunnelType::name);
+        let types = if key.section == Section::Tunnel { tunnels } else { ports };
+        for type_name in types.into_iter().filter(|name| key.applies_to(name)) {
+            if key.name == "datapath" && matches!(type_name, "dpdk" | "vhost-user") {
                 continue;
             }
-            read(file(key.section, port, &format!("{} = {}", key.name, key.example)));
+            read(file(key.section, type_name, &format!("{} = {}", key.name, key.example)));
             if let Fallback::Is(value) = key.default {
-                let set = read(file(key.section, port, &format!("{} = {value}", key.name)));
-                let mut unset = read(file(key.section, port, ""));
+                let set = read(file(key.section, type_name, &format!("{} = {value}", key.name)));
+                let mut unset = read(file(key.section, type_name, ""));
                 if key.name == "datapath" {
                     unset.daemon.datapath = Datapath::Tap;
                 }
@@ -262,7 +277,7 @@ fn defaults_and_examples_are_true() {
             }
         }
     }
-    assert!(checked >= 10, "{checked}");
+    assert!(checked >= 40, "{checked}");
 }
 
 mod noise {

@@ -3,18 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use switch_core::config::{PortKind, PortSpec};
-use switch_core::ids::{BridgeId, PortId};
+use switch_core::ids::{BridgeId, PortId, TunnelId};
 
 use super::desired::{Datapath, Desired};
 use super::problem::{Problem, Problems};
 use super::value::nearest;
+
+mod overlay;
+pub(crate) use overlay::tunnel;
+
+/// Names that are in a file but whose objects have problems of their own, so that what refers to
+/// them is not reported as well.
+#[derive(Debug, Default)]
+pub(crate) struct Declared {
+    pub(crate) bridges: BTreeSet<String>,
+    pub(crate) vteps: BTreeSet<String>,
+}
 
 /// Checks desired state that was changed object by object.
 ///
 /// # Errors
 /// Everything that does not fit together.
 pub fn check(desired: &Desired) -> Result<(), Problems> {
-    let problems = all(desired, &BTreeSet::new());
+    let problems = all(desired, &Declared::default());
     if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
 }
 
@@ -23,13 +34,14 @@ const CANDIDATES: usize = 256;
 /// …and only for so many references.
 const GUESSES: usize = 20;
 
-/// `declared` names bridges that are in the file but have problems of their own, so that what
-/// refers to them is not reported as well.
-pub(crate) fn all(desired: &Desired, declared: &BTreeSet<String>) -> Vec<Problem> {
+/// Everything that does not fit together. The work is linear in the configuration.
+pub(crate) fn all(desired: &Desired, declared: &Declared) -> Vec<Problem> {
     let mut out = Vec::new();
     let counts = [
         ("bridge", desired.bridges.len(), BridgeId::MAX_BRIDGES),
         ("port", desired.ports.len(), PortId::MAX_PORTS),
+        ("vtep", desired.vteps.len(), PortId::MAX_PORTS),
+        ("tunnel", desired.tunnels.len(), TunnelId::MAX_TUNNELS),
     ];
     for (section, have, most) in counts {
         if have > most {
@@ -43,7 +55,9 @@ pub(crate) fn all(desired: &Desired, declared: &BTreeSet<String>) -> Vec<Problem
     let mut owners: BTreeMap<String, &str> = BTreeMap::new();
     for (name, port) in &desired.ports {
         let guess = out.len() < GUESSES;
-        out.extend(bridge_exists(desired, declared, port, guess));
+        if let Some(bridge) = &port.bridge {
+            out.extend(bridge_exists(desired, declared, ("port", name), bridge, guess));
+        }
         out.extend(fits_datapath(desired.daemon.datapath, port));
         let (key, resource, shown) = resource(port);
         if let Some(other) = owners.insert(resource, name) {
@@ -51,21 +65,24 @@ pub(crate) fn all(desired: &Desired, declared: &BTreeSet<String>) -> Vec<Problem
             out.push(Problem::new(format!("port.{name}.{key}"), message));
         }
     }
+    overlay::all(desired, declared, &mut out);
     out
 }
 
+/// `object` is the section and the name of what is in the bridge.
 fn bridge_exists(
     desired: &Desired,
-    declared: &BTreeSet<String>,
-    port: &PortSpec,
+    declared: &Declared,
+    object: (&str, &str),
+    bridge: &str,
     guess: bool,
 ) -> Option<Problem> {
-    let bridge = port.bridge.as_deref()?;
-    if desired.bridges.contains_key(bridge) || declared.contains(bridge) {
+    if desired.bridges.contains_key(bridge) || declared.bridges.contains(bridge) {
         return None;
     }
-    let key = format!("port.{}.bridge", port.name);
-    let problem = Problem::new(key, format!("there is no bridge {bridge:?}"));
+    let (section, name) = object;
+    let problem =
+        Problem::new(format!("{section}.{name}.bridge"), format!("there is no bridge {bridge:?}"));
     let most = if guess { CANDIDATES } else { 0 };
     let known = desired.bridges.keys().take(most).map(String::as_str);
     Some(match nearest(bridge, known) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use switch_core::config::{BridgeSpec, PortSpec};
+use switch_core::config::{BridgeSpec, PortSpec, TunnelSpec, VtepSpec};
 
 use super::cpus::CpuList;
 use super::keys::VERSION;
@@ -22,6 +22,10 @@ pub struct Desired {
     pub bridges: BTreeMap<String, BridgeSpec>,
     /// Ports by name.
     pub ports: BTreeMap<String, PortSpec>,
+    /// VTEPs by name.
+    pub vteps: BTreeMap<String, VtepSpec>,
+    /// Tunnels by name.
+    pub tunnels: BTreeMap<String, TunnelSpec>,
 }
 
 impl Default for Desired {
@@ -32,6 +36,8 @@ impl Default for Desired {
             dpdk: DpdkSpec::default(),
             bridges: BTreeMap::new(),
             ports: BTreeMap::new(),
+            vteps: BTreeMap::new(),
+            tunnels: BTreeMap::new(),
         }
     }
 }

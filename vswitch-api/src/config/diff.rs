@@ -27,7 +27,7 @@ pub enum ChangeKind {
 pub struct Change {
     /// What happens.
     pub change: ChangeKind,
-    /// To what kind of object: `daemon`, `dpdk`, `bridge` or `port`.
+    /// To what kind of object: `daemon`, `dpdk`, `bridge`, `port`, `vtep` or `tunnel`.
     pub object: String,
     /// Its name; empty for `daemon` and `dpdk`.
     pub name: String,
@@ -76,6 +76,12 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
         }
         for (name, port) in &desired.ports {
             out.insert((3, "port", name.clone()), fields::of_port(port));
+        }
+        for (name, vtep) in &desired.vteps {
+            out.insert((4, "vtep", name.clone()), fields::of_vtep(vtep));
+        }
+        for (name, tunnel) in &desired.tunnels {
+            out.insert((5, "tunnel", name.clone()), fields::of_tunnel(tunnel));
         }
         out
     };

@@ -22,13 +22,21 @@ pub fn example() -> String {
             for line in wrapped(&explained(key), 92) {
                 let _ = writeln!(out, "# {line}");
             }
-            let sets = key.default == Fallback::Required || matches!(key.name, "bridge" | "access");
+            let sets = key.default == Fallback::Required || shown(key);
             let mark = if sets { "" } else { "#" };
             let _ = writeln!(out, "{mark}{} = {}", key.name, key.example);
         }
     }
     out.push_str(SECOND_PORT);
     out
+}
+
+/// What the example sets though it could be left out.
+fn shown(key: &Key) -> bool {
+    matches!(
+        (key.section, key.name),
+        (Section::Port, "bridge" | "access") | (Section::Tunnel, "vni" | "vlan" | "remotes")
+    )
 }
 
 /// A guest, as most who read the example have one.
@@ -47,8 +55,7 @@ native = 1
 fn explained(key: &Key) -> String {
     let mut out = key.doc.to_owned();
     if !key.applies.is_empty() {
-        let types: Vec<_> = key.applies.iter().map(|kind| kind.name()).collect();
-        let _ = write!(out, " For {} ports.", types.join(" and "));
+        let _ = write!(out, " For {} {}s.", key.applies.join(" and "), key.section.name());
     }
     match key.default {
         Fallback::Required => out.push_str(" Required."),

@@ -1,12 +1,15 @@
 //! Changes to single objects.
 
 use serde_json::Value as Json;
-use switch_core::config::{BridgeSpec, PortSpec, VlanSpec};
+use switch_core::config::{BridgeSpec, PortSpec, TunnelSpec, VlanSpec, VtepSpec};
 use switch_core::wire::vlan::VlanId;
 
 use super::problem::{Problem, Problems};
 use super::value::vlan_ranges;
-use super::{bridge_from_json, bridge_to_json, port_from_json, port_to_json};
+use super::{
+    bridge_from_json, bridge_to_json, port_from_json, port_to_json, tunnel_from_json,
+    tunnel_to_json, vtep_from_json, vtep_to_json,
+};
 use crate::types::VlanMode;
 
 /// Changes some keys of a port by a JSON merge patch (RFC 7396): null resets a key to its default.
@@ -38,6 +41,26 @@ pub fn patch_bridge(bridge: &BridgeSpec, patch: &Json) -> Result<BridgeSpec, Pro
     let object = bridge_to_json(bridge);
     fixed(&object, patch, &format!("bridge.{}", bridge.name), &["name"])?;
     bridge_from_json(&merge(object, patch))
+}
+
+/// Changes some keys of a VTEP, as [`patch_port`] does.
+///
+/// # Errors
+/// Everything that is wrong with the result, and a change of the name.
+pub fn patch_vtep(vtep: &VtepSpec, patch: &Json) -> Result<VtepSpec, Problems> {
+    let object = vtep_to_json(vtep);
+    fixed(&object, patch, &format!("vtep.{}", vtep.name), &["name"])?;
+    vtep_from_json(&merge(object, patch))
+}
+
+/// Changes some keys of a tunnel, as [`patch_port`] does.
+///
+/// # Errors
+/// Everything that is wrong with the result, and a change of the name.
+pub fn patch_tunnel(tunnel: &TunnelSpec, patch: &Json) -> Result<TunnelSpec, Problems> {
+    let object = tunnel_to_json(tunnel);
+    fixed(&object, patch, &format!("tunnel.{}", tunnel.name), &["name"])?;
+    tunnel_from_json(&merge(object, patch))
 }
 
 /// What names an object is not changed: it would be another object.

@@ -7,6 +7,9 @@ use switch_core::config::{BridgeSpec, Netns, PortKind, PortSpec, PortType, VlanS
 use super::desired::{DaemonSpec, Datapath, DpdkSpec, Idle};
 use super::value::Value;
 
+mod overlay;
+pub(crate) use overlay::{of_tunnel, of_vtep, tunnel, vtep};
+
 /// The values of one table, each already of its key's type.
 #[derive(Debug, Default)]
 pub(crate) struct Fields(pub(crate) BTreeMap<&'static str, Value>);
@@ -37,6 +40,10 @@ impl Fields {
         mac: Mac -> switch_core::wire::MacAddr;
         address: Address -> std::net::SocketAddr;
         hugepages: Hugepages -> super::value::Hugepages;
+        ip: Ip -> std::net::IpAddr;
+        ips: Ips -> Vec<std::net::IpAddr>;
+        or_copy: OrCopy -> Option<u8>;
+        options: GeneveOptions -> Vec<switch_core::wire::geneve::OwnedOption>;
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {

@@ -4,7 +4,8 @@
 //! this table. A new key is a line here, a field in a spec, and a line each in the two functions of
 //! `fields.rs` that connect them; tests fail for what was forgotten.
 
-use switch_core::config::PortType;
+use switch_core::config::{PortType, TunnelType, VtepSpec};
+use switch_core::wire::Vni;
 
 use super::value::KeyType;
 
@@ -21,11 +22,19 @@ pub enum Section {
     Bridge,
     /// `[[port]]`.
     Port,
+    /// `[[vtep]]`.
+    Vtep,
+    /// `[[tunnel]]`.
+    Tunnel,
 }
 
 impl Section {
     /// All of them, in the order of the file.
-    pub const ALL: [Self; 5] = [Self::Top, Self::Daemon, Self::Dpdk, Self::Bridge, Self::Port];
+    pub const ALL: [Self; 7] =
+        [Self::Top, Self::Daemon, Self::Dpdk, Self::Bridge, Self::Port, Self::Vtep, Self::Tunnel];
+
+    /// Those of objects: lists of tables that each have a name.
+    pub const OBJECTS: [Self; 4] = [Self::Bridge, Self::Port, Self::Vtep, Self::Tunnel];
 
     /// Its key at the top of the file; empty for the top itself.
     #[must_use]
@@ -36,6 +45,8 @@ impl Section {
             Self::Dpdk => "dpdk",
             Self::Bridge => "bridge",
             Self::Port => "port",
+            Self::Vtep => "vtep",
+            Self::Tunnel => "tunnel",
         }
     }
 
@@ -48,6 +59,8 @@ impl Section {
             Self::Dpdk => "[dpdk]",
             Self::Bridge => "[[bridge]]",
             Self::Port => "[[port]]",
+            Self::Vtep => "[[vtep]]",
+            Self::Tunnel => "[[tunnel]]",
         }
     }
 
@@ -60,6 +73,12 @@ impl Section {
             Self::Dpdk => "For the DPDK datapath only.",
             Self::Bridge => "A bridge: one layer-2 domain. May stand any number of times.",
             Self::Port => "A port of a bridge. May stand any number of times.",
+            Self::Vtep => {
+                "A VTEP: an address of this host that tunnels end at. May stand any number of times."
+            }
+            Self::Tunnel => {
+                "A tunnel: one tenant network that crosses hosts. May stand any number of times."
+            }
         }
     }
 
@@ -97,8 +116,8 @@ pub struct Key {
     pub value: KeyType,
     /// What holds without it.
     pub default: Fallback,
-    /// The port types it is for; empty: all.
-    pub applies: &'static [PortType],
+    /// The types of port or tunnel it is for, by name; empty: all.
+    pub applies: &'static [&'static str],
     /// An example of a value, in TOML.
     pub example: &'static str,
     /// What it does, in a sentence or two.
@@ -106,10 +125,10 @@ pub struct Key {
 }
 
 impl Key {
-    /// Whether a port of that type can have it.
+    /// Whether a port or tunnel of that type can have it.
     #[must_use]
-    pub fn applies_to(&self, port_type: PortType) -> bool {
-        self.applies.is_empty() || self.applies.contains(&port_type)
+    pub fn applies_to(&self, type_name: &str) -> bool {
+        self.applies.is_empty() || self.applies.contains(&type_name)
     }
 }
 
@@ -120,11 +139,22 @@ pub const MAX_CONFIG_BYTES: usize = 4 << 20;
 pub const VERSION: u32 = 1;
 
 const MAX_FDB: u32 = 16_777_216;
-const TAP: &[PortType] = &[PortType::Tap];
-const NETDEV: &[PortType] = &[PortType::Netdev];
-const DPDK: &[PortType] = &[PortType::Dpdk];
-const VHOST_USER: &[PortType] = &[PortType::VhostUser];
-const WITH_DEVICE: &[PortType] = &[PortType::Tap, PortType::Netdev];
+const MAX_ENTROPY_PORTS: u32 = VtepSpec::MAX_ENTROPY_PORTS as u32;
+
+/// The types of ports or tunnels that a key is for.
+type Applies = &'static [&'static str];
+const TAP: Applies = &[PortType::Tap.name()];
+const NETDEV: Applies = &[PortType::Netdev.name()];
+const DPDK: Applies = &[PortType::Dpdk.name()];
+const VHOST_USER: Applies = &[PortType::VhostUser.name()];
+const WITH_DEVICE: Applies = &[PortType::Tap.name(), PortType::Netdev.name()];
+const WITH_MAC: Applies = &[PortType::Tap.name(), PortType::Dpdk.name()];
+const VXLAN: Applies = &[TunnelType::Vxlan.name()];
+const GENEVE: Applies = &[TunnelType::Geneve.name()];
+const GRE: Applies = &[TunnelType::Gre.name()];
+const OVER_UDP: Applies = &[TunnelType::Vxlan.name(), TunnelType::Geneve.name()];
+const WITH_VNI: Applies =
+    &[TunnelType::Vxlan.name(), TunnelType::Geneve.name(), TunnelType::Nvgre.name()];
 
 macro_rules! keys {
     ($($section:ident $name:literal: $value:expr, $default:expr, $applies:expr, $example:literal,
@@ -180,7 +210,7 @@ pub const KEYS: &[Key] = keys! {
         "Whether source addresses are learned. Without, only entries that were added are known.";
 
     Port "name": KeyType::Name, Required, &[], "\"web\"",
-        "Its name, unique among ports.";
+        "Its name, unique among ports, VTEPs and tunnels.";
     Port "type": KeyType::Choice(&["tap", "netdev", "dpdk", "vhost-user"]), Required, &[],
         "\"tap\"",
         "What is behind it: a TAP device that the switch makes, a device that exists, a DPDK \
@@ -208,7 +238,7 @@ pub const KEYS: &[Key] = keys! {
         "The Unix socket that the VM's monitor serves.";
     Port "mtu": KeyType::Int { min: 68, max: 65_521 }, Otherwise("the device's own"), &[], "1500",
         "Largest layer-3 packet, in bytes, that the device is set to.";
-    Port "mac": KeyType::Mac, Otherwise("the device's own"), &[PortType::Tap, PortType::Dpdk],
+    Port "mac": KeyType::Mac, Otherwise("the device's own"), WITH_MAC,
         "\"52:54:00:00:00:01\"",
         "The address the device is given.";
     Port "persist": KeyType::Bool, Is("true"), TAP, "true",
@@ -230,4 +260,77 @@ pub const KEYS: &[Key] = keys! {
     Port "loop-guard": KeyType::Bool, Is("true"), &[], "true",
         "Block the port for 30 s when a MAC address moves more than 5 times in 3 s between it and \
          an older port.";
+
+    Vtep "name": KeyType::Name, Required, &[], "\"v4\"",
+        "Its name, unique among VTEPs and ports.";
+    Vtep "local": KeyType::Ip, Required, &[], "\"192.0.2.1\"",
+        "The address that outer packets are sent from and accepted at. IPv4 or IPv6; for both, add \
+         two VTEPs.";
+    Vtep "uplink": KeyType::Name, Otherwise("none"), &[], "\"vf0\"",
+        "The port whose device carries the underlay. With datapath = \"dpdk\" only: otherwise the \
+         kernel's routes say where packets leave.";
+    Vtep "entropy-ports": KeyType::Int { min: 1, max: MAX_ENTROPY_PORTS }, Is("64"), &[], "64",
+        "Over how many UDP source ports outer packets are spread, by inner flow, so that the \
+         underlay can balance them.";
+    Vtep "remotes": KeyType::Ips, Is("[]"), &[], "[\"192.0.2.7\"]",
+        "The remotes of its tunnels that name none of their own.";
+
+    Tunnel "name": KeyType::Name, Required, &[], "\"tenant-a\"",
+        "Its name, unique among tunnels and ports.";
+    Tunnel "type": KeyType::Choice(&["vxlan", "geneve", "gre", "nvgre"]), Required, &[],
+        "\"vxlan\"",
+        "How frames are carried: VXLAN (RFC 7348), GENEVE (RFC 8926), GRE (RFC 2784, 2890) or \
+         NVGRE (RFC 7637).";
+    Tunnel "vtep": KeyType::Name, Otherwise("the VTEP, if there is only one"), &[], "\"v4\"",
+        "The VTEP it ends at.";
+    Tunnel "vni": KeyType::Int { min: 0, max: Vni::MAX },
+        Otherwise("required for vxlan, geneve and nvgre"), WITH_VNI, "10010",
+        "The network's number. For nvgre (where it is called VSID) 4096 to 16777214.";
+    Tunnel "key": KeyType::Int { min: 0, max: u32::MAX },
+        Otherwise("packets carry no key, which is not the same as key 0"), GRE, "10010",
+        "The key of its GRE packets.";
+    Tunnel "udp-port": KeyType::Int { min: 1, max: 65_535 },
+        Otherwise("4789 for vxlan, 6081 for geneve"), OVER_UDP, "4789",
+        "The UDP port that packets are sent to and accepted at. On one VTEP a port is of one type.";
+    Tunnel "bridge": KeyType::Name, Required, &[], "\"br0\"",
+        "The bridge it is in.";
+    Tunnel "vlan": KeyType::Vlan, Otherwise("the bridge's untagged traffic or, with tags = \
+         \"keep\", all of it"), &[], "10",
+        "The one VLAN of the bridge that it carries.";
+    Tunnel "remotes": KeyType::Ips, Otherwise("those of its VTEP"), &[], "[\"192.0.2.7\"]",
+        "The VTEPs of other hosts: where broadcast, multicast and unknown unicast frames go, one \
+         copy each, and whose packets are accepted.";
+    Tunnel "group": KeyType::Ip, Otherwise("a copy to each remote"), VXLAN, "\"239.1.1.1\"",
+        "The multicast group of the underlay that such frames go to instead.";
+    Tunnel "peers": KeyType::Choice(&["listed", "any"]), Is("\"listed\""), &[], "\"listed\"",
+        "Whose packets are accepted: those of its remotes and of what a control plane adds, or \
+         those of anybody who reaches the VTEP.";
+    Tunnel "learning": KeyType::Bool, Is("true"), &[], "true",
+        "Whether it is learned which remote an inner source address is behind, if the bridge \
+         learns at all.";
+    Tunnel "tags": KeyType::Choice(&["strip", "keep"]), Is("\"strip\""), &[], "\"strip\"",
+        "What becomes of VLAN tags: frames leave without and arriving ones with one are dropped, \
+         or frames keep them. Not \"keep\" for nvgre.";
+    Tunnel "options": KeyType::GeneveOptions, Is("[]"), GENEVE, "[\"0x0102:0x80:00000001\"]",
+        "Options sent with each packet, as \"CLASS:TYPE:DATA\" in hexadecimal. The data has up to \
+         124 bytes, a multiple of 4; all together have up to 252, with 4 more for each option. A \
+         type of 0x80 and above is critical: who does not know it drops the packet.";
+    Tunnel "ttl": KeyType::OrCopy { min: 1, max: 255 }, Is("64"), &[], "64",
+        "TTL or hop limit of outer packets, or \"copy\" for that of the inner packet.";
+    Tunnel "dscp": KeyType::OrCopy { min: 0, max: 63 }, Is("0"), &[], "0",
+        "DSCP of outer packets, or \"copy\" for that of the inner packet.";
+    Tunnel "udp-checksum": KeyType::Bool, Otherwise("false over IPv4, true over IPv6"), OVER_UDP,
+        "true",
+        "Whether outer UDP carries a checksum. false over IPv6 also accepts packets without one.";
+    Tunnel "df": KeyType::Bool, Is("true"), &[], "true",
+        "Whether outer IPv4 packets may not be fragmented on their way.";
+    Tunnel "checksum": KeyType::Bool, Is("false"), GRE, "false",
+        "Whether GRE packets carry a checksum.";
+    Tunnel "sequence": KeyType::Bool, Is("false"), GRE, "false",
+        "Whether GRE packets are numbered, and those that arrive late are dropped.";
+    Tunnel "strict-reserved": KeyType::Bool, Is("false"), &[], "false",
+        "Whether packets with reserved bits set are dropped, as Linux does, and not accepted, as \
+         the RFCs say.";
+    Tunnel "mss-clamp": KeyType::Bool, Is("false"), &[], "false",
+        "Whether the MSS of TCP connections through the tunnel is lowered to what fits.";
 };

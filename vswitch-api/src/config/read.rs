@@ -1,12 +1,12 @@
 //! From text to [`Desired`], finding everything that is wrong on the way.
 
+use std::collections::HashMap;
 use std::collections::btree_map::{BTreeMap, Entry as MapEntry};
-use std::collections::{BTreeSet, HashMap};
 
-use switch_core::config::{BridgeSpec, PortSpec, PortType};
+use switch_core::config::{BridgeSpec, PortSpec, PortType, TunnelSpec, VtepSpec};
 use toml_edit::Document;
 
-use super::check;
+use super::check::{self, Declared};
 use super::desired::Desired;
 use super::fields::{self, Fields};
 use super::keys::{Fallback, MAX_CONFIG_BYTES, Section};
@@ -80,6 +80,28 @@ pub fn port_from_json(value: &serde_json::Value) -> Result<PortSpec, Problems> {
     reader.finish(port)
 }
 
+/// Reads one VTEP from JSON, with the keys of `[[vtep]]`. Whether its uplink exists is for
+/// [`super::check()`] to say.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn vtep_from_json(value: &serde_json::Value) -> Result<VtepSpec, Problems> {
+    let mut reader = Reader::new(None);
+    let vtep = reader.vtep(&tree::from_json(value), 0);
+    reader.finish(vtep)
+}
+
+/// Reads one tunnel from JSON, with the keys of `[[tunnel]]`. Whether it fits its bridge, its VTEP
+/// and other tunnels is for [`super::check()`] to say.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn tunnel_from_json(value: &serde_json::Value) -> Result<TunnelSpec, Problems> {
+    let mut reader = Reader::new(None);
+    let tunnel = reader.tunnel(&tree::from_json(value), 0);
+    reader.finish(tunnel)
+}
+
 fn too_large(size: usize) -> Problems {
     let message = format!("the configuration has {size} bytes; {MAX_CONFIG_BYTES} are the limit");
     Problems(vec![Problem::new("", message)])
@@ -138,7 +160,7 @@ impl<'a> Reader<'a> {
             return self.finish(None);
         };
         let mut desired = Desired::default();
-        let mut declared = BTreeSet::new();
+        let mut declared = Declared::default();
         let mut top = Vec::new();
         for entry in entries {
             match entry.key.as_str() {
@@ -154,7 +176,7 @@ impl<'a> Reader<'a> {
                 }
                 "bridge" => {
                     for (index, node) in self.list(entry, Section::Bridge).iter().enumerate() {
-                        declared.extend(name_of(node).map(str::to_owned));
+                        declared.bridges.extend(name_of(node).map(str::to_owned));
                         if let Some(bridge) = self.bridge(node, index) {
                             self.add(
                                 &mut desired.bridges,
@@ -173,10 +195,21 @@ impl<'a> Reader<'a> {
                         }
                     }
                 }
-                "vtep" | "tunnel" => {
-                    let message = "tunnels are not supported by this version";
-                    let problem = Problem::new(entry.key.as_str(), message);
-                    self.report(problem.with_hint("leave the table out"), entry.key_at);
+                "vtep" => {
+                    for (index, node) in self.list(entry, Section::Vtep).iter().enumerate() {
+                        declared.vteps.extend(name_of(node).map(str::to_owned));
+                        if let Some(vtep) = self.vtep(node, index) {
+                            self.add(&mut desired.vteps, vtep.name.clone(), vtep, "vtep", node);
+                        }
+                    }
+                }
+                "tunnel" => {
+                    for (index, node) in self.list(entry, Section::Tunnel).iter().enumerate() {
+                        if let Some(tunnel) = self.tunnel(node, index) {
+                            let name = tunnel.name.clone();
+                            self.add(&mut desired.tunnels, name, tunnel, "tunnel", node);
+                        }
+                    }
                 }
                 _ => top.push(entry.clone()),
             }
@@ -261,9 +294,9 @@ impl<'a> Reader<'a> {
                     continue;
                 }
                 let problem = Problem::new(path, "unknown key");
-                let tables = ["daemon", "dpdk", "bridge", "port"];
-                let other = tables.into_iter().filter(|_| section == Section::Top);
-                let known = section.keys().map(|key| key.name).chain(other);
+                let tables = Section::ALL.into_iter().map(Section::name);
+                let tables = tables.filter(|name| section == Section::Top && !name.is_empty());
+                let known = section.keys().map(|key| key.name).chain(tables);
                 let problem = match nearest(&entry.key, known) {
                     Some(near) => problem.with_hint(format!("did you mean `{near}`?")),
                     None => problem,
@@ -315,7 +348,7 @@ impl<'a> Reader<'a> {
             Some(Value::Text(name)) => PortType::from_name(name)?,
             _ => return None,
         };
-        self.port_keys(entries, port_type, &path, node.at);
+        self.typed_keys(entries, Section::Port, port_type.name(), &path, node.at);
         let place = |key: &str| place_of(node, key);
         if fields.has("access") && fields.has("trunk") {
             let message = "access and trunk exclude each other";
@@ -338,32 +371,67 @@ impl<'a> Reader<'a> {
         fields::port(fields)
     }
 
-    /// Which keys this type of port needs, and which it cannot have.
-    fn port_keys(&mut self, entries: &[Entry], port_type: PortType, path: &str, at: Option<usize>) {
+    /// Which keys an object of this type needs, and which it cannot have.
+    fn typed_keys(
+        &mut self,
+        entries: &[Entry],
+        section: Section,
+        type_name: &str,
+        path: &str,
+        at: Option<usize>,
+    ) {
+        let object = section.name();
         for entry in entries.iter().filter(|entry| !matches!(entry.node.tree, Tree::Null)) {
-            let key = Section::Port.key(&entry.key);
-            if let Some(key) = key.filter(|key| !key.applies_to(port_type)) {
-                let types: Vec<_> = key.applies.iter().map(|kind| kind.name()).collect();
+            let key = section.key(&entry.key);
+            if let Some(key) = key.filter(|key| !key.applies_to(type_name)) {
                 let message = format!(
-                    "a port of type {port_type} has no {}; it is for {}",
+                    "a {object} of type {type_name} has no {}; it is for {}",
                     key.name,
-                    types.join(" and ")
+                    key.applies.join(" and ")
                 );
                 self.report(Problem::new(format!("{path}.{}", key.name), message), entry.key_at);
             }
         }
-        let needed: &[&str] = match port_type {
-            PortType::Tap => &["bridge"],
-            PortType::Netdev => &["bridge", "device"],
-            PortType::Dpdk => &["devargs"],
-            PortType::VhostUser => &["bridge", "socket"],
+        let needed: &[&str] = match type_name {
+            "tap" => &["bridge"],
+            "netdev" => &["bridge", "device"],
+            "dpdk" => &["devargs"],
+            "vhost-user" => &["bridge", "socket"],
+            "vxlan" | "geneve" | "nvgre" => &["vni"],
+            _ => &[],
         };
         for name in needed.iter().filter(|name| !given(entries, name)) {
-            let message = format!("a port of type {port_type} needs {name}");
+            let message = format!("a {object} of type {type_name} needs {name}");
             let problem = Problem::new(format!("{path}.{name}"), message);
-            let example = Section::Port.key(name).map_or("…", |key| key.example);
+            let example = section.key(name).map_or("…", |key| key.example);
             self.report(problem.with_hint(format!("add {name} = {example}")), at);
         }
+    }
+
+    fn vtep(&mut self, node: &Node, index: usize) -> Option<VtepSpec> {
+        let path = path_of(node, Section::Vtep, index);
+        let fields = self.table(node, Section::Vtep, &path)?;
+        if let Some(Value::Ip(local)) = fields.0.get("local")
+            && local.is_multicast()
+        {
+            let message = format!("{local} is a multicast group, which no host has");
+            self.report(Problem::new(format!("{path}.local"), message), place_of(node, "local"));
+        }
+        fields::vtep(fields)
+    }
+
+    fn tunnel(&mut self, node: &Node, index: usize) -> Option<TunnelSpec> {
+        let path = path_of(node, Section::Tunnel, index);
+        let fields = self.table(node, Section::Tunnel, &path)?;
+        let Tree::Table(entries) = &node.tree else { return None };
+        let Some(Value::Text(type_name)) = fields.0.get("type") else { return None };
+        self.typed_keys(entries, Section::Tunnel, type_name, &path, node.at);
+        let tunnel = fields::tunnel(fields)?;
+        for (key, problem) in check::tunnel(&tunnel) {
+            let problem = Problem { key: format!("{path}.{key}"), ..problem };
+            self.report(problem, place_of(node, key));
+        }
+        Some(tunnel)
     }
 }
 

@@ -16,7 +16,7 @@ pub fn schema() -> Json {
     for section in [Section::Daemon, Section::Dpdk] {
         properties.insert(section.name().into(), section_schema(section));
     }
-    for section in [Section::Bridge, Section::Port] {
+    for section in Section::OBJECTS {
         let list = json!({ "type": "array", "items": section_schema(section) });
         properties.insert(section.name().into(), list);
     }
@@ -60,8 +60,7 @@ fn key_schema(key: &Key) -> Json {
     let mut out = type_schema(key.value);
     let mut doc = key.doc.to_owned();
     if !key.applies.is_empty() {
-        let types: Vec<_> = key.applies.iter().map(|kind| kind.name()).collect();
-        doc = format!("{doc} For ports of type {}.", types.join(" and "));
+        doc = format!("{doc} For {}s of type {}.", key.section.name(), key.applies.join(" and "));
     }
     match key.default {
         Fallback::Required => {}
@@ -101,6 +100,16 @@ fn type_schema(value: KeyType) -> Json {
         KeyType::Cpus => text("^[0-9]+(-[0-9]+)?( ?, ?[0-9]+(-[0-9]+)?)*$"),
         KeyType::Mac => text("^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$"),
         KeyType::Address => text("^.+:[0-9]+$"),
+        KeyType::Ip => text("^[0-9A-Fa-f:.]+$"),
+        KeyType::Ips => json!({ "type": "array", "items": type_schema(KeyType::Ip) }),
+        KeyType::OrCopy { min, max } => json!({ "oneOf": [
+            { "type": "integer", "minimum": min, "maximum": max },
+            { "type": "string", "enum": ["copy"] },
+        ] }),
+        KeyType::GeneveOptions => {
+            let option = text("^(0x)?[0-9A-Fa-f]{1,4}:(0x)?[0-9A-Fa-f]{1,2}:(0x)?[0-9A-Fa-f]*$");
+            json!({ "type": "array", "items": option })
+        }
         KeyType::Hugepages => text("^(auto|off|[0-9]+ ?(MiB|GiB))$"),
     }
 }

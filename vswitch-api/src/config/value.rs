@@ -1,15 +1,19 @@
 //! The values that keys can have: how each type is read, bounded and written.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use switch_core::config::Rate;
 use switch_core::wire::MacAddr;
+use switch_core::wire::geneve::OwnedOption;
 use switch_core::wire::vlan::VlanId;
 
 use super::cpus::CpuList;
 use super::tree::{Node, Tree, shorten};
+
+mod overlay;
+pub(crate) use overlay::option_text;
 
 /// What a key's value is, with its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +74,19 @@ pub enum KeyType {
     Address,
     /// `"auto"`, `"off"`, or a size as `"512 MiB"`.
     Hugepages,
+    /// An IP address.
+    Ip,
+    /// A list of different IP addresses.
+    Ips,
+    /// A whole number, or `"copy"` for that of the inner packet.
+    OrCopy {
+        /// Least.
+        min: u8,
+        /// Most.
+        max: u8,
+    },
+    /// A list of GENEVE options, as `["0x0102:0x80:00000001"]`.
+    GeneveOptions,
 }
 
 /// A value that was read by its [`KeyType`].
@@ -88,6 +105,10 @@ pub(crate) enum Value {
     Mac(MacAddr),
     Address(SocketAddr),
     Hugepages(Hugepages),
+    Ip(IpAddr),
+    Ips(Vec<IpAddr>),
+    OrCopy(Option<u8>),
+    GeneveOptions(Vec<OwnedOption>),
 }
 
 /// Memory that DPDK takes as hugepages.
@@ -233,6 +254,18 @@ impl KeyType {
                 .map(Value::Address)
                 .map_err(|_| expected().hint("as in \"127.0.0.1:9470\" or \"[::1]:9470\"")),
             Self::Hugepages => hugepages(text()?).map(Value::Hugepages),
+            Self::Ip => overlay::ip(node).map(Value::Ip),
+            Self::Ips => overlay::ips(node).map(Value::Ips),
+            Self::OrCopy { min, max } => match &node.tree {
+                Tree::Int(number) => u8::try_from(*number)
+                    .ok()
+                    .filter(|number| (min..=max).contains(number))
+                    .map(|number| Value::OrCopy(Some(number)))
+                    .ok_or_else(|| out_of_range(*number, self)),
+                Tree::Text(text) if text == "copy" => Ok(Value::OrCopy(None)),
+                _ => Err(expected()),
+            },
+            Self::GeneveOptions => overlay::options(node).map(Value::GeneveOptions),
         }
     }
 }
@@ -264,6 +297,12 @@ impl fmt::Display for KeyType {
             Self::Mac => f.write_str("a MAC address as in \"52:54:00:12:34:56\""),
             Self::Address => f.write_str("an IP address and port"),
             Self::Hugepages => f.write_str("\"auto\", \"off\" or a size as in \"512 MiB\""),
+            Self::Ip => f.write_str("an IP address"),
+            Self::Ips => f.write_str("a list of IP addresses"),
+            Self::OrCopy { min, max } => write!(f, "a number from {min} to {max}, or \"copy\""),
+            Self::GeneveOptions => {
+                f.write_str("a list of GENEVE options as in [\"0x0102:0x80:00000001\"]")
+            }
         }
     }
 }
@@ -271,8 +310,12 @@ impl fmt::Display for KeyType {
 fn in_range(number: i128, min: u32, max: u32, expected: KeyType) -> Result<u32, BadValue> {
     match u32::try_from(number) {
         Ok(value) if (min..=max).contains(&value) => Ok(value),
-        _ => Err(BadValue::new(format!("{number} is out of range: expected {expected}"))),
+        _ => Err(out_of_range(number, expected)),
     }
+}
+
+fn out_of_range(number: i128, expected: KeyType) -> BadValue {
+    BadValue::new(format!("{number} is out of range: expected {expected}"))
 }
 
 /// Frames a second from "1000 pps", "20 kpps" or "1 Mpps".

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json, json};
-use switch_core::config::{BridgeSpec, PortKind, PortSpec};
+use switch_core::config::{BridgeSpec, PortKind, PortSpec, TunnelKind, TunnelSpec, VtepSpec};
 
 use super::desired::{DaemonSpec, Desired, DpdkSpec};
 use super::fields::{self, Pairs};
-use super::value::{Value, vlan_ranges};
+use super::value::{Value, option_text, vlan_ranges};
 
 /// The canonical file: keys in the order of the key table, objects by name, defaults left out.
 #[must_use]
@@ -26,6 +26,12 @@ pub fn to_toml(desired: &Desired) -> String {
     for port in desired.ports.values() {
         table(&mut out, "[[port]]", &port_pairs(port));
     }
+    for vtep in desired.vteps.values() {
+        table(&mut out, "[[vtep]]", &vtep_pairs(vtep));
+    }
+    for tunnel in desired.tunnels.values() {
+        table(&mut out, "[[tunnel]]", &tunnel_pairs(tunnel));
+    }
     out
 }
 
@@ -43,7 +49,10 @@ pub fn to_json(desired: &Desired) -> Json {
     }
     let bridges: Vec<_> = desired.bridges.values().map(bridge_to_json).collect();
     let ports: Vec<_> = desired.ports.values().map(port_to_json).collect();
-    for (name, list) in [("bridge", bridges), ("port", ports)] {
+    let vteps: Vec<_> = desired.vteps.values().map(vtep_to_json).collect();
+    let tunnels: Vec<_> = desired.tunnels.values().map(tunnel_to_json).collect();
+    let lists = [("bridge", bridges), ("port", ports), ("vtep", vteps), ("tunnel", tunnels)];
+    for (name, list) in lists {
         if !list.is_empty() {
             out.insert(name.into(), list.into());
         }
@@ -63,7 +72,19 @@ pub fn port_to_json(port: &PortSpec) -> Json {
     object(&port_pairs(port))
 }
 
-/// What differs from the defaults, `name` and `type` always.
+/// One VTEP with the keys of `[[vtep]]`, defaults left out.
+#[must_use]
+pub fn vtep_to_json(vtep: &VtepSpec) -> Json {
+    object(&vtep_pairs(vtep))
+}
+
+/// One tunnel with the keys of `[[tunnel]]`, defaults left out.
+#[must_use]
+pub fn tunnel_to_json(tunnel: &TunnelSpec) -> Json {
+    object(&tunnel_pairs(tunnel))
+}
+
+/// What differs from the defaults, and always what has none.
 fn bridge_pairs(bridge: &BridgeSpec) -> Pairs {
     changed(fields::of_bridge(bridge), fields::of_bridge(&BridgeSpec::new("")))
 }
@@ -81,6 +102,25 @@ fn port_pairs(port: &PortSpec) -> Pairs {
     changed(fields::of_port(port), fields::of_port(&default))
 }
 
+fn vtep_pairs(vtep: &VtepSpec) -> Pairs {
+    changed(fields::of_vtep(vtep), fields::of_vtep(&VtepSpec::new("", vtep.local)))
+}
+
+fn tunnel_pairs(tunnel: &TunnelSpec) -> Pairs {
+    let kind = match tunnel.kind {
+        TunnelKind::Vxlan { vni, .. } => {
+            TunnelKind::Vxlan { vni, udp_port: TunnelKind::VXLAN_PORT }
+        }
+        TunnelKind::Geneve { vni, .. } => {
+            TunnelKind::Geneve { vni, udp_port: TunnelKind::GENEVE_PORT, options: Vec::new() }
+        }
+        TunnelKind::Gre { .. } => TunnelKind::Gre { key: None, checksum: false, sequence: false },
+        TunnelKind::Nvgre { vsid } => TunnelKind::Nvgre { vsid },
+    };
+    let default = TunnelSpec::new("", kind, "");
+    changed(fields::of_tunnel(tunnel), fields::of_tunnel(&default))
+}
+
 fn daemon_defaults() -> Pairs {
     fields::of_daemon(&DaemonSpec::default())
 }
@@ -90,7 +130,7 @@ fn dpdk_defaults() -> Pairs {
 }
 
 fn changed(pairs: Pairs, defaults: Pairs) -> Pairs {
-    let always = |key: &str| matches!(key, "name" | "type");
+    let always = |key: &str| matches!(key, "name" | "type" | "local" | "vni");
     pairs.into_iter().filter(|pair| always(pair.0) || !defaults.contains(pair)).collect()
 }
 
@@ -152,6 +192,10 @@ impl Value {
             Self::Mac(mac) => json!(mac.to_string()),
             Self::Address(address) => json!(address.to_string()),
             Self::Hugepages(hugepages) => json!(hugepages.to_string()),
+            Self::Ip(address) => json!(address),
+            Self::Ips(addresses) => json!(addresses),
+            Self::OrCopy(number) => number.map_or_else(|| json!("copy"), |number| json!(number)),
+            Self::GeneveOptions(options) => options.iter().map(option_text).collect(),
         }
     }
 }

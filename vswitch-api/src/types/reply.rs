@@ -50,6 +50,10 @@ pub enum ObjectKind {
     Bridge,
     /// A port.
     Port,
+    /// A VTEP.
+    Vtep,
+    /// A tunnel.
+    Tunnel,
 }
 
 impl ObjectKind {
@@ -61,6 +65,8 @@ impl ObjectKind {
             Self::Dpdk => "dpdk",
             Self::Bridge => "bridge",
             Self::Port => "port",
+            Self::Vtep => "vtep",
+            Self::Tunnel => "tunnel",
         }
     }
 }

@@ -122,6 +122,10 @@ where
                 result.reason = Some("it takes effect when vswitchd is started again".to_owned());
                 result.hint = Some("systemctl restart vswitchd".to_owned());
             }
+            ObjectKind::Vtep | ObjectKind::Tunnel => {
+                result.realised = false;
+                result.reason = Some("this daemon does not carry tunnels yet".to_owned());
+            }
             ObjectKind::Daemon | ObjectKind::Dpdk | ObjectKind::Bridge => {}
         }
         result

@@ -71,6 +71,12 @@ pub fn specs(desired: &Desired) -> Specs {
     for (name, port) in &desired.ports {
         out.insert(ObjectId::new(ObjectKind::Port, name.clone()), config::port_to_json(port));
     }
+    for (name, vtep) in &desired.vteps {
+        out.insert(ObjectId::new(ObjectKind::Vtep, name.clone()), config::vtep_to_json(vtep));
+    }
+    for (name, tunnel) in &desired.tunnels {
+        out.insert(ObjectId::new(ObjectKind::Tunnel, name.clone()), config::tunnel_to_json(tunnel));
+    }
     out
 }
 
@@ -83,15 +89,20 @@ pub fn desired<'a>(
 ) -> Result<Desired, Problems> {
     let mut whole = json!({"version": config::VERSION});
     let (mut bridges, mut ports) = (Vec::new(), Vec::new());
+    let (mut vteps, mut tunnels) = (Vec::new(), Vec::new());
     for (id, spec) in objects {
         match id.kind {
             ObjectKind::Daemon | ObjectKind::Dpdk => whole[id.kind.name()] = spec.clone(),
             ObjectKind::Bridge => bridges.push(spec.clone()),
             ObjectKind::Port => ports.push(spec.clone()),
+            ObjectKind::Vtep => vteps.push(spec.clone()),
+            ObjectKind::Tunnel => tunnels.push(spec.clone()),
         }
     }
     whole["bridge"] = bridges.into();
     whole["port"] = ports.into();
+    whole["vtep"] = vteps.into();
+    whole["tunnel"] = tunnels.into();
     config::from_json(&whole)
 }
 
