@@ -11,15 +11,15 @@ use crate::ids::{BridgeId, Domain, PortId};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flush {
     dest: Option<Dest>,
-    domain: Option<Domain>,
     bridge: Option<BridgeId>,
+    vid: Option<u16>,
     fixed: bool,
 }
 
 impl Flush {
     /// All learned entries.
     pub const fn all() -> Self {
-        Self { dest: None, domain: None, bridge: None, fixed: false }
+        Self { dest: None, bridge: None, vid: None, fixed: false }
     }
 
     /// Only those that point to `port`.
@@ -37,7 +37,13 @@ impl Flush {
     /// Only those of one VLAN of one bridge.
     #[must_use]
     pub const fn domain(self, domain: Domain) -> Self {
-        Self { domain: Some(domain), ..self }
+        self.bridge(domain.bridge()).vlan(domain.vid())
+    }
+
+    /// Only those of one VLAN, of every bridge that is meant.
+    #[must_use]
+    pub const fn vlan(self, vid: u16) -> Self {
+        Self { vid: Some(vid), ..self }
     }
 
     /// Only those of one bridge.
@@ -56,8 +62,8 @@ impl Flush {
     pub fn catches(&self, entry: &Entry) -> bool {
         (self.fixed || entry.flags.is_learned())
             && self.dest.is_none_or(|dest| dest == entry.dest)
-            && self.domain.is_none_or(|domain| domain == entry.key.domain())
             && self.bridge.is_none_or(|bridge| bridge == entry.key.bridge())
+            && self.vid.is_none_or(|vid| vid == entry.key.domain().vid())
     }
 }
 

@@ -238,19 +238,11 @@ where
         if flush.also_static {
             filter = filter.with_fixed();
         }
-        // A VLAN stands for one domain in each bridge that is meant.
-        let filters: Vec<Flush> = match flush.vlan {
-            None => vec![filter],
-            Some(vlan) => {
-                let meant = |id: &&BridgeId| bridge.is_none_or(|bridge| bridge == **id);
-                let ids = self.bridges.values().filter(meant);
-                ids.map(|id| filter.domain(Domain::new(*id, vlan))).collect()
-            }
-        };
-        let mut gone: Vec<Entry> = Vec::new();
-        for filter in filters {
-            self.switch.fdb().flush_each(&filter, |entry| gone.push(entry));
+        if let Some(vlan) = flush.vlan {
+            filter = filter.vlan(vlan);
         }
+        let mut gone: Vec<Entry> = Vec::new();
+        self.switch.fdb().flush_each(&filter, |entry| gone.push(entry));
         for entry in &gone {
             self.owners.remove(&owner_key(entry.key));
             if self.events.is_monitored() {
