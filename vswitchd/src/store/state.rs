@@ -57,7 +57,8 @@ pub type Specs = BTreeMap<ObjectId, Json>;
 /// The objects that a configuration consists of. `daemon` and `dpdk` are among them only where they
 /// differ from the defaults.
 pub fn specs(desired: &Desired) -> Specs {
-    let whole = config::to_json(desired);
+    let (daemon, dpdk) = (desired.daemon.clone(), desired.dpdk.clone());
+    let whole = config::to_json(&Desired { daemon, dpdk, ..Desired::default() });
     let mut out = Specs::new();
     for kind in [ObjectKind::Daemon, ObjectKind::Dpdk] {
         if let Some(spec) = whole.get(kind.name()) {
