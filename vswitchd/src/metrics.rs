@@ -1,7 +1,8 @@
 //! Prometheus metrics, in the text format 0.0.4.
 //!
 //! Labels are names of ports, bridges and drop reasons and numbers of workers, all of which are
-//! bounded. A drop reason appears once it has happened: most never do.
+//! bounded. A drop reason appears once it has happened, and a bridge while it holds learned entries:
+//! most never do.
 
 use std::fmt::{Display, Write as _};
 
@@ -148,11 +149,11 @@ pub fn render(sample: &Sample) -> String {
     out.head("retired_dropped_frames_total", "counter", help);
     drops(&mut out, "retired_dropped_frames_total", None, &sample.retired);
 
-    out.head("bridge_fdb_entries", "gauge", "Learned entries of a bridge.");
+    out.head("bridge_fdb_entries", "gauge", "Learned entries of a bridge; absent without any.");
     for bridge in &sample.bridges {
         out.line("bridge_fdb_entries", &[("bridge", &bridge.name)], u64::from(bridge.fdb));
     }
-    out.head("bridge_fdb_limit", "gauge", "Most learned entries of a bridge.");
+    out.head("bridge_fdb_limit", "gauge", "Most learned entries of a bridge that has some.");
     for bridge in &sample.bridges {
         out.line("bridge_fdb_limit", &[("bridge", &bridge.name)], u64::from(bridge.fdb_limit));
     }

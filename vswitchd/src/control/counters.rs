@@ -141,7 +141,9 @@ where
             .filter_map(|spec| {
                 let id = self.bridges.get(&spec.name)?;
                 let fdb = self.switch.fdb().bridge_count(*id);
-                Some(BridgeSample { name: spec.name.clone(), fdb, fdb_limit: spec.max_fdb })
+                let sample =
+                    || BridgeSample { name: spec.name.clone(), fdb, fdb_limit: spec.max_fdb };
+                (fdb > 0).then(sample)
             })
             .collect();
         let workers = self

@@ -85,6 +85,8 @@ pub struct Controller<B: Backend> {
     ports: BTreeMap<String, Port>,
     port_ids: Ids,
     bridge_ids: Ids,
+    /// Ageing time of each bridge in seconds, by its number: asked for every entry of a sweep.
+    ageing: Vec<u32>,
     /// Counts up with each port that is opened.
     opened: u64,
     /// Counters of ports that were deleted.
@@ -156,6 +158,7 @@ where
             ports: BTreeMap::new(),
             port_ids: Ids::new(PortId::MAX_PORTS),
             bridge_ids: Ids::new(BridgeId::MAX_BRIDGES),
+            ageing: Vec::new(),
             opened: 0,
             retired: PortTotals::default(),
             owners: BTreeMap::new(),
@@ -247,22 +250,26 @@ fn owner_key(key: Key) -> (u32, [u8; 6]) {
 #[derive(Debug)]
 struct Ids {
     used: Vec<bool>,
+    /// None below it is free, so that who takes many does not look at the same ones again.
+    lowest: usize,
 }
 
 impl Ids {
     fn new(most: usize) -> Self {
-        Self { used: vec![false; most] }
+        Self { used: vec![false; most], lowest: 0 }
     }
 
     fn take(&mut self) -> Option<u16> {
-        let free = self.used.iter().position(|used| !used)?;
+        let free = self.lowest + self.used.get(self.lowest..)?.iter().position(|used| !used)?;
         self.used[free] = true;
+        self.lowest = free + 1;
         u16::try_from(free).ok()
     }
 
     fn give_back(&mut self, id: usize) {
         if let Some(used) = self.used.get_mut(id) {
             *used = false;
+            self.lowest = self.lowest.min(id);
         }
     }
 }

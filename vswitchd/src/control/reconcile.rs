@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use switch_core::BridgeId;
-use switch_core::config::{PortConf, PortSpec, Snapshot};
+use switch_core::PortId;
+use switch_core::config::{BridgeConf, PortConf, PortSpec, Snapshot};
 use switch_core::datapath::Backend;
-use switch_core::fdb::{Dest, Flush, Key};
+use switch_core::fdb::{Dest, Entry, Flush, Key};
 use switch_core::switch::Switch;
-use switch_core::{Domain, PortId};
 use vswitch_api::config::Desired;
 
 use super::ports::Port;
@@ -61,7 +61,7 @@ where
         let away: Vec<&str> =
             gone.iter().chain(reopened.iter().map(|(name, _)| name)).map(String::as_str).collect();
         let before = self.switch.snapshot();
-        let revision = self.publish_without(&away);
+        let revision = self.publish_desired(&away);
         if revision != before.revision() {
             self.workers.wait_observed(&self.switch, revision)?;
         }
@@ -75,26 +75,34 @@ where
             self.close(name, *remove)?;
         }
         self.flush_leftovers(&before);
-        for name in gone_bridges {
-            if let Some(id) = self.bridges.remove(&name) {
-                self.switch.fdb().flush(&Flush::all().bridge(id).with_fixed());
-                self.owners.retain(|(domain, _), _| Domain::from_raw(*domain).bridge() != id);
-                self.bridge_ids.give_back(id.index());
-            }
+        let ids: BTreeSet<BridgeId> =
+            gone_bridges.iter().filter_map(|name| self.bridges.remove(name)).collect();
+        if !ids.is_empty() {
+            self.forget(|entry| ids.contains(&entry.key.domain().bridge()));
+        }
+        for id in ids {
+            self.bridge_ids.give_back(id.index());
         }
         self.open_ports()
     }
 
-    /// Gives every desired bridge a number, and its limit.
+    /// Gives every desired bridge a number, its limit and its ageing time.
     fn take_bridges(&mut self) {
         for (name, spec) in &self.desired.bridges {
-            let known = self.bridges.get(name).copied();
-            // The check of the whole configuration bounds their number.
-            let Some(id) = known.or_else(|| self.bridge_ids.take().map(BridgeId::new)) else {
-                continue;
+            let id = match self.bridges.get(name) {
+                Some(id) => *id,
+                None => {
+                    // The check of the whole configuration bounds their number.
+                    let Some(id) = self.bridge_ids.take().map(BridgeId::new) else { continue };
+                    self.bridges.insert(name.clone(), id);
+                    id
+                }
             };
-            self.bridges.insert(name.clone(), id);
             self.switch.fdb().set_bridge_limit(id, spec.max_fdb);
+            if self.ageing.len() <= id.index() {
+                self.ageing.resize(id.index() + 1, 0);
+            }
+            self.ageing[id.index()] = spec.ageing.as_secs().try_into().unwrap_or(u32::MAX);
         }
     }
 
@@ -177,11 +185,26 @@ where
         self.publish_without(&[])
     }
 
-    /// The same without some ports, which are about to be closed.
+    /// The same without some ports, which are about to be closed. Bridges stay as they are, so
+    /// that what becomes of one port costs the same whatever their number.
     pub(super) fn publish_without(&mut self, away: &[&str]) -> u64 {
+        publish(&self.switch, self.open_ports_without(away), None)
+    }
+
+    /// The same with the bridges that are desired now.
+    fn publish_desired(&mut self, away: &[&str]) -> u64 {
+        let bridges = self
+            .desired
+            .bridges
+            .iter()
+            .filter_map(|(name, spec)| Some((*self.bridges.get(name)?, &**name, spec.learning)))
+            .collect();
+        publish(&self.switch, self.open_ports_without(away), Some(bridges))
+    }
+
+    fn open_ports_without(&self, away: &[&str]) -> Vec<PortConf> {
         let away: BTreeSet<&str> = away.iter().copied().collect();
-        let ports = self
-            .ports
+        self.ports
             .iter()
             .filter(|(name, _)| {
                 !away.contains(name.as_str()) && self.desired.ports.contains_key(*name)
@@ -190,14 +213,7 @@ where
                 let bridge = port.spec.bridge.as_ref().and_then(|b| self.bridges.get(b));
                 port.conf(bridge.copied())
             })
-            .collect();
-        let bridges = self
-            .desired
-            .bridges
-            .iter()
-            .filter_map(|(name, spec)| Some((*self.bridges.get(name)?, &**name, spec.learning)))
-            .collect();
-        publish(&self.switch, ports, bridges)
+            .collect()
     }
 
     /// Forgets entries of ports that are no longer in the bridge or VLAN the entries are in. Only
@@ -215,18 +231,25 @@ where
         if moved.is_empty() {
             return;
         }
-        let mut stale: Vec<Key> = Vec::new();
-        self.switch.fdb().for_each(|entry| {
-            let Dest::Port(id) = entry.dest else { return };
+        self.forget(|entry| {
+            let Dest::Port(id) = entry.dest else { return false };
             let domain = entry.key.domain();
             let stays = now.port(id).is_some_and(|port| {
                 port.bridge == Some(domain.bridge()) && port.vlans.egress(domain.vid()).is_some()
             });
-            if moved.contains(&id) && !stays {
-                stale.push(entry.key);
+            moved.contains(&id) && !stays
+        });
+    }
+
+    /// Removes entries of any kind, in one pass over the table.
+    fn forget(&mut self, stale: impl Fn(&Entry) -> bool) {
+        let mut keys: Vec<Key> = Vec::new();
+        self.switch.fdb().for_each(|entry| {
+            if stale(&entry) {
+                keys.push(entry.key);
             }
         });
-        for key in stale {
+        for key in keys {
             self.switch.fdb().remove(key);
             self.owners.remove(&owner_key(key));
         }
@@ -262,12 +285,12 @@ where
     }
 }
 
-/// Publishes a snapshot with exactly these ports and bridges, if it differs from the present one.
-/// What did not change is shared with it.
+/// Publishes a snapshot with exactly these ports and bridges (`None`: the present ones), if it
+/// differs from the present one. What did not change is shared with it.
 fn publish(
     switch: &Arc<Switch>,
     ports: Vec<PortConf>,
-    bridges: Vec<(BridgeId, &str, bool)>,
+    bridges: Option<Vec<(BridgeId, &str, bool)>>,
 ) -> u64 {
     let present = switch.snapshot();
     let mut next = present.next();
@@ -284,14 +307,17 @@ fn publish(
     let gone: Vec<PortId> =
         present.ports().map(|port| port.id).filter(|id| !kept.contains(id)).collect();
     touched.extend(gone.iter().filter_map(|id| present.port(*id)?.bridge));
-    for (id, name, learning) in &bridges {
-        let same = |old: &Arc<_>| is(old, name, *learning);
-        if !present.bridge(*id).is_some_and(same) {
-            touched.insert(*id);
+    if let Some(bridges) = &bridges {
+        for (id, name, learning) in bridges {
+            let same = |old: &Arc<_>| is(old, name, *learning);
+            if !present.bridge(*id).is_some_and(same) {
+                touched.insert(*id);
+            }
         }
+        let wanted: BTreeSet<BridgeId> = bridges.iter().map(|(id, ..)| *id).collect();
+        let known = present.bridges().map(|bridge| bridge.id);
+        touched.extend(known.filter(|id| !wanted.contains(id)));
     }
-    let wanted: BTreeSet<BridgeId> = bridges.iter().map(|(id, ..)| *id).collect();
-    touched.extend(present.bridges().map(|bridge| bridge.id).filter(|id| !wanted.contains(id)));
     if touched.is_empty() && changed.is_empty() && gone.is_empty() {
         return present.revision();
     }
@@ -306,6 +332,10 @@ fn publish(
     for port in changed {
         next.set_port(port);
     }
+    let bridges = bridges.unwrap_or_else(|| {
+        let known = touched.iter().filter_map(|id| present.bridge(*id));
+        known.map(|bridge| (bridge.id, &*bridge.name, bridge.learning)).collect()
+    });
     for (id, name, learning) in bridges.into_iter().filter(|(id, ..)| touched.contains(id)) {
         next.set_bridge(id, name, learning);
     }
@@ -314,7 +344,7 @@ fn publish(
     revision
 }
 
-fn is(bridge: &switch_core::config::BridgeConf, name: &str, learning: bool) -> bool {
+fn is(bridge: &BridgeConf, name: &str, learning: bool) -> bool {
     &*bridge.name == name && bridge.learning == learning
 }
 

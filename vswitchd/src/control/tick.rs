@@ -106,16 +106,7 @@ where
     }
 
     fn housekeep(&mut self) {
-        // By number: this is asked for every entry.
-        let mut ageing: Vec<u32> = Vec::new();
-        for (name, id) in &self.bridges {
-            let Some(spec) = self.desired.bridges.get(name) else { continue };
-            if ageing.len() <= id.index() {
-                ageing.resize(id.index() + 1, 0);
-            }
-            ageing[id.index()] = spec.ageing.as_secs().try_into().unwrap_or(u32::MAX);
-        }
-        let of = |id: BridgeId| ageing.get(id.index()).copied().unwrap_or(0);
+        let of = |id: BridgeId| self.ageing.get(id.index()).copied().unwrap_or(0);
         let Housekept { events, blocked, swept } = self.keeper.run(self.clock.now(), of);
         for block in blocked {
             self.blocked(block);

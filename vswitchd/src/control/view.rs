@@ -1,5 +1,7 @@
 //! Answers about what is: status, bridges, ports, VLANs, configuration.
 
+use std::collections::BTreeMap;
+
 use switch_core::datapath::{Backend, PortInfo};
 use switch_core::{BridgeId, PortId};
 use vswitch_api::ApiError;
@@ -119,17 +121,22 @@ where
     }
 
     pub(super) fn bridges_status(&self) -> Vec<BridgeStatus> {
+        let mut ports: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for port in self.ports.values() {
+            if let Some(bridge) = &port.spec.bridge {
+                ports.entry(bridge).or_default().push(port.spec.name.clone());
+            }
+        }
         let status = |(name, spec): (&String, &switch_core::config::BridgeSpec)| {
             let id = self.bridges.get(name)?;
             let (origin, revision) = self.asked_by(ObjectKind::Bridge, name);
-            let inside = |port: &&Port| port.spec.bridge.as_ref() == Some(name);
             Some(BridgeStatus {
                 name: name.clone(),
                 ageing: spec.ageing.as_secs(),
                 learning: spec.learning,
                 fdb: self.switch.fdb().bridge_count(*id).into(),
                 max_fdb: spec.max_fdb.into(),
-                ports: self.ports.values().filter(inside).map(|p| p.spec.name.clone()).collect(),
+                ports: ports.remove(&**name).unwrap_or_default(),
                 origin,
                 revision,
                 config: BridgeConfig(spec.clone()),

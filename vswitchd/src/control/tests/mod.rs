@@ -3,6 +3,7 @@
 
 mod desired;
 mod ports;
+mod scale;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
