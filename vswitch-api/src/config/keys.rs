@@ -132,8 +132,9 @@ impl Key {
     }
 }
 
-/// Most bytes a configuration may have; 4096 ports with every key need about a quarter of it.
-pub const MAX_CONFIG_BYTES: usize = 4 << 20;
+/// Most bytes a configuration may have: twice what 65,536 bridges with a tunnel each need. Reading
+/// one takes about forty times its size in memory, and a second for 16 MB.
+pub const MAX_CONFIG_BYTES: usize = 32 << 20;
 
 /// The one version of the format that there is.
 pub const VERSION: u32 = 1;

@@ -11,7 +11,7 @@ use vswitch_api::types::{
     ValidateReply,
 };
 
-use super::reply::{Answer, Failure, Input, Path, changed, list, number};
+use super::reply::{Answer, CONFIG_MOST, Failure, Input, Path, changed, list, number};
 use super::{App, Caller};
 use crate::control::{Action, Mutation};
 
@@ -33,19 +33,22 @@ async fn present(State(app): State<App>) -> Answer<ConfigReply> {
     Ok(Json(app.control.ask(Action::Config).await?))
 }
 
-async fn validate(Input(text): Input<ConfigText>) -> Answer<ValidateReply> {
+async fn validate(Input(text): Input<ConfigText, CONFIG_MOST>) -> Answer<ValidateReply> {
     let problems = config::from_toml(&text.toml).map_or_else(|problems| problems.0, |_| Vec::new());
     Ok(Json(ValidateReply { valid: problems.is_empty(), problems }))
 }
 
-async fn diff(State(app): State<App>, Input(text): Input<ConfigText>) -> Answer<DiffReply> {
+async fn diff(
+    State(app): State<App>,
+    Input(text): Input<ConfigText, CONFIG_MOST>,
+) -> Answer<DiffReply> {
     Ok(Json(app.control.ask(|reply| Action::Diff(text.toml, reply)).await?))
 }
 
 async fn apply(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    Input(ApplyRequest { toml, confirm }): Input<ApplyRequest>,
+    Input(ApplyRequest { toml, confirm }): Input<ApplyRequest, CONFIG_MOST>,
 ) -> Result<Response, Failure> {
     changed(app.mutate(caller, Mutation::Apply { toml, confirm }).await)
 }

@@ -12,11 +12,14 @@ use http_body_util::BodyExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use vswitch_api::config::MAX_CONFIG_BYTES;
 use vswitch_api::types::{List, MutationReply};
 use vswitch_api::{ApiError, Code, ErrorBody};
 
 /// Most bytes of a request's body. An FDB batch of 50,000 entries has about 5 MB.
 pub const BODY_MOST: usize = 8 << 20;
+/// The same where the body is a whole configuration: JSON has two bytes for quotes and line ends.
+pub(super) const CONFIG_MOST: usize = MAX_CONFIG_BYTES + (MAX_CONFIG_BYTES >> 2);
 /// Bytes of a body that is too large which are still read, so that its sender gets to see the
 /// answer instead of a broken connection.
 const DRAIN_MOST: usize = 64 << 20;
@@ -71,13 +74,17 @@ pub(super) fn text(media: &'static str, body: impl Into<Body>) -> Response {
 
 /// A body of JSON, bounded in size and in time.
 #[derive(Debug)]
-pub(super) struct Input<T>(pub T);
+pub(super) struct Input<T, const MOST: usize = BODY_MOST>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
+impl<S, T, const MOST: usize> FromRequest<S> for Input<T, MOST>
+where
+    S: Send + Sync,
+    T: DeserializeOwned,
+{
     type Rejection = Failure;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
-        let read = tokio::time::timeout(BODY_WITHIN, collect(request.into_body()));
+        let read = tokio::time::timeout(BODY_WITHIN, collect(request.into_body(), MOST));
         let bytes = read.await.map_err(|_| {
             let message = format!("the body did not arrive within {} s", BODY_WITHIN.as_secs());
             ApiError::new(Code::RequestTimeout, message)
@@ -97,7 +104,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
 }
 
 /// The whole body. One that is too large is read to its end or to a second limit, and thrown away.
-async fn collect(mut body: Body) -> Result<Vec<u8>, ApiError> {
+async fn collect(mut body: Body, most: usize) -> Result<Vec<u8>, ApiError> {
     let (mut bytes, mut read) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -108,14 +115,14 @@ async fn collect(mut body: Body) -> Result<Vec<u8>, ApiError> {
         if read > DRAIN_MOST {
             break;
         }
-        if read <= BODY_MOST {
+        if read <= most {
             bytes.extend_from_slice(&data);
         } else {
             bytes = Vec::new();
         }
     }
-    if read > BODY_MOST {
-        let message = format!("the body has more than {BODY_MOST} bytes");
+    if read > most {
+        let message = format!("the body has more than {most} bytes");
         return Err(ApiError::new(Code::TooLarge, message));
     }
     Ok(bytes)

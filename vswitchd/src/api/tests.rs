@@ -267,9 +267,21 @@ fn a_change_that_is_done_answers_200_and_one_that_is_refused_says_why() {
 #[test]
 fn a_body_of_ten_megabytes_is_refused_and_others_are_served() {
     let server = Server::start();
-    let body = json!({"toml": "x".repeat(10_000_000)});
-    assert_eq!(server.refused("POST", "/v1/config/validate", &body), (413, "E0103".to_owned()));
+    let body = json!({"entries": ["x".repeat(10_000_000)]});
+    assert_eq!(server.refused("POST", "/v1/fdb", &body), (413, "E0103".to_owned()));
     assert_eq!(server.get("/v1/status")["degraded"], false);
+}
+
+#[test]
+fn a_configuration_may_be_larger_than_other_bodies() {
+    let server = Server::start();
+    let comment = "\"\n".repeat(5_000_000).replace('\n', "\n# ");
+    let body = json!({"toml": format!("version = 1\n# {comment}")});
+    assert!(bytes_of(&body).len() > 20_000_000);
+    let (status, reply) = server.json("POST", "/v1/config/validate", &body);
+    assert_eq!((status, &reply["valid"]), (200, &json!(true)), "{reply}");
+    let body = json!({"toml": "#".repeat(50_000_000)});
+    assert_eq!(server.refused("POST", "/v1/config/validate", &body), (413, "E0103".to_owned()));
 }
 
 #[test]
