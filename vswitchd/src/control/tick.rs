@@ -107,7 +107,7 @@ where
 
     fn housekeep(&mut self) {
         let of = |id: BridgeId| self.ageing.get(id.index()).copied().unwrap_or(0);
-        let Housekept { events, blocked, swept } = self.keeper.run(self.clock.now(), of);
+        let Housekept { events, blocked, swept, .. } = self.keeper.run(self.clock.now(), of);
         for block in blocked {
             self.blocked(block);
         }
