@@ -121,7 +121,7 @@ pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
             }
         }
         Verb::Flush { bridge, port, vlan, also_static } => {
-            let flush = FdbFlush { bridge, port, vlan, also_static };
+            let flush = FdbFlush { bridge, port, remote: None, vlan, also_static };
             send(client, output, "/v1/fdb/flush", &flush, "flushed")
         }
         Verb::Monitor { bridge, port } => {
@@ -181,7 +181,17 @@ fn entry(
         let hint = format!("vswitch-ctl port set {port} --bridge BRIDGE");
         ApiError::new(Code::InvalidRequest, message).with_hint(hint)
     })?;
-    Ok(FdbEntry { bridge, vlan, mac, port, kind: FdbKind::Static, sticky, age: None, owner: None })
+    Ok(FdbEntry {
+        bridge,
+        vlan,
+        mac,
+        port,
+        remote: None,
+        kind: FdbKind::Static,
+        sticky,
+        age: None,
+        owner: None,
+    })
 }
 
 fn only_bridge(client: &Client) -> Result<String, Failure> {

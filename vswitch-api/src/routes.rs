@@ -1,7 +1,7 @@
 //! Every route of the API, once: what the OpenAPI document says and what the daemon's router is
 //! tested against.
 //!
-//! A bridge or port is added with the keys of its table in the file, and changed by a JSON merge
+//! A bridge, port, VTEP or tunnel is added with the keys of its table in the file, and changed by a JSON merge
 //! patch of them. Every list is an object with `items`; every error is an [`ErrorBody`].
 //!
 //! [`ErrorBody`]: crate::ErrorBody
@@ -105,6 +105,10 @@ const BY_VLAN: Query = Query {
 const BY_MAC: Query = Query { name: "mac", value: "string", doc: "Only of this address." };
 const BY_TYPE: Query =
     Query { name: "type", value: "string", doc: "Only learned, static or local entries." };
+const BY_VTEP: Query = Query { name: "vtep", value: "string", doc: "Only of this VTEP." };
+const BY_TUNNEL: Query = Query { name: "tunnel", value: "string", doc: "Only of this tunnel." };
+const BY_REMOTE: Query =
+    Query { name: "remote", value: "string", doc: "Only behind the remote VTEP of this address." };
 const BY_REASON: Query = Query { name: "reason", value: "string", doc: "Only for this reason." };
 const FOLLOW: Query = Query {
     name: "follow",
@@ -165,11 +169,40 @@ routes! {
     DELETE "/v1/vlans/{port}/{vlan}" "delete-vlan", "Takes a port out of a VLAN", NONE,
         None => json::<MutationReply>(), [NoSuchPort, NoSuchVlan];
 
+    GET "/v1/vteps" "vteps", "All VTEPs", NONE, None => list::<VtepStatus>(), [];
+    POST "/v1/vteps" "add-vtep", "Adds a VTEP and opens its sockets", NONE,
+        Some(json::<VtepConfig>()) => json::<MutationReply>(), [InvalidConfig, Exists];
+    GET "/v1/vteps/{name}" "vtep", "One VTEP", NONE, None => json::<VtepStatus>(), [NoSuchVtep];
+    PATCH "/v1/vteps/{name}" "set-vtep", "Changes keys of a VTEP; null resets one", NONE,
+        Some(Shape::Object) => json::<MutationReply>(), [InvalidConfig, NoSuchVtep];
+    DELETE "/v1/vteps/{name}" "delete-vtep", "Deletes a VTEP that no tunnel ends at", NONE,
+        None => json::<MutationReply>(), [NoSuchVtep, InUse];
+
+    GET "/v1/tunnels" "tunnels", "All tunnels", &[BY_BRIDGE, BY_VTEP],
+        None => list::<TunnelStatus>(), [];
+    POST "/v1/tunnels" "add-tunnel", "Adds a tunnel", NONE,
+        Some(json::<TunnelConfig>()) => json::<MutationReply>(), [InvalidConfig, Exists];
+    GET "/v1/tunnels/{name}" "tunnel", "One tunnel", NONE,
+        None => json::<TunnelStatus>(), [NoSuchTunnel];
+    PATCH "/v1/tunnels/{name}" "set-tunnel", "Changes keys of a tunnel; null resets one", NONE,
+        Some(Shape::Object) => json::<MutationReply>(), [InvalidConfig, NoSuchTunnel];
+    DELETE "/v1/tunnels/{name}" "delete-tunnel", "Deletes a tunnel", NONE,
+        None => json::<MutationReply>(), [NoSuchTunnel];
+    GET "/v1/tunnels/{name}/peers" "tunnel-peers", "The remotes of a tunnel", NONE,
+        None => list::<TunnelPeer>(), [NoSuchTunnel];
+    POST "/v1/tunnels/{name}/peers" "add-tunnel-peers", "Adds remotes until vswitchd stops", NONE,
+        Some(json::<PeersRequest>()) => json::<PeersReply>(), [InvalidRequest, NoSuchTunnel];
+    POST "/v1/tunnels/{name}/peers/delete" "delete-tunnel-peers",
+        "Deletes remotes that were added so", NONE,
+        Some(json::<PeersRequest>()) => json::<PeersReply>(), [NoSuchTunnel];
+    GET "/v1/mtu" "mtu", "What fits through tunnels, and which ports ask for more", &[BY_TUNNEL],
+        None => json::<MtuReply>(), [NoSuchTunnel];
+
     GET "/v1/fdb" "fdb", "The forwarding database",
-        &[BY_BRIDGE, BY_PORT, BY_VLAN, BY_MAC, BY_TYPE], None => list::<FdbEntry>(), [];
+        &[BY_BRIDGE, BY_PORT, BY_REMOTE, BY_VLAN, BY_MAC, BY_TYPE], None => list::<FdbEntry>(), [];
     POST "/v1/fdb" "add-fdb", "Adds or replaces entries", NONE,
         Some(json::<FdbBatch>()) => json::<FdbBatchReply>(),
-        [InvalidRequest, NoSuchBridge, NoSuchPort, FdbFull];
+        [InvalidRequest, NoSuchBridge, NoSuchPort, NoSuchTunnel, FdbFull];
     POST "/v1/fdb/delete" "delete-fdb", "Deletes entries", NONE,
         Some(json::<FdbSelector>()) => json::<FdbBatchReply>(), [NoSuchBridge, NoSuchEntry];
     POST "/v1/fdb/flush" "flush-fdb", "Forgets entries in bulk", NONE,

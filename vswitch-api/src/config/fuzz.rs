@@ -27,18 +27,25 @@ pub fn fuzz_config(bytes: &[u8]) {
 /// Never; the fuzzer looks for what makes it.
 pub fn fuzz_request(bytes: &[u8]) {
     use crate::types::{
-        ApplyRequest, FdbBatch, FdbFlush, FdbSelector, RollbackRequest, VlanRequest,
+        ApplyRequest, FdbBatch, FdbFlush, FdbSelector, PeersRequest, RollbackRequest, VlanRequest,
     };
     let _ = serde_json::from_slice::<FdbBatch>(bytes);
     let _ = serde_json::from_slice::<FdbSelector>(bytes);
     let _ = serde_json::from_slice::<FdbFlush>(bytes);
     let _ = serde_json::from_slice::<VlanRequest>(bytes);
+    let _ = serde_json::from_slice::<PeersRequest>(bytes);
     let _ = serde_json::from_slice::<ApplyRequest>(bytes);
     let _ = serde_json::from_slice::<RollbackRequest>(bytes);
     let Ok(value) = serde_json::from_slice(bytes) else { return };
     let _ = super::bridge_from_json(&value);
     if let Ok(port) = super::port_from_json(&value) {
         assert_eq!(super::port_from_json(&super::port_to_json(&port)).as_ref(), Ok(&port));
+    }
+    if let Ok(vtep) = super::vtep_from_json(&value) {
+        assert_eq!(super::vtep_from_json(&super::vtep_to_json(&vtep)).as_ref(), Ok(&vtep));
+    }
+    if let Ok(tunnel) = super::tunnel_from_json(&value) {
+        assert_eq!(super::tunnel_from_json(&super::tunnel_to_json(&tunnel)).as_ref(), Ok(&tunnel));
     }
     let bridge = switch_core::config::BridgeSpec::new("br0");
     let _ = super::patch_bridge(&bridge, &value);

@@ -1,5 +1,7 @@
 //! The forwarding database.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -38,8 +40,12 @@ pub struct FdbEntry {
     pub vlan: u16,
     /// The address.
     pub mac: String,
-    /// Where it is.
+    /// Where it is: a port or, if `remote` says behind which VTEP, a tunnel.
     pub port: String,
+    /// The VTEP that it is behind; absent if it is on a port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub remote: Option<IpAddr>,
     /// How it came to be.
     #[serde(rename = "type", default = "added")]
     pub kind: FdbKind,
@@ -66,9 +72,14 @@ pub struct FdbFilter {
     /// Of this bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
-    /// On this port.
+    /// On this port or tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
+    /// Behind this remote VTEP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    #[schema(value_type = Option<String>)]
+    pub remote: Option<IpAddr>,
     /// In this VLAN; 0 for untagged traffic that is in none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
@@ -141,9 +152,13 @@ pub struct FdbFlush {
     /// Of this bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
-    /// On this port.
+    /// On this port or tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
+    /// Behind this remote VTEP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub remote: Option<IpAddr>,
     /// In this VLAN; 0 for untagged traffic that is in none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
@@ -158,7 +173,7 @@ pub struct FdbFlush {
 pub enum FdbEventKind {
     /// It was learned.
     Learned,
-    /// It moved to another port.
+    /// It moved to another port or remote.
     Moved,
     /// It was added through the API.
     Added,
@@ -202,11 +217,19 @@ pub struct FdbEvent {
     pub vlan: u16,
     /// The address.
     pub mac: String,
-    /// Where it is, or was last.
+    /// Where it is, or was last: a port, or a tunnel.
     pub port: String,
-    /// Where it was before it moved.
+    /// The VTEP that it is behind, or was last; absent if it is on a port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub remote: Option<IpAddr>,
+    /// Where it was before it moved: a port, or a tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+    /// The VTEP that it was behind before it moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub from_remote: Option<IpAddr>,
     /// How many events were lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,

@@ -3,9 +3,11 @@
 
 mod config;
 mod fdb;
+mod keyed;
 mod port;
 mod reply;
 mod status;
+mod tunnel;
 mod vlan;
 
 pub use config::{
@@ -15,13 +17,17 @@ pub use fdb::{
     FdbBatch, FdbBatchReply, FdbEntry, FdbEvent, FdbEventKind, FdbFilter, FdbFlush, FdbKey,
     FdbKind, FdbRefused, FdbSelector,
 };
+pub use keyed::{BridgeConfig, PortConfig, TunnelConfig, VtepConfig};
 pub use port::{
-    BridgeConfig, BridgeStatus, CopyCounters, DropCount, Offloads, PortConfig, PortCounters,
-    PortState, PortStats, PortStatus,
+    BridgeStatus, CopyCounters, DropCount, Offloads, PortCounters, PortState, PortStats, PortStatus,
 };
 pub use reply::{Action, List, MutationReply, ObjectKind, ObjectResult, Origin};
 pub use status::{
     CpuStatus, DropRow, Event, EventLevel, FdbUse, Limits, PortsInState, StatusReply, VersionReply,
     Warning,
+};
+pub use tunnel::{
+    MtuReply, Overhead, PeersReply, PeersRequest, PortMtu, ReceivedOption, TunnelCounters,
+    TunnelMtu, TunnelPeer, TunnelStatus, VtepStatus,
 };
 pub use vlan::{VlanMode, VlanRequest, VlanRow};

@@ -1,58 +1,10 @@
 //! Bridges and ports: what was asked for, and what became of it.
 
-use std::borrow::Cow;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use switch_core::config::{BridgeSpec, PortSpec};
-use utoipa::openapi::{RefOr, schema::Schema};
-use utoipa::{PartialSchema, ToSchema};
-
+use super::keyed::{BridgeConfig, PortConfig};
 use super::reply::Origin;
-use crate::config::{self, Section, schema};
-
-macro_rules! from_key_table {
-    ($(#[$doc:meta])* $name:ident($spec:ty), $section:ident, $read:path, $write:path) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq)]
-        pub struct $name(pub $spec);
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                $write(&self.0).serialize(serializer)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let value = serde_json::Value::deserialize(deserializer)?;
-                $read(&value).map(Self).map_err(D::Error::custom)
-            }
-        }
-
-        impl PartialSchema for $name {
-            fn schema() -> RefOr<Schema> {
-                schema::open_api(Section::$section)
-            }
-        }
-
-        impl ToSchema for $name {
-            fn name() -> Cow<'static, str> {
-                stringify!($name).into()
-            }
-        }
-    };
-}
-
-from_key_table! {
-    /// A bridge as it was asked for, with the keys of `[[bridge]]`, defaults left out.
-    BridgeConfig(BridgeSpec), Bridge, config::bridge_from_json, config::bridge_to_json
-}
-
-from_key_table! {
-    /// A port as it was asked for, with the keys of `[[port]]`, defaults left out.
-    PortConfig(PortSpec), Port, config::port_from_json, config::port_to_json
-}
 
 /// A bridge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

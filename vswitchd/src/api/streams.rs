@@ -117,7 +117,9 @@ fn lost_events(lost: u64) -> FdbEvent {
         vlan: 0,
         mac: String::new(),
         port: String::new(),
+        remote: None,
         from: None,
+        from_remote: None,
         lost: Some(lost),
     }
 }

@@ -60,6 +60,7 @@ impl FdbTable {
                 Dest::Port(id) => port(id),
                 Dest::Remote(index) => format!("remote#{index}"),
             },
+            remote: None,
             kind: kind(entry.flags),
             sticky: entry.flags.contains(Flags::STICKY),
             age: entry.flags.is_learned().then(|| entry.age_secs(self.now).into()),

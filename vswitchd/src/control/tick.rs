@@ -158,7 +158,9 @@ where
             vlan: key.domain().vid(),
             mac: key.mac().to_string(),
             port: name(dest),
+            remote: None,
             from: from.map(name),
+            from_remote: None,
             lost: None,
         });
     }

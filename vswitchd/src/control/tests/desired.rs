@@ -227,6 +227,7 @@ fn entry(mac: &str, port: &str) -> FdbEntry {
         vlan: 0,
         mac: mac.into(),
         port: port.into(),
+        remote: None,
         kind: FdbKind::Static,
         sticky: false,
         age: None,
