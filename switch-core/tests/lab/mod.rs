@@ -3,6 +3,11 @@
 //! When a lab ends without a panic, both ledgers of every port are exact and no buffer is missing.
 //! All buffers are poisoned, so a byte that nobody wrote shows.
 
+#![allow(dead_code, reason = "each of the tests that share it uses its part")]
+
+pub(crate) mod overlay;
+pub(crate) mod underlay;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -97,6 +102,7 @@ pub(crate) struct Lab<D: LabDatapath = Loopback> {
     ports: Vec<LabPort>,
     ageing: BTreeMap<usize, u32>,
     cables: Vec<(Port, Port)>,
+    overlay: overlay::LabOverlay,
 }
 
 impl Lab {
@@ -137,6 +143,7 @@ impl<D: LabDatapath> Lab<D> {
             ports: Vec::new(),
             ageing: BTreeMap::new(),
             cables: Vec::new(),
+            overlay: overlay::LabOverlay::default(),
         }
     }
 
@@ -477,6 +484,7 @@ impl<D: LabDatapath> Lab<D> {
         }
         assert_eq!(forwarded, offered, "what ports forwarded is what ports were offered");
         assert_eq!(came, went, "received + copied + originated = sent + dropped + consumed");
+        self.audit_overlay();
         assert_eq!(self.in_use(), 0, "frames that nobody freed");
     }
 }
