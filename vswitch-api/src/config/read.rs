@@ -286,14 +286,15 @@ impl<'a> Reader<'a> {
             _ => format!("{path}.{key}"),
         };
         for entry in entries {
-            let path = join(&shorten(&entry.key));
+            // Made only where it is needed: JSON has no places to remember.
+            let path = || join(&shorten(&entry.key));
             let Some(key) = section.key(&entry.key) else {
                 // The nearest key is not looked for in vain: a file of garbage has many.
                 if self.problems.len() >= MOST_PROBLEMS {
                     self.left_out += 1;
                     continue;
                 }
-                let problem = Problem::new(path, "unknown key");
+                let problem = Problem::new(path(), "unknown key");
                 let tables = Section::ALL.into_iter().map(Section::name);
                 let tables = tables.filter(|name| section == Section::Top && !name.is_empty());
                 let known = section.keys().map(|key| key.name).chain(tables);
@@ -306,7 +307,7 @@ impl<'a> Reader<'a> {
             };
             let at = entry.node.at.or(entry.key_at);
             if let Some(at) = at {
-                self.places.insert(path.clone(), at);
+                self.places.insert(path(), at);
             }
             // In JSON null says that a key is left out.
             if matches!(entry.node.tree, Tree::Null) {
@@ -317,7 +318,7 @@ impl<'a> Reader<'a> {
                     fields.0.insert(key.name, value);
                 }
                 Err(bad) => {
-                    let problem = Problem { hint: bad.hint, ..Problem::new(path, bad.message) };
+                    let problem = Problem { hint: bad.hint, ..Problem::new(path(), bad.message) };
                     self.report(problem, at);
                 }
             }
