@@ -1,15 +1,15 @@
 //! The control side: opens, closes and watches ports.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use switch_core::config::{Netns, PortKind, PortSpec};
 use switch_core::datapath::{
-    Backend, BackendError, Caps, OpenPort, OutsideLoss, PortEvent, PortEventKind, PortInfo, Wake,
+    Backend, BackendError, OpenPort, OutsideLoss, PortEvent, PortEventKind, PortInfo, UnderlaySpec,
+    Wake,
 };
 use switch_core::frame::{FramePool, HeapFrame, PoolConfig};
 use switch_core::handover::{HandoverRing, RING_FRAMES};
@@ -17,13 +17,15 @@ use switch_core::{PortId, WorkerId};
 
 use crate::datapath::{Kind, OwnQueue, TapDatapath, TapQueue};
 use crate::error::{failed, refused};
-use crate::io::{Io, PortShared};
+use crate::io::Io;
 use crate::link::{LinkNews, LinkState, Links};
-use crate::netdev::{self, Netdev};
-use crate::netns::{self, NetnsId};
+use crate::netdev;
+use crate::netns;
 use crate::note::Note;
+use crate::port::{Away, Device, Port, Waiting};
 use crate::sys::{packet, tun};
 use crate::tap;
+use crate::vtep::{self, Vtep};
 
 /// What the host's stack is kept off an attached netdev with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,9 +41,6 @@ pub enum SilenceBy {
     /// device meanwhile.
     NftablesIngress,
 }
-
-/// How often errors of sending are told of one port at most.
-const ERRORS_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// How a [`TapBackend`] works.
 #[derive(Clone, Debug, Default)]
@@ -73,51 +72,6 @@ pub struct TapBackend {
     unread: Vec<LinkNews>,
     /// What an earlier life left on netdevs that were not attached again so far.
     leftovers: HashMap<String, Note>,
-}
-
-/// An open port.
-struct Port {
-    device: Device,
-    shared: Arc<PortShared>,
-    owner: WorkerId,
-    /// As last told or seen.
-    link: LinkState,
-    /// The device's counters when the port was opened.
-    base: LinkState,
-    driver: &'static str,
-    caps: Caps,
-    lost: Vec<String>,
-    gone: bool,
-    /// It is a TAP that somebody moved where we cannot ask for it.
-    moved: bool,
-    /// Errors of the hot side that were told, and when.
-    errors_told: u64,
-    told_at: Option<Instant>,
-}
-
-enum Device {
-    Tap {
-        /// A second handle to the queue's file.
-        file: std::os::fd::OwnedFd,
-        /// The namespace it is in, and sockets there.
-        away: Option<Away>,
-    },
-    Netdev(Netdev),
-}
-
-/// Another network namespace.
-struct Away {
-    netns: Netns,
-    id: Option<NetnsId>,
-    links: Links,
-}
-
-/// What a port that could not be opened waits for.
-struct Waiting {
-    device: String,
-    netns: Option<Netns>,
-    /// Whether the namespace itself was missing.
-    netns_missing: bool,
 }
 
 impl std::fmt::Debug for TapBackend {
@@ -206,20 +160,7 @@ impl TapBackend {
             .map_err(|e| refused(format!("open TAP device {device}"), &e))?;
         let away = netns.map(|netns| Away { netns: netns.clone(), id, links: tap.links });
         let driver = if tap.vnet_hdr { "tun" } else { "tun (plain)" };
-        let port = Port {
-            device: Device::Tap { file, away },
-            shared: Arc::default(),
-            owner: WorkerId(0),
-            base: tap.link.clone(),
-            link: tap.link,
-            driver,
-            caps: tap.caps,
-            lost: tap.lost,
-            gone: false,
-            moved: false,
-            errors_told: 0,
-            told_at: None,
-        };
+        let port = Port::new(Device::Tap { file, away }, tap.link, driver, tap.caps, tap.lost);
         Ok((Io::Tap { file: tap.file, vnet_hdr: tap.vnet_hdr }, port))
     }
 
@@ -233,86 +174,37 @@ impl TapBackend {
         let note = self.leftovers.get(device).copied().unwrap_or_default();
         let opened = netdev::open(self.links()?, device, take_over, spec, &options, note)?;
         self.leftovers.remove(device);
-        let shared = Arc::<PortShared>::default();
-        shared.native.store(opened.netdev.native(&opened.link), Ordering::Relaxed);
-        let port = Port {
-            device: Device::Netdev(opened.netdev),
-            shared,
-            owner: WorkerId(0),
-            base: opened.link.clone(),
-            link: opened.link,
-            driver: "af_packet",
-            caps: opened.caps,
-            lost: opened.lost,
-            gone: false,
-            moved: false,
-            errors_told: 0,
-            told_at: None,
-        };
+        let native = opened.netdev.native(&opened.link);
+        let device = Device::Netdev(opened.netdev);
+        let port = Port::new(device, opened.link, "af_packet", opened.caps, opened.lost);
+        port.shared.native.store(native, Ordering::Relaxed);
         Ok((opened.io, port))
     }
-}
 
-impl Port {
-    /// The device as it is now; `None` if it is gone or cannot be asked.
-    fn ask(&mut self, own: &mut Option<Links>) -> Option<LinkState> {
-        if self.moved {
-            return None;
-        }
-        let index = self.link.index;
-        let links = match &mut self.device {
-            Device::Tap { away: Some(away), .. } => &mut away.links,
-            _ => own.as_mut()?,
+    /// Gives a port that was opened to the worker with the fewest ports, and the others the way to
+    /// it.
+    fn hand_out(
+        &mut self,
+        port: PortId,
+        io: Io,
+        mut record: Port,
+    ) -> Result<OpenPort<TapQueue>, BackendError> {
+        self.waiting.remove(&port);
+        // The first of several.
+        let least = self.load.iter().enumerate().min_by_key(|(_, load)| **load).map(|(w, _)| w);
+        let Some(owner) = least else {
+            return Err(failed(format!("open {}", record.link.name), "there are no workers"));
         };
-        links.by_index(index).ok().flatten()
-    }
-
-    fn info(&self) -> PortInfo {
-        PortInfo {
-            device: self.link.name.clone(),
-            driver: self.driver.to_owned(),
-            mtu: self.link.mtu,
-            mac: self.link.mac,
-            caps: self.caps,
-            queues: 1,
-            link_up: self.link.up && !self.gone,
-            lost: self.lost.clone(),
-        }
-    }
-
-    /// Takes in what the device is now, and says what changed.
-    fn update(&mut self, now: &LinkState) -> Vec<PortEventKind> {
-        let mut changes = Vec::new();
-        if now.up != self.link.up {
-            changes.push(if now.up { PortEventKind::LinkUp } else { PortEventKind::LinkDown });
-        }
-        if now.mtu != self.link.mtu {
-            changes.push(PortEventKind::Mtu(now.mtu));
-        }
-        self.link = now.clone();
-        if let Device::Netdev(netdev) = &self.device {
-            self.shared.native.store(netdev.native(&self.link), Ordering::Relaxed);
-        }
-        changes
-    }
-
-    /// The device is not where it was.
-    fn left(&mut self) -> Option<PortEventKind> {
-        if let Device::Tap { file, .. } = &self.device
-            && tun::is_attached(file)
-        {
-            // Somebody moved it into another namespace. The file went along and works, but nothing
-            // tells of its link any more: frames for one that is down are refused one by one.
-            self.moved = true;
-            let was_up = std::mem::replace(&mut self.link.up, true);
-            return (!was_up).then_some(PortEventKind::LinkUp);
-        }
-        self.set_gone(format!("device {} was deleted", self.link.name))
-    }
-
-    fn set_gone(&mut self, why: String) -> Option<PortEventKind> {
-        let first = !std::mem::replace(&mut self.gone, true);
-        first.then_some(PortEventKind::Gone(why))
+        let ring = HandoverRing::<HeapFrame>::new(RING_FRAMES, Arc::clone(&self.wakers[owner]));
+        let mut queues: Vec<TapQueue> =
+            self.wakers.iter().map(|_| TapQueue(Kind::Remote(ring.clone()))).collect();
+        let own = OwnQueue { io, ring, shared: Arc::clone(&record.shared) };
+        queues[owner] = TapQueue(Kind::Own(own));
+        self.load[owner] += 1;
+        record.owner = WorkerId(owner as u16);
+        let opened = OpenPort { info: record.info(), queues, owner: record.owner };
+        self.ports.insert(port, record);
+        Ok(opened)
     }
 }
 
@@ -356,29 +248,46 @@ impl Backend for TapBackend {
                     let netns_missing =
                         netns.is_some() && matches!(e, BackendError::NotThere { .. });
                     let device = device.to_owned();
-                    self.waiting.insert(port, Waiting { device, netns, netns_missing });
+                    let waiting = Waiting::Device { name: device, netns, netns_missing };
+                    self.waiting.insert(port, waiting);
                 }
                 return Err(e);
             }
         };
-        self.waiting.remove(&port);
         self.watch(&mut record);
+        self.hand_out(port, io, record)
+    }
 
-        // The worker with the fewest ports; the first of several.
-        let least = self.load.iter().enumerate().min_by_key(|(_, load)| **load).map(|(w, _)| w);
-        let Some(owner) = least else {
-            return Err(failed(format!("open port {}", spec.name), "there are no workers"));
+    fn open_vtep(
+        &mut self,
+        port: PortId,
+        spec: &UnderlaySpec,
+    ) -> Result<OpenPort<TapQueue>, BackendError> {
+        let opened = match vtep::open(self.links()?, spec) {
+            Ok(opened) => opened,
+            Err(e) => {
+                if let BackendError::NotThere { .. } = e {
+                    self.waiting.insert(port, Waiting::Address(spec.local));
+                }
+                return Err(e);
+            }
         };
-        let ring = HandoverRing::<HeapFrame>::new(RING_FRAMES, Arc::clone(&self.wakers[owner]));
-        let mut queues: Vec<TapQueue> =
-            self.wakers.iter().map(|_| TapQueue(Kind::Remote(ring.clone()))).collect();
-        let own = OwnQueue { io, ring, shared: Arc::clone(&record.shared) };
-        queues[owner] = TapQueue(Kind::Own(own));
-        self.load[owner] += 1;
-        record.owner = WorkerId(owner as u16);
-        let opened = OpenPort { info: record.info(), queues, owner: record.owner };
-        self.ports.insert(port, record);
-        Ok(opened)
+        let link = LinkState {
+            name: format!("underlay {}", spec.local),
+            mtu: Vtep::MTU,
+            up: true,
+            ..LinkState::default()
+        };
+        let device = Device::Vtep(opened.vtep);
+        let record = Port::new(device, link, Vtep::DRIVER, Vtep::CAPS, opened.lost);
+        self.hand_out(port, Io::Underlay(Box::new(opened.underlay)), record)
+    }
+
+    fn path_mtu(&mut self, vtep: PortId, remote: IpAddr) -> Option<u32> {
+        match &self.ports.get(&vtep)?.device {
+            Device::Vtep(vtep) => vtep.path_mtu(remote),
+            _ => None,
+        }
     }
 
     fn close_port(
@@ -399,7 +308,7 @@ impl Backend for TapBackend {
                 tun::set_persist(&file.into(), false)
                     .map_err(|e| refused(format!("delete TAP device {}", record.link.name), &e))
             }
-            Device::Tap { .. } => Ok(()),
+            Device::Tap { .. } | Device::Vtep(_) => Ok(()),
             Device::Netdev(netdev) => netdev.close(self.links.as_mut(), record.gone),
         }
     }
@@ -473,6 +382,7 @@ impl Backend for TapBackend {
                 let lost_after_tx = tx.saturating_sub(ours);
                 OutsideLoss { missed_rx: netdev.socket_drops(), lost_after_tx }
             }
+            Device::Vtep(vtep) => OutsideLoss { missed_rx: vtep.drops(), lost_after_tx: 0 },
         }
     }
 
@@ -523,50 +433,19 @@ impl Backend for TapBackend {
                 let why = format!("network namespace {} was deleted", away.netns);
                 told.extend(record.set_gone(why));
             }
+            if let Device::Vtep(vtep) = &record.device
+                && let Some(why) = vtep.left()
+            {
+                told.extend(record.set_gone(why));
+            }
             told.extend(record.tx_error());
             events.extend(told.into_iter().map(|kind| PortEvent { port: *id, kind }));
         }
         for (id, waiting) in &mut self.waiting {
-            if waiting.appeared(&news) {
+            if waiting.appeared(&news, &mut self.links) {
                 events.push(PortEvent { port: *id, kind: PortEventKind::Appeared });
             }
         }
         events
-    }
-}
-
-impl Waiting {
-    fn appeared(&mut self, news: &[LinkNews]) -> bool {
-        match &self.netns {
-            None => news.iter().any(|item| match item {
-                LinkNews::Is(link) => link.name == self.device,
-                LinkNews::Gone { .. } => false,
-                LinkNews::Lost => true,
-            }),
-            // Told once, when the name is there; one that is no namespace yet is tried again.
-            Some(netns) => {
-                let there = netns::identify(netns).is_some();
-                let appeared = there && self.netns_missing;
-                self.netns_missing = !there;
-                appeared
-            }
-        }
-    }
-}
-
-impl Port {
-    /// What the hot side could not send, if that has not been told for a while.
-    fn tx_error(&mut self) -> Option<PortEventKind> {
-        let errors = self.shared.errors.load(Ordering::Relaxed);
-        let told = self.told_at.is_some_and(|at| at.elapsed() < ERRORS_TOLD_EVERY);
-        if errors == self.errors_told || told {
-            return None;
-        }
-        let e = Errno::from_raw(self.shared.last_error.load(Ordering::Relaxed));
-        let (device, more) = (&self.link.name, errors.wrapping_sub(self.errors_told));
-        let what = format!("device {device} refused {more} frames, the last one with {e}");
-        self.errors_told = errors;
-        self.told_at = Some(Instant::now());
-        Some(PortEventKind::TxError(what))
     }
 }

@@ -55,7 +55,7 @@ struct Slot {
     ready: bool,
 }
 
-/// A worker's view of TAP and netdev ports.
+/// A worker's view of TAP, netdev and underlay ports.
 pub struct TapDatapath {
     poll: Poll,
     events: Events,
@@ -142,14 +142,13 @@ impl Datapath for TapDatapath {
         let mut own = false;
         if let Kind::Own(queue) = &queue.0 {
             own = true;
-            let fd = queue.io.raw_fd();
-            let token = Token(port.index());
-            if let Err(e) =
-                self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)
-            {
-                // Out of memory or of epoll watches. The port sends, and receives when marked.
-                tracing::error!(?port, error = %e, "cannot watch the port for frames");
-            }
+            let (registry, token) = (self.poll.registry(), Token(port.index()));
+            queue.io.each_watched(|fd| {
+                if let Err(e) = registry.register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                    // Out of memory or of epoll watches. The port sends, and receives when marked.
+                    tracing::error!(?port, error = %e, "cannot watch the port for frames");
+                }
+            });
         }
         self.slots[port.index()] = Some(Box::new(Slot { queue, ready: false }));
         if own {
@@ -164,8 +163,10 @@ impl Datapath for TapDatapath {
     fn detach(&mut self, port: PortId) -> Option<TapQueue> {
         let slot = self.slots.get_mut(port.index())?.take()?;
         if let Kind::Own(own) = &slot.queue.0 {
-            // Fails only for a file that was not registered.
-            let _ = self.poll.registry().deregister(&mut SourceFd(&own.io.raw_fd()));
+            own.io.each_watched(|fd| {
+                // Fails only for a file that was not registered.
+                let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+            });
             self.own.retain(|p| *p != port);
             self.ready.retain(|p| *p != port);
         }
@@ -209,7 +210,7 @@ impl Datapath for TapDatapath {
         let Some(slot) = self.slots.get_mut(port.index()).and_then(Option::as_deref_mut) else {
             return 0;
         };
-        let Kind::Own(own) = &slot.queue.0 else { return 0 };
+        let Kind::Own(own) = &mut slot.queue.0 else { return 0 };
         let before = batch.len();
         let mut spare: Option<HeapFrame> = None;
         // Each read ends in a frame, a counted drop or the end, so that a flood of bad frames does

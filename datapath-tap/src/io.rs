@@ -14,6 +14,7 @@ use switch_core::wire::EthernetHeader;
 
 use crate::error::errno;
 use crate::sys::packet;
+use crate::underlay::Underlay;
 
 /// Header before each frame of a TAP: virtio's, in the machine's byte order.
 pub(crate) const TAP_LAYOUT: VnetLayout =
@@ -36,7 +37,7 @@ pub(crate) struct PortShared {
 }
 
 impl PortShared {
-    fn note(&self, e: Errno) {
+    pub(crate) fn note(&self, e: Errno) {
         self.last_error.store(e as i32, Ordering::Relaxed);
         // Only the worker that owns the queue counts here.
         self.errors.store(self.errors.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
@@ -90,6 +91,8 @@ pub(crate) enum Io {
         /// this one (`dev_direct_xmit` drops what would have to be segmented).
         finishing: OwnedFd,
     },
+    /// The sockets of a VTEP; what comes and goes are IP packets.
+    Underlay(Box<Underlay>),
 }
 
 /// What a receive brought.
@@ -106,16 +109,17 @@ pub(crate) enum Got {
 }
 
 impl Io {
-    /// What mio watches.
-    pub(crate) fn raw_fd(&self) -> RawFd {
+    /// Calls `f` with each file that mio watches.
+    pub(crate) fn each_watched(&self, mut f: impl FnMut(RawFd)) {
         match self {
-            Self::Tap { file, .. } => file.as_raw_fd(),
-            Self::Packet { socket, .. } => socket.as_raw_fd(),
+            Self::Tap { file, .. } => f(file.as_raw_fd()),
+            Self::Packet { socket, .. } => f(socket.as_raw_fd()),
+            Self::Underlay(underlay) => underlay.receivers().for_each(f),
         }
     }
 
     /// Receives one frame into `frame`, whose content is replaced.
-    pub(crate) fn recv(&self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
+    pub(crate) fn recv(&mut self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
         let mut header = [0u8; VnetLayout::MAX_LEN];
         let layout = self.layout();
         let header_len = layout.map_or(0, VnetLayout::header_len);
@@ -133,6 +137,7 @@ impl Io {
             Self::Packet { socket, .. } => packet::recv(socket.as_fd(), &mut buffers)
                 .map(|r| (r.len, r.vlan))
                 .map_err(|e| errno(&e)),
+            Self::Underlay(underlay) => return underlay.recv(frame, shared),
         };
         let (len, vlan) = match received {
             Ok(received) => received,
@@ -215,6 +220,7 @@ impl Io {
                 let by = if needed_bits(frame) & !native == 0 { socket } else { finishing };
                 writev(by, pieces)
             }
+            Self::Underlay(underlay) => return underlay.send(frame, shared),
         };
         sent.map(|_| ()).map_err(|e| drop_reason(e, shared))
     }
@@ -223,6 +229,7 @@ impl Io {
         match self {
             Self::Tap { vnet_hdr, .. } => vnet_hdr.then_some(TAP_LAYOUT),
             Self::Packet { .. } => Some(PACKET_LAYOUT),
+            Self::Underlay(_) => None,
         }
     }
 }
@@ -288,7 +295,7 @@ mod tests {
     #[test]
     fn every_length_is_a_frame_or_a_named_drop() {
         for vnet_hdr in [false, true] {
-            let (io, far, mut frame, shared) = tap(vnet_hdr);
+            let (mut io, far, mut frame, shared) = tap(vnet_hdr);
             let header = if vnet_hdr { 12 } else { 0 };
             for len in (0..=64).chain([1514, 1518, 9216, 65_535, 65_536, MAX_FRAME, MAX_FRAME + 1])
             {
@@ -319,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_header_that_lies_is_a_named_drop() {
-        let (io, far, mut frame, shared) = tap(true);
+        let (mut io, far, mut frame, shared) = tap(true);
         // Flags, type, hdr_len, gso_size, csum_start, csum_offset, num_buffers.
         let lies: [[u8; 12]; 5] = [
             [1, 0, 0, 0, 0, 0, 0xff, 0xff, 16, 0, 0, 0],

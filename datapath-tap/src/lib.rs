@@ -5,6 +5,8 @@
 //! - A `netdev` port is any Ethernet device that is there already (a TAP whose file QEMU has, a
 //!   veth end, a NIC), attached through a packet socket, with the host's stack kept off it.
 //!
+//! - The underlay port of a VTEP is a set of kernel sockets: UDP, and raw ones for GRE.
+//!
 //! [`TapBackend`] is the control side and [`TapDatapath`] a worker's hot side; both are described by
 //! the traits of [`switch_core::datapath`]. Unsafe code is in `sys` alone.
 #![deny(unsafe_code)]
@@ -17,11 +19,14 @@ mod link;
 mod netdev;
 mod netns;
 mod note;
+mod port;
 mod silence;
 mod sys;
 mod tap;
 #[cfg(feature = "test-utils")]
 pub mod testing;
+mod underlay;
+mod vtep;
 mod waker;
 
 pub use backend::{SilenceBy, TapBackend, TapOptions};

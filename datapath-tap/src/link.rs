@@ -6,10 +6,14 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeader, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
@@ -196,17 +200,34 @@ impl Links {
 
     /// The addresses an operator gave the device, as `192.0.2.1/24`: IPv4 and global IPv6 ones.
     pub(crate) fn addresses(&mut self, index: u32) -> io::Result<Vec<String>> {
-        use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
         let mut found = Vec::new();
+        self.each_address(|header, ip| {
+            // The kernel gives itself a link-local IPv6 address wherever it may.
+            let automatic =
+                header.family == AddressFamily::Inet6 && header.scope == AddressScope::Link;
+            if header.index == index && !automatic {
+                found.push(format!("{ip}/{}", header.prefix_len));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The first device that has the address; `None` if none has.
+    pub(crate) fn index_with(&mut self, address: IpAddr) -> io::Result<Option<u32>> {
+        let mut found = None;
+        self.each_address(|header, ip| {
+            if ip == address {
+                found = found.or(Some(header.index));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Hands every address of this host to `each`.
+    fn each_address(&mut self, mut each: impl FnMut(&AddressHeader, IpAddr)) -> io::Result<()> {
         let get = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         self.request(get, NLM_F_DUMP, |answer| {
             let RouteNetlinkMessage::NewAddress(msg) = answer else { return };
-            // The kernel gives itself a link-local IPv6 address wherever it may.
-            let automatic =
-                msg.header.family == AddressFamily::Inet6 && msg.header.scope == AddressScope::Link;
-            if msg.header.index != index || automatic {
-                return;
-            }
             // On a point-to-point link `Address` is the peer's, and `Local` the own one.
             let mut own = None;
             for attribute in &msg.attributes {
@@ -216,9 +237,10 @@ impl Links {
                     _ => {}
                 }
             }
-            found.extend(own.map(|ip| format!("{ip}/{}", msg.header.prefix_len)));
-        })?;
-        Ok(found)
+            if let Some(ip) = own {
+                each(&msg.header, ip);
+            }
+        })
     }
 
     /// Whether a default route leads through the device.

@@ -14,7 +14,7 @@ use crate::io::{Io, NATIVE_TAGGED, caps_bits};
 use crate::link::{LinkChange, LinkState, Links};
 use crate::note::Note;
 use crate::silence::{MARK, Silence};
-use crate::sys::{ethtool, packet};
+use crate::sys::{ethtool, packet, set_option};
 use crate::tap;
 
 /// Bytes the kernel keeps for us while the worker is busy: some 128 super-frames or 5,000 full
@@ -101,7 +101,7 @@ fn attach(
     let silence = Silence::apply(&link, options.silence, &mut note, &mut lost)?;
     if matches!(silence, Silence::Nft { .. }) {
         // Unlike tcx, netfilter looks at what goes past the queue, too (`packet_xmit`).
-        packet::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, MARK as i32)
+        set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, MARK as i32)
             .map_err(|e| refused(format!("{attempted}: mark frames"), &e))?;
     }
     let change = tap::wanted(&link, spec);
@@ -162,7 +162,7 @@ fn refuse_if_used(
 /// Both sockets with their options, not bound yet and so without frames of other devices.
 fn sockets(lost: &mut Vec<String>) -> io::Result<Sockets> {
     let socket = packet::open()?;
-    let set = |name, value| packet::set_option(socket.as_fd(), libc::SOL_PACKET, name, value);
+    let set = |name, value| set_option(socket.as_fd(), libc::SOL_PACKET, name, value);
     // Offloads of frames as a header before each. Without it, super-frames and unfinished checksums
     // would arrive without a word about them.
     set(libc::PACKET_VNET_HDR, 1)?;
@@ -175,12 +175,12 @@ fn sockets(lost: &mut Vec<String>) -> io::Result<Sockets> {
         lost.push(format!("full queues are seen as lost-after-tx: PACKET_QDISC_BYPASS: {e}"));
     }
     let force = libc::SO_RCVBUFFORCE;
-    packet::set_option(socket.as_fd(), libc::SOL_SOCKET, force, RECEIVE_BUFFER)?;
+    set_option(socket.as_fd(), libc::SOL_SOCKET, force, RECEIVE_BUFFER)?;
 
     let finishing = packet::open()?;
     let fd = finishing.as_fd();
-    packet::set_option(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
-    packet::set_option(fd, libc::SOL_SOCKET, libc::SO_MARK, MARK as i32)?;
+    set_option(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_MARK, MARK as i32)?;
     Ok(Sockets { socket, finishing })
 }
 

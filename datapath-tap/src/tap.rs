@@ -15,9 +15,9 @@ use crate::link::{LinkChange, LinkState, Links};
 use crate::netns;
 use crate::sys::tun;
 
-/// How often a device that is busy is tried again, and after how long.
-const BUSY_TRIES: usize = 5;
-const BUSY_WAIT: Duration = Duration::from_millis(20);
+/// How often a device or port that is busy is tried again, and after how long.
+pub(crate) const BUSY_TRIES: usize = 5;
+pub(crate) const BUSY_WAIT: Duration = Duration::from_millis(20);
 
 /// A TAP that this process has open.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use switch_core::segment::{VnetHeader, VnetLayout, validate};
 use crate::error::{errno, failed, refused};
 use crate::link::Links;
 use crate::netns;
-use crate::sys::packet;
+use crate::sys::{packet, set_option};
 
 /// Receives what comes in on a device and sends on it, in place of the stack it belongs to.
 #[derive(Debug)]
@@ -42,11 +42,11 @@ impl RawSocket {
             let link = link.ok_or_else(|| failed(&attempted, "no such device"))?;
             let socket = packet::open().map_err(|e| refused(&attempted, &e))?;
             for option in [libc::PACKET_AUXDATA, libc::PACKET_IGNORE_OUTGOING] {
-                packet::set_option(socket.as_fd(), libc::SOL_PACKET, option, 1)
+                set_option(socket.as_fd(), libc::SOL_PACKET, option, 1)
                     .map_err(|e| refused(&attempted, &e))?;
             }
             let force = libc::SO_RCVBUFFORCE;
-            packet::set_option(socket.as_fd(), libc::SOL_SOCKET, force, RECEIVE_BUFFER)
+            set_option(socket.as_fd(), libc::SOL_SOCKET, force, RECEIVE_BUFFER)
                 .map_err(|e| refused(&attempted, &e))?;
             packet::bind(socket.as_fd(), link.index, packet::PROTO_ALL)
                 .map_err(|e| refused(&attempted, &e))?;
@@ -62,7 +62,7 @@ impl RawSocket {
     pub fn open_with_offloads(netns: Option<&str>, device: &str) -> Result<Self, BackendError> {
         let socket = Self { offloads: true, ..Self::open(netns, device)? };
         let fd = socket.socket.as_fd();
-        packet::set_option(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
+        set_option(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
             .map_err(|e| refused(format!("open a packet socket on {device}"), &e))?;
         Ok(socket)
     }

@@ -7,6 +7,8 @@ use std::ptr;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use super::set;
+
 /// Receive nothing.
 pub(crate) const PROTO_NONE: u16 = 0;
 /// Receive every frame.
@@ -16,20 +18,6 @@ pub(crate) const PROTO_ALL: u16 = libc::ETH_P_ALL as u16;
 pub(crate) fn open() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     Ok(socket(AddressFamily::Packet, SockType::Raw, flags, None)?)
-}
-
-/// `setsockopt` with an option that is an int.
-pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
-    set(fd, level, name, &value)
-}
-
-fn set<T: Copy>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> io::Result<()> {
-    let len = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the descriptor is open while borrowed; pointer and length describe `value`, which
-    // the kernel only reads.
-    let done =
-        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, ptr::from_ref(value).cast(), len) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Binds the socket to a device and a protocol: what it receives and where it sends.

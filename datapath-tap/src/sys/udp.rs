@@ -1,0 +1,388 @@
+//! UDP and raw IP sockets: datagrams together with what their IP header says.
+
+use std::ffi::c_int;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::{self, size_of};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use nix::sys::socket::{SockaddrIn, SockaddrIn6, SockaddrLike};
+
+use super::set;
+
+/// What a socket carries behind its IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Udp,
+    /// Raw: GRE headers are ours.
+    Gre,
+}
+
+/// A non-blocking socket of the address's family.
+pub(crate) fn open(local: IpAddr, protocol: Protocol) -> io::Result<OwnedFd> {
+    let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let (kind, protocol) = match protocol {
+        Protocol::Udp => (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+        Protocol::Gre => (libc::SOCK_RAW, libc::IPPROTO_GRE),
+    };
+    // SAFETY: takes plain numbers.
+    let fd =
+        unsafe { libc::socket(family, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for us, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Binds a socket to an address and port.
+pub(crate) fn bind(fd: BorrowedFd<'_>, to: SocketAddr) -> io::Result<()> {
+    use nix::sys::socket::bind;
+    let fd = fd.as_raw_fd();
+    match to {
+        SocketAddr::V4(to) => bind(fd, &SockaddrIn::from(to))?,
+        SocketAddr::V6(to) => bind(fd, &SockaddrIn6::from(to))?,
+    }
+    Ok(())
+}
+
+/// Connects a UDP socket, or connects it anew: only a route is looked up.
+pub(crate) fn connect(fd: BorrowedFd<'_>, to: SocketAddr) -> io::Result<()> {
+    use nix::sys::socket::connect;
+    let fd = fd.as_raw_fd();
+    match to {
+        SocketAddr::V4(to) => connect(fd, &SockaddrIn::from(to))?,
+        SocketAddr::V6(to) => connect(fd, &SockaddrIn6::from(to))?,
+    }
+    Ok(())
+}
+
+/// Drops whatever would be put into the socket's receive queue from now on.
+pub(crate) fn receive_nothing(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut none =
+        libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut none };
+    // `none` lives until the kernel has copied it.
+    set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// Becomes a member of a group on the device that has the address `local` (IPv4) or the index
+/// `ifindex` (IPv6).
+pub(crate) fn join(
+    fd: BorrowedFd<'_>,
+    group: IpAddr,
+    local: IpAddr,
+    ifindex: u32,
+) -> io::Result<()> {
+    match (group, local) {
+        (IpAddr::V4(group), IpAddr::V4(local)) => {
+            let request =
+                libc::ip_mreq { imr_multiaddr: in_addr(group), imr_interface: in_addr(local) };
+            set(fd, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &request)
+        }
+        (IpAddr::V6(group), IpAddr::V6(_)) => {
+            let request = libc::ipv6_mreq {
+                ipv6mr_multiaddr: libc::in6_addr { s6_addr: group.octets() },
+                ipv6mr_interface: ifindex,
+            };
+            set(fd, libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP, &request)
+        }
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// Sends IPv4 multicast through the device that has the address.
+pub(crate) fn multicast_from(fd: BorrowedFd<'_>, local: Ipv4Addr) -> io::Result<()> {
+    set(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &in_addr(local))
+}
+
+fn in_addr(address: Ipv4Addr) -> libc::in_addr {
+    libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) }
+}
+
+/// `getsockopt` with an option that is `N` ints; those that the kernel does not know stay 0.
+fn get<const N: usize>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<[c_int; N]> {
+    let mut value = [0; N];
+    let mut len = mem::size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the descriptor is open while borrowed; pointer and length describe `value`, for whose
+    // ints every bit pattern is valid; the kernel writes at most `len` bytes.
+    let done = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &mut len)
+    };
+    if done == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `IP_MTU`, `IPV6_MTU`: the largest IP packet of a connected socket, in bytes, by the route and
+/// what the kernel learned of its path.
+pub(crate) fn path_mtu(fd: BorrowedFd<'_>, remote: IpAddr) -> io::Result<u32> {
+    let (level, name) = match remote {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let [mtu] = get(fd, level, name)?;
+    Ok(mtu.unsigned_abs())
+}
+
+/// `SO_MEMINFO`: datagrams that found the socket's receive buffer full, since it was opened.
+pub(crate) fn drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    /// `SK_MEMINFO_VARS` and `SK_MEMINFO_DROPS` of `include/uapi/linux/sock_diag.h`.
+    const VARS: usize = 9;
+    let values: [c_int; VARS] = get(fd, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
+    let [.., drops] = values;
+    Ok(drops.cast_unsigned())
+}
+
+/// A control message with an int: a `struct cmsghdr`, and what it announces.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct IntMessage {
+    len: usize,
+    level: c_int,
+    kind: c_int,
+    value: c_int,
+}
+
+/// Bytes of a control message's header; level and type are its last two ints.
+const HEADER: usize = size_of::<libc::cmsghdr>();
+
+impl IntMessage {
+    const fn new(level: c_int, kind: c_int, value: u8) -> Self {
+        Self { len: HEADER + size_of::<c_int>(), level, kind, value: value as c_int }
+    }
+}
+
+/// Traffic class and TTL (or hop limit) of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IpFields {
+    pub(crate) traffic_class: u8,
+    pub(crate) ttl: u8,
+}
+
+/// Sends one datagram, without waiting.
+pub(crate) fn send(
+    fd: BorrowedFd<'_>,
+    to: SocketAddr,
+    fields: IpFields,
+    pieces: &[IoSlice<'_>],
+) -> io::Result<()> {
+    let IpFields { traffic_class, ttl } = fields;
+    match to {
+        SocketAddr::V4(to) => {
+            let control = [
+                IntMessage::new(libc::IPPROTO_IP, libc::IP_TOS, traffic_class),
+                IntMessage::new(libc::IPPROTO_IP, libc::IP_TTL, ttl),
+            ];
+            send_with(fd, &SockaddrIn::from(to), &control, pieces)
+        }
+        SocketAddr::V6(to) => {
+            let control = [
+                IntMessage::new(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, traffic_class),
+                IntMessage::new(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, ttl),
+            ];
+            send_with(fd, &SockaddrIn6::from(to), &control, pieces)
+        }
+    }
+}
+
+fn send_with(
+    fd: BorrowedFd<'_>,
+    to: &impl SockaddrLike,
+    control: &[IntMessage; 2],
+    pieces: &[IoSlice<'_>],
+) -> io::Result<()> {
+    // SAFETY: msghdr is a C struct of pointers and integers; all zeroes is a valid one.
+    let mut msg: libc::msghdr = unsafe { mem::zeroed() };
+    msg.msg_name = to.as_ptr().cast_mut().cast();
+    msg.msg_namelen = to.len();
+    // IoSlice is guaranteed to have the layout of iovec.
+    msg.msg_iov = pieces.as_ptr().cast_mut().cast();
+    msg.msg_iovlen = pieces.len() as _;
+    msg.msg_control = control.as_ptr().cast_mut().cast();
+    msg.msg_controllen = size_of_val(control) as _;
+    // SAFETY: the descriptor is open while borrowed; `msg` points to `to`, `pieces` and `control`,
+    // all live until after the call, with their true lengths; the kernel only reads them.
+    let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &msg, libc::MSG_DONTWAIT) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What one receive brought.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received {
+    /// Bytes of the datagram, also those that found no room.
+    pub(crate) len: usize,
+    pub(crate) from: Option<SocketAddr>,
+    /// The destination address of its IP header.
+    pub(crate) to: Option<IpAddr>,
+    pub(crate) fields: IpFields,
+}
+
+/// Bytes aligned as a sockaddr and a cmsghdr have to be.
+#[repr(C, align(8))]
+struct Aligned<const N: usize>([u8; N]);
+
+/// Room for the larger of the two address structs.
+const NAME: usize = size_of::<libc::sockaddr_in6>();
+/// Room for the three messages that are asked for: 88 bytes over IPv6.
+const CONTROL: usize = 128;
+
+/// Receives one datagram into the buffers, without waiting.
+pub(crate) fn recv(fd: BorrowedFd<'_>, buffers: &mut [IoSliceMut<'_>]) -> io::Result<Received> {
+    let mut name = Aligned([0; NAME]);
+    let mut control = Aligned([0; CONTROL]);
+    // SAFETY: msghdr is a C struct of pointers and integers; all zeroes is a valid one.
+    let mut msg: libc::msghdr = unsafe { mem::zeroed() };
+    msg.msg_name = ptr::from_mut(&mut name.0).cast();
+    msg.msg_namelen = NAME as _;
+    // IoSliceMut is guaranteed to have the layout of iovec.
+    msg.msg_iov = buffers.as_mut_ptr().cast();
+    msg.msg_iovlen = buffers.len() as _;
+    msg.msg_control = ptr::from_mut(&mut control.0).cast();
+    msg.msg_controllen = CONTROL as _;
+    // MSG_TRUNC: the length of the whole datagram, even if it did not fit.
+    let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+    // SAFETY: the descriptor is open while borrowed; `msg` points to `buffers`, `name` and
+    // `control`, all exclusively ours until after the call, with their true lengths.
+    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, flags) };
+    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+    let written = control.0.get(..msg.msg_controllen as usize).unwrap_or_default();
+    Ok(read_control(written, len, address(&name.0)))
+}
+
+/// Throws away what the error queue holds, a few messages at most, and with it the error that the
+/// next call on the socket would return in place of its own.
+pub(crate) fn drain_errors(fd: BorrowedFd<'_>) {
+    const MESSAGES: usize = 16;
+    for _ in 0..MESSAGES {
+        // SAFETY: msghdr is a C struct of pointers and integers; all zeroes is a valid one.
+        let mut msg: libc::msghdr = unsafe { mem::zeroed() };
+        let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+        // SAFETY: the descriptor is open while borrowed; `msg` has no buffers to be written to.
+        if unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, flags) } < 0 {
+            return;
+        }
+    }
+}
+
+/// A `sockaddr_in` or `sockaddr_in6`.
+fn address(name: &[u8; NAME]) -> Option<SocketAddr> {
+    let family = u16::from_ne_bytes(*name.first_chunk()?);
+    let port = u16::from_be_bytes(*name.get(2..)?.first_chunk()?);
+    match c_int::from(family) {
+        libc::AF_INET => {
+            let ip: [u8; 4] = *name.get(4..)?.first_chunk()?;
+            Some(SocketAddrV4::new(ip.into(), port).into())
+        }
+        libc::AF_INET6 => {
+            let ip: [u8; 16] = *name.get(8..)?.first_chunk()?;
+            Some(SocketAddrV6::new(ip.into(), port, 0, 0).into())
+        }
+        _ => None,
+    }
+}
+
+fn int(bytes: &[u8]) -> Option<c_int> {
+    bytes.first_chunk().map(|bytes| c_int::from_ne_bytes(*bytes))
+}
+
+/// Puts together what the control messages tell.
+fn read_control(mut rest: &[u8], len: usize, from: Option<SocketAddr>) -> Received {
+    let mut received = Received { len, from, to: None, fields: IpFields::default() };
+    while let Some(len) = rest.first_chunk().map(|len| usize::from_ne_bytes(*len)) {
+        // A length below the header's makes no slice either, so that each turn gets on.
+        let (Some(header), Some(data)) = (rest.get(HEADER - 8..HEADER), rest.get(HEADER..len))
+        else {
+            break;
+        };
+        let level = int(header).unwrap_or_default();
+        let kind = header.get(4..).and_then(int).unwrap_or_default();
+        let fields = &mut received.fields;
+        match (level, kind) {
+            // struct in_pktinfo: ipi_ifindex, ipi_spec_dst, ipi_addr.
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                let ip = data.get(8..).and_then(|data| data.first_chunk::<4>());
+                received.to = ip.map(|ip| Ipv4Addr::from(*ip).into());
+            }
+            // struct in6_pktinfo: ipi6_addr, ipi6_ifindex.
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                received.to = data.first_chunk::<16>().map(|ip| Ipv6Addr::from(*ip).into());
+            }
+            // A single byte, unlike all the others.
+            (libc::IPPROTO_IP, libc::IP_TOS) => {
+                fields.traffic_class = data.first().copied().unwrap_or_default();
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                fields.traffic_class = int(data).unwrap_or_default() as u8;
+            }
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                fields.ttl = int(data).unwrap_or_default() as u8;
+            }
+            _ => {}
+        }
+        rest = rest.get(len.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
+    }
+    received
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(level: c_int, kind: c_int, data: &[u8]) -> Vec<u8> {
+        let mut bytes = (HEADER + data.len()).to_ne_bytes().to_vec();
+        bytes.extend(level.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(size_of::<usize>()), 0);
+        bytes
+    }
+
+    #[test]
+    fn a_control_message_is_as_long_as_the_kernel_thinks() {
+        // SAFETY: computes a number.
+        let space = unsafe { libc::CMSG_SPACE(size_of::<c_int>() as u32) };
+        assert_eq!(size_of::<IntMessage>(), space as usize);
+        // SAFETY: computes a number.
+        let len = unsafe { libc::CMSG_LEN(size_of::<c_int>() as u32) };
+        assert_eq!(IntMessage::new(0, 0, 0).len, len as usize);
+    }
+
+    #[test]
+    fn control_messages_tell_the_header_in_any_order_and_cut_anywhere() {
+        let v4 = [
+            message(libc::IPPROTO_IP, libc::IP_TTL, &63_i32.to_ne_bytes()),
+            message(libc::IPPROTO_IP, libc::IP_TOS, &[0xb9]),
+            message(libc::IPPROTO_IP, libc::IP_PKTINFO, &[9, 0, 0, 0, 1, 1, 1, 1, 192, 0, 2, 1]),
+        ]
+        .concat();
+        let got = read_control(&v4, 7, None);
+        assert_eq!(got.to, Some(Ipv4Addr::new(192, 0, 2, 1).into()));
+        assert_eq!(got.fields, IpFields { traffic_class: 0xb9, ttl: 63 });
+        assert_eq!(got.len, 7);
+        for cut in 0..v4.len() {
+            // What is whole is read, the rest is left; the last four bytes are padding or not.
+            let got = read_control(&v4[..cut], 7, None);
+            assert_eq!(got.to.is_some(), cut >= v4.len() - 4 && v4.len() % 8 == 0 && cut >= 76);
+        }
+        let six: Ipv6Addr = "2001:db8::1".parse().unwrap();
+        let v6 = [
+            message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &[&six.octets()[..], &[0; 4]].concat()),
+            message(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, &255_i32.to_ne_bytes()),
+            message(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &3_i32.to_ne_bytes()),
+        ]
+        .concat();
+        let got = read_control(&v6, 0, None);
+        assert_eq!(got.to, Some(six.into()));
+        assert_eq!(got.fields, IpFields { traffic_class: 3, ttl: 255 });
+    }
+
+    #[test]
+    fn a_length_that_lies_ends_the_reading() {
+        for len in [0_usize, 1, HEADER - 1, HEADER + 5, usize::MAX] {
+            let mut bytes = message(libc::IPPROTO_IP, libc::IP_TTL, &63_i32.to_ne_bytes());
+            bytes.truncate(HEADER + 4);
+            bytes[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
+            assert_eq!(read_control(&bytes, 0, None).fields, IpFields::default(), "{len}");
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The sockets of a VTEP: IP packets to and from the underlay. The hot side.
+//!
+//! The core makes and reads whole outer packets; the kernel wants datagrams. So the outer headers
+//! are cut off on the way out, with what they say told to the kernel beside the datagram, and made
+//! anew on the way in.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use switch_core::DropReason;
+use switch_core::datapath::UdpSend;
+use switch_core::frame::{Csum, Frame, HeapFrame, MAX_FRAME, Offload};
+use switch_core::tunnel::ENTROPY_FIRST;
+use switch_core::wire::{Fragment, IpProtocol, Ipv4, Ipv4Header, Ipv6, Ipv6Header, Udp, UdpHeader};
+use zerocopy::IntoBytes;
+
+use crate::error::errno;
+use crate::io::{Got, PortShared};
+use crate::sys::udp::{self, IpFields, Received};
+
+/// Datagrams taken from one socket before the next one has its turn.
+const TURN: usize = 32;
+
+/// The sockets of a VTEP.
+#[derive(Debug)]
+pub(crate) struct Underlay {
+    receivers: Vec<Receiver>,
+    pools: Vec<Pool>,
+    /// For GRE, by whether the packets have the don't-fragment flag.
+    gre: Vec<(bool, OwnedFd)>,
+    /// The receiver whose turn it is, and how many datagrams it gave in this turn.
+    at: usize,
+    taken: usize,
+}
+
+/// A socket that receives.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    pub(crate) socket: OwnedFd,
+    pub(crate) carries: Carries,
+}
+
+/// What a socket receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// Datagrams to this UDP port.
+    Udp(u16),
+    Gre,
+}
+
+/// Sockets that UDP is sent through, one for each source port.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) way: UdpSend,
+    /// At least one.
+    pub(crate) sockets: Vec<OwnedFd>,
+}
+
+impl Underlay {
+    pub(crate) fn new(
+        receivers: Vec<Receiver>,
+        pools: Vec<Pool>,
+        gre: Vec<(bool, OwnedFd)>,
+    ) -> Self {
+        Self { receivers, pools, gre, at: 0, taken: 0 }
+    }
+
+    /// The sockets that receive.
+    pub(crate) fn receivers(&self) -> impl Iterator<Item = RawFd> {
+        self.receivers.iter().map(|r| r.socket.as_raw_fd())
+    }
+
+    /// Receives one packet into `frame`, whose content is replaced. Only when all sockets in turn
+    /// are empty there is nothing: news of any of them are news of the port.
+    pub(crate) fn recv(&mut self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
+        for _ in 0..self.receivers.len() {
+            if self.taken >= TURN {
+                self.next();
+            }
+            let Some(receiver) = self.receivers.get(self.at) else { break };
+            match receiver.recv(frame, shared) {
+                Got::Nothing => self.next(),
+                got => {
+                    self.taken = self.taken.saturating_add(1);
+                    return got;
+                }
+            }
+        }
+        Got::Nothing
+    }
+
+    fn next(&mut self) {
+        self.taken = 0;
+        self.at = self.at.wrapping_add(1);
+        if self.at >= self.receivers.len() {
+            self.at = 0;
+        }
+    }
+
+    /// Sends one packet; says why it could not.
+    pub(crate) fn send(&self, frame: &HeapFrame, shared: &PortShared) -> Result<(), DropReason> {
+        let unfinished = matches!(frame.offload().csum, Csum::Partial { .. });
+        let invalid = || {
+            shared.note(Errno::EINVAL);
+            DropReason::TxError
+        };
+        let outer = Outer::parse(frame.head(), frame.len()).ok_or_else(invalid)?;
+        let socket = self.sender(&outer, unfinished).ok_or_else(invalid)?;
+        let mut pieces = [IoSlice::new(&[]); 2];
+        let mut n = 0;
+        let mut skip = outer.len;
+        frame.for_each_segment(&mut |bytes| {
+            // A heap frame has a head, which the outer headers lie in, and at most one tail.
+            if let Some(piece) = pieces.get_mut(n) {
+                *piece = IoSlice::new(bytes.get(skip..).unwrap_or_default());
+                n = n.wrapping_add(1);
+            }
+            skip = 0;
+        });
+        let pieces = pieces.get(..n).unwrap_or_default();
+        transmit(socket, &outer, pieces).map_err(|e| match e {
+            Errno::EMSGSIZE => DropReason::TunnelMtu,
+            Errno::EAGAIN | Errno::ENOBUFS => DropReason::TxFull,
+            e => {
+                shared.note(e);
+                DropReason::TxError
+            }
+        })
+    }
+
+    /// The socket for a packet.
+    fn sender(&self, outer: &Outer, unfinished: bool) -> Option<BorrowedFd<'_>> {
+        let v6 = outer.to.is_ipv6();
+        match outer.transport {
+            Transport::Udp { src, checksum } => {
+                let checksum = checksum || unfinished;
+                // IPv6 is never fragmented on the way, whatever the way to send it says.
+                let fits = |way: UdpSend| way.checksum == checksum && (v6 || way.df == outer.df);
+                let pool = self.pools.iter().find(|pool| fits(pool.way))?;
+                let n = usize::from(src.wrapping_sub(ENTROPY_FIRST));
+                pool.sockets.get(n.checked_rem(pool.sockets.len())?)
+            }
+            Transport::Gre => {
+                self.gre.iter().find(|(df, _)| v6 || *df == outer.df).map(|(_, socket)| socket)
+            }
+        }
+        .map(AsFd::as_fd)
+    }
+}
+
+/// Hands a datagram to the kernel.
+fn transmit(socket: BorrowedFd<'_>, outer: &Outer, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
+    let send = || udp::send(socket, outer.to, outer.fields, pieces).map_err(|e| errno(&e));
+    match send() {
+        done @ (Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS)) => done,
+        // It may be what an ICMP message said of an earlier packet, which the kernel tells once, in
+        // place of sending this one. What the second try says is about this one.
+        Err(_) => {
+            udp::drain_errors(socket);
+            send()
+        }
+    }
+}
+
+/// What the outer headers of a packet say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Outer {
+    /// Their length.
+    len: usize,
+    /// The port is 0 for GRE.
+    to: SocketAddr,
+    fields: IpFields,
+    df: bool,
+    transport: Transport,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Udp {
+        src: u16,
+        /// Whether the field is not empty.
+        checksum: bool,
+    },
+    Gre,
+}
+
+impl Outer {
+    /// Reads the outer headers of a packet of `len` bytes. `None` for what the core does not make:
+    /// fragments, options, lengths that differ from the frame's, other protocols.
+    fn parse(head: &[u8], len: usize) -> Option<Self> {
+        let (dst, fields, df, protocol, payload, at): (IpAddr, _, _, _, _, _) =
+            match head.first()? >> 4 {
+                4 => {
+                    let ip = Ipv4::parse_head(head, len).ok()?;
+                    let header = ip.header();
+                    let plain = ip.options().is_empty() && header.fragment() == Fragment::Whole;
+                    if !plain || usize::from(header.total_len()) != len {
+                        return None;
+                    }
+                    let fields =
+                        IpFields { traffic_class: header.traffic_class(), ttl: header.ttl() };
+                    let df = header.dont_fragment();
+                    let dst = header.dst().into();
+                    (dst, fields, df, header.protocol(), ip.payload(), Ipv4Header::LEN)
+                }
+                6 => {
+                    let ip = Ipv6::parse_head(head, len).ok()?;
+                    let header = ip.header();
+                    let claimed = usize::from(header.payload_len()) + Ipv6Header::LEN;
+                    if !ip.extensions().is_empty() || claimed != len {
+                        return None;
+                    }
+                    let fields =
+                        IpFields { traffic_class: header.traffic_class(), ttl: header.hop_limit() };
+                    let dst = header.dst().into();
+                    (dst, fields, true, header.next_header(), ip.payload(), Ipv6Header::LEN)
+                }
+                _ => return None,
+            };
+        let of = |len, port, transport| Self {
+            len,
+            to: SocketAddr::new(dst, port),
+            fields,
+            df,
+            transport,
+        };
+        match protocol {
+            IpProtocol::UDP => {
+                let room = len.checked_sub(at)?;
+                let header = Udp::parse_head(payload, room).ok()?.header();
+                if usize::from(header.datagram_len()) != room {
+                    return None;
+                }
+                let transport =
+                    Transport::Udp { src: header.src(), checksum: header.checksum() != 0 };
+                Some(of(at.checked_add(UdpHeader::LEN)?, header.dst(), transport))
+            }
+            IpProtocol::GRE => Some(of(at, 0, Transport::Gre)),
+            _ => None,
+        }
+    }
+}
+
+impl Receiver {
+    /// Receives one datagram, and makes a packet of it.
+    fn recv(&self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
+        let window = frame.rx_window();
+        let mut buffers = [IoSliceMut::new(window.head), IoSliceMut::new(window.tail)];
+        let received = match udp::recv(self.socket.as_fd(), &mut buffers) {
+            Ok(received) => received,
+            Err(e) => {
+                return match errno(&e) {
+                    Errno::EAGAIN => Got::Nothing,
+                    Errno::EINTR => Got::Again,
+                    e => {
+                        shared.note(e);
+                        Got::Nothing
+                    }
+                };
+            }
+        };
+        let len = received.len;
+        let (Some(from), Some(to)) = (received.from, received.to) else {
+            return Got::Dropped(len, DropReason::OuterAddress);
+        };
+        // A raw IPv4 socket hands out the IP header, and no other one does.
+        if self.carries == Carries::Gre && from.is_ipv4() {
+            return match (len, frame.set_received(len)) {
+                (..Ipv4Header::LEN, _) => Got::Dropped(len, DropReason::Runt),
+                (_, true) => Got::Frame,
+                (_, false) => Got::Dropped(len, DropReason::Giant),
+            };
+        }
+        let (header, header_len) = header(self.carries, &received, from, to);
+        let header = header.get(..header_len).unwrap_or_default();
+        let total = len.saturating_add(header_len);
+        if header.is_empty() {
+            return Got::Dropped(len, DropReason::OuterAddress);
+        }
+        if total > MAX_FRAME || !frame.set_received(len) {
+            return Got::Dropped(total, DropReason::Giant);
+        }
+        let Ok(room) = frame.prepend(header_len) else {
+            return Got::Dropped(total, DropReason::Giant);
+        };
+        room.copy_from_slice(header);
+        if self.carries != Carries::Gre {
+            // The kernel has looked at the checksum and does not tell it. The core takes an empty
+            // field for right where it is marked so.
+            frame.set_offload(Offload { csum: Csum::Verified, gso: None });
+        }
+        Got::Frame
+    }
+}
+
+/// IPv6 and UDP.
+const HEADER_MAX: usize = Ipv6Header::LEN + UdpHeader::LEN;
+
+/// The outer headers of a datagram as the kernel tells of them, and their length; 0 if the
+/// addresses are not of one family.
+fn header(
+    carries: Carries,
+    received: &Received,
+    from: SocketAddr,
+    to: IpAddr,
+) -> ([u8; HEADER_MAX], usize) {
+    let IpFields { traffic_class, ttl } = received.fields;
+    let mut bytes = [0; HEADER_MAX];
+    let mut len = 0;
+    let mut put = |part: &[u8]| {
+        if let Some(room) = bytes.get_mut(len..).and_then(|room| room.get_mut(..part.len())) {
+            room.copy_from_slice(part);
+            len = len.wrapping_add(part.len());
+        }
+    };
+    // The kernel hands out nothing longer than what its own header said in 16 bits.
+    let payload = u16::try_from(received.len).unwrap_or(u16::MAX);
+    let (protocol, udp, payload) = match carries {
+        Carries::Udp(port) => {
+            let udp = UdpHeader::new(from.port(), port, payload);
+            (IpProtocol::UDP, Some(udp), udp.datagram_len())
+        }
+        Carries::Gre => (IpProtocol::GRE, None, payload),
+    };
+    match (from.ip(), to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut ip = Ipv4Header::new(from, to, protocol, payload);
+            ip.set_traffic_class(traffic_class);
+            ip.set_ttl(ttl);
+            put(ip.as_bytes());
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let mut ip = Ipv6Header::new(from, to, protocol, payload);
+            ip.set_traffic_class(traffic_class);
+            ip.set_hop_limit(ttl);
+            put(ip.as_bytes());
+        }
+        _ => return (bytes, 0),
+    }
+    if let Some(udp) = udp {
+        put(udp.as_bytes());
+    }
+    (bytes, len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn received(len: usize, from: &str, to: &str) -> (Received, SocketAddr, IpAddr) {
+        let fields = IpFields { traffic_class: 0xb9, ttl: 7 };
+        let (from, to): (SocketAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        (Received { len, from: Some(from), to: Some(to), fields }, from, to)
+    }
+
+    #[test]
+    fn made_headers_are_read_back() {
+        let cases = [
+            ("192.0.2.2:50000", "192.0.2.1", Carries::Udp(4789), 28),
+            ("[2001:db8::2]:50000", "2001:db8::1", Carries::Udp(4789), 48),
+            ("[2001:db8::2]:0", "2001:db8::1", Carries::Gre, 40),
+        ];
+        for (from, to, carries, want) in cases {
+            for payload in [0, 1, 1400, 65_000] {
+                let (got, from, to) = received(payload, from, to);
+                let (bytes, len) = header(carries, &got, from, to);
+                assert_eq!(len, want);
+                let outer = Outer::parse(&bytes[..len], len + payload).unwrap();
+                assert_eq!((outer.len, outer.fields, outer.to.ip()), (want, got.fields, to));
+                if let Carries::Udp(port) = carries {
+                    assert_eq!(outer.to.port(), port);
+                    assert_eq!(outer.transport, Transport::Udp { src: 50_000, checksum: false });
+                } else {
+                    assert_eq!(outer.transport, Transport::Gre);
+                }
+                if to.is_ipv4() {
+                    assert!(Ipv4::parse_head(&bytes[..len], len + payload).unwrap().checksum_ok());
+                }
+                // Neither shorter nor longer than it says.
+                assert_eq!(Outer::parse(&bytes[..len], (len + payload).saturating_sub(1)), None);
+                assert_eq!(Outer::parse(&bytes[..len], len + payload + 1), None);
+            }
+        }
+        let (got, from, to) = received(9, "192.0.2.2:1", "2001:db8::1");
+        assert_eq!(header(Carries::Udp(1), &got, from, to).1, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_no_packet_and_no_panic(
+            mut head in prop::collection::vec(any::<u8>(), 0..80),
+            v6: bool,
+            more in 0usize..70_000,
+            fix: bool,
+        ) {
+            let len = head.len() + more;
+            if fix && head.len() >= 48 {
+                head[0] = if v6 { 0x60 } else { 0x45 };
+                let at = if v6 { 4 } else { 2 };
+                let claimed = (len - if v6 { 40 } else { 0 }) as u16;
+                head[at..at + 2].copy_from_slice(&claimed.to_be_bytes());
+                head[if v6 { 6 } else { 9 }] = 17;
+            }
+            if let Some(outer) = Outer::parse(&head, len) {
+                prop_assert!(outer.len <= head.len());
+                prop_assert!(outer.len >= 20);
+            }
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The underlay port of a VTEP: its sockets are opened, and paths asked for. Control side.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use switch_core::datapath::{BackendError, Caps, UdpListen, UdpSend, UnderlaySpec};
+use switch_core::tunnel::ENTROPY_FIRST;
+
+use crate::error::{errno, failed_hint, refused};
+use crate::link::Links;
+use crate::sys::udp::{self, Protocol};
+use crate::sys::{packet, set_option};
+use crate::tap::{BUSY_TRIES, BUSY_WAIT};
+use crate::underlay::{Carries, Pool, Receiver, Underlay};
+
+/// Bytes the kernel keeps for us while the worker is busy, a socket.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+/// Bytes under way to the device, a sending socket: one flow may be all there is.
+const SEND_BUFFER: i32 = 1 << 20;
+/// Any port: only the route is asked for.
+const DISCARD: u16 = 9;
+
+/// What is held while a VTEP is open.
+#[derive(Debug)]
+pub(crate) struct Vtep {
+    /// The local address, with its device where it is link-local.
+    at: SocketAddr,
+    /// Asks for paths.
+    probe: OwnedFd,
+    /// Second handles to the receiving sockets.
+    receivers: Vec<OwnedFd>,
+}
+
+/// An open VTEP.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) vtep: Vtep,
+    pub(crate) underlay: Underlay,
+    /// What the kernel refused.
+    pub(crate) lost: Vec<String>,
+}
+
+impl Vtep {
+    /// What drives it: every packet goes through kernel sockets.
+    pub(crate) const DRIVER: &str = "sockets";
+    /// The kernel sums up UDP. Nothing else is ever left undone in an outer packet.
+    pub(crate) const CAPS: Caps = Caps { csum: true, tso4: false, tso6: false, uso: false };
+    /// A socket takes whatever an IP packet can hold. What a path takes is asked a remote.
+    pub(crate) const MTU: u32 = u16::MAX as u32;
+
+    /// The largest packet that reaches `remote`; `None` if there is no route.
+    pub(crate) fn path_mtu(&self, remote: IpAddr) -> Option<u32> {
+        if remote.is_ipv4() != self.at.is_ipv4() {
+            return None;
+        }
+        udp::connect(self.probe.as_fd(), SocketAddr::new(remote, DISCARD)).ok()?;
+        udp::path_mtu(self.probe.as_fd(), remote).ok()
+    }
+
+    /// Datagrams that found a receive buffer full.
+    pub(crate) fn drops(&self) -> u64 {
+        self.receivers.iter().map(|s| u64::from(udp::drops(s.as_fd()).unwrap_or_default())).sum()
+    }
+
+    /// Why it cannot go on: its address is not on this host any more.
+    pub(crate) fn left(&self) -> Option<String> {
+        let gone = !is_here(self.at);
+        gone.then(|| format!("the host has the address {} no more", self.at.ip()))
+    }
+}
+
+/// Whether a VTEP could be opened at the address now.
+pub(crate) fn appeared(links: &mut Links, local: IpAddr) -> bool {
+    resolve(links, local).ok().flatten().is_some_and(|(at, _)| is_here(at))
+}
+
+/// Whether the address is on this host, and can be used.
+fn is_here(at: SocketAddr) -> bool {
+    let bound = udp::open(at.ip(), Protocol::Udp).and_then(|s| udp::bind(s.as_fd(), at));
+    // Any other error says nothing of the address.
+    !bound.is_err_and(|e| is_missing(&e))
+}
+
+/// Where to bind for `local`, and the device that has it: over IPv4 nobody has to know which. `None`
+/// if no device has the address.
+fn resolve(links: &mut Links, local: IpAddr) -> io::Result<Option<(SocketAddr, u32)>> {
+    let IpAddr::V6(ip) = local else { return Ok(Some((SocketAddr::new(local, 0), 0))) };
+    let Some(ifindex) = links.index_with(local)? else { return Ok(None) };
+    let scope = if ip.is_unicast_link_local() { ifindex } else { 0 };
+    Ok(Some((SocketAddrV6::new(ip, 0, 0, scope).into(), ifindex)))
+}
+
+/// Opens the sockets of a VTEP in the namespace of the calling thread.
+pub(crate) fn open(links: &mut Links, spec: &UnderlaySpec) -> Result<Opened, BackendError> {
+    let attempted = format!("open VTEP {} at {}", spec.name, spec.local);
+    let missing = || BackendError::NotThere { what: format!("address {}", spec.local) };
+    let found = resolve(links, spec.local).map_err(|e| refused(&attempted, &e))?;
+    let (at, ifindex) = found.ok_or_else(missing)?;
+    let opening = Opening { attempted, at, ifindex };
+    opening.all(spec).map_err(|e| match e {
+        Refusal::Missing => missing(),
+        Refusal::Error(e) => e,
+    })
+}
+
+/// Why a socket is not as it should be.
+enum Refusal {
+    /// The address is not on this host, or not usable yet (IPv6 looks for duplicates first).
+    Missing,
+    Error(BackendError),
+}
+
+fn is_missing(e: &io::Error) -> bool {
+    // ENODEV: the device of a link-local address is gone.
+    matches!(errno(e), Errno::EADDRNOTAVAIL | Errno::ENODEV)
+}
+
+/// What all sockets of a VTEP have in common.
+struct Opening {
+    attempted: String,
+    at: SocketAddr,
+    /// The device that has the address; 0 over IPv4, which asks for the address instead.
+    ifindex: u32,
+}
+
+impl Opening {
+    fn all(&self, spec: &UnderlaySpec) -> Result<Opened, Refusal> {
+        let mut lost = Vec::new();
+        let mut receivers = Vec::new();
+        for listen in &spec.udp {
+            receivers.push(self.listener(listen, None)?);
+            for group in &listen.groups {
+                receivers.push(self.listener(listen, Some(*group))?);
+            }
+        }
+        let mut gre = Vec::new();
+        if spec.gre {
+            receivers.push(self.gre_receiver()?);
+            for df in [true, false] {
+                gre.push((df, self.gre_sender(df)?));
+            }
+        }
+        let mut pools = Vec::new();
+        let mut ports = ENTROPY_FIRST..=u16::MAX;
+        for way in &spec.send {
+            pools.push(self.pool(*way, spec.entropy_ports, &mut ports, &mut lost)?);
+        }
+        let probe = self.socket(Protocol::Udp)?;
+        self.done("make a socket", udp::receive_nothing(probe.as_fd()))?;
+        self.done("bind a socket", udp::bind(probe.as_fd(), self.at))?;
+        let second = |r: &Receiver| packet::duplicate(&r.socket);
+        let handles: io::Result<Vec<OwnedFd>> = receivers.iter().map(second).collect();
+        let vtep =
+            Vtep { at: self.at, probe, receivers: self.done("duplicate a socket", handles)? };
+        let underlay = Underlay::new(receivers, pools, gre);
+        Ok(Opened { vtep, underlay, lost })
+    }
+
+    /// Names what failed.
+    fn done<T>(&self, what: &str, done: io::Result<T>) -> Result<T, Refusal> {
+        done.map_err(|e| {
+            let attempted = format!("{}: {what}", self.attempted);
+            match errno(&e) {
+                _ if is_missing(&e) => Refusal::Missing,
+                Errno::EMFILE | Errno::ENFILE => Refusal::Error(failed_hint(
+                    attempted,
+                    e,
+                    "each sending port is a socket: raise LimitNOFILE (ulimit -n), or lower \
+                     entropy-ports",
+                )),
+                _ => Refusal::Error(refused(attempted, &e)),
+            }
+        })
+    }
+
+    /// A socket of the address's family alone.
+    fn socket(&self, protocol: Protocol) -> Result<OwnedFd, Refusal> {
+        let socket = udp::open(self.at.ip(), protocol).and_then(|socket| {
+            // A raw socket is of one family anyway, and refuses the option.
+            if self.at.is_ipv6() && protocol == Protocol::Udp {
+                set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+            }
+            Ok(socket)
+        });
+        self.done("make a socket", socket)
+    }
+
+    /// A socket that receives with what the IP header says.
+    fn receiver(&self, protocol: Protocol) -> Result<OwnedFd, Refusal> {
+        let socket = self.socket(protocol)?;
+        let fd = socket.as_fd();
+        // It sends nothing: whatever an ICMP message quotes that seems to be from its port was
+        // never sent, and changes no path (`IP_PMTUDISC_INTERFACE`: PMTU messages are ignored).
+        let options = match self.at {
+            SocketAddr::V4(_) => [
+                (libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+                (libc::IPPROTO_IP, libc::IP_RECVTOS, 1),
+                (libc::IPPROTO_IP, libc::IP_RECVTTL, 1),
+                (libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0),
+                (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE),
+            ],
+            SocketAddr::V6(_) => [
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1),
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1),
+                (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL, 0),
+                (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_INTERFACE),
+            ],
+        };
+        self.done("set up a receiving socket", set_all(fd, &options))?;
+        let buffer = set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER);
+        self.done("set a receive buffer", buffer)?;
+        Ok(socket)
+    }
+
+    /// A socket for a UDP port: at the local address, or at a group's. One that is bound to a
+    /// unicast address never sees a group's packets, and one bound to the wildcard address would
+    /// take those of all other addresses of the host.
+    fn listener(&self, listen: &UdpListen, group: Option<IpAddr>) -> Result<Receiver, Refusal> {
+        let port = listen.port;
+        let socket = self.receiver(Protocol::Udp)?;
+        let fd = socket.as_fd();
+        if self.at.is_ipv6() && listen.accept_no_checksum {
+            let set = set_option(fd, libc::IPPROTO_UDP, libc::UDP_NO_CHECK6_RX, 1);
+            self.done("accept datagrams without a checksum", set)?;
+        }
+        let mut at = self.at;
+        if let Some(group) = group {
+            at = match group {
+                // Groups of the link's scope are a device's, as link-local addresses are.
+                IpAddr::V6(ip) if ip.octets()[1] & 0xf == 2 => {
+                    SocketAddrV6::new(ip, 0, 0, self.ifindex).into()
+                }
+                ip => SocketAddr::new(ip, 0),
+            };
+            // Others may be members, too: each gets its copy. At the own address this would let
+            // two switches share a port, with one of them getting nothing.
+            let set = set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+            self.done("share a group's port", set)?;
+        }
+        at.set_port(port);
+        match bind_when_free(fd, at) {
+            Err(e) if errno(&e) == Errno::EADDRINUSE => {
+                return Err(Refusal::Error(failed_hint(
+                    &self.attempted,
+                    format!("UDP port {port} is in use"),
+                    format!(
+                        "see by whom: ss -Hulpn 'sport = :{port}' ; a port without a process is a \
+                         kernel tunnel's: ip -d link show type vxlan (or geneve)"
+                    ),
+                )));
+            }
+            bound => self.done(&format!("bind UDP port {port}"), bound)?,
+        }
+        if let Some(group) = group {
+            let joined = udp::join(fd, group, self.at.ip(), self.ifindex);
+            self.done(&format!("join group {group}"), joined)?;
+        }
+        Ok(Receiver { socket, carries: Carries::Udp(port) })
+    }
+
+    fn gre_receiver(&self) -> Result<Receiver, Refusal> {
+        let socket = self.receiver(Protocol::Gre)?;
+        self.done("bind a GRE socket", udp::bind(socket.as_fd(), self.at))?;
+        Ok(Receiver { socket, carries: Carries::Gre })
+    }
+
+    fn gre_sender(&self, df: bool) -> Result<OwnedFd, Refusal> {
+        let socket = self.sender(Protocol::Gre, UdpSend { checksum: true, df })?;
+        self.done("bind a GRE socket", udp::bind(socket.as_fd(), self.at))?;
+        Ok(socket)
+    }
+
+    /// A socket that only sends. What arrives at its port is nobody's: it is dropped before it is
+    /// queued. (A raw socket gets a copy of every GRE packet; reading cannot be shut down on a
+    /// socket that is not connected.)
+    fn sender(&self, protocol: Protocol, way: UdpSend) -> Result<OwnedFd, Refusal> {
+        let socket = self.socket(protocol)?;
+        let fd = socket.as_fd();
+        let set_up = || {
+            udp::receive_nothing(fd)?;
+            // RECVERR: a full queue of the device is told (ENOBUFS), not only an oversized packet.
+            // The replicas of group members on this host are not wanted: they are us.
+            match self.at.ip() {
+                IpAddr::V4(local) => {
+                    let df = if way.df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+                    let options = [
+                        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, df),
+                        (libc::IPPROTO_IP, libc::IP_RECVERR, 1),
+                        (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 0),
+                    ];
+                    set_all(fd, &options)?;
+                    udp::multicast_from(fd, local)?;
+                    if protocol == Protocol::Udp && !way.checksum {
+                        set_option(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
+                    }
+                }
+                IpAddr::V6(_) => {
+                    let ifindex = i32::try_from(self.ifindex).unwrap_or_default();
+                    let options = [
+                        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+                        (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1),
+                        (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, 0),
+                        (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, ifindex),
+                    ];
+                    set_all(fd, &options)?;
+                    if protocol == Protocol::Udp && !way.checksum {
+                        set_option(fd, libc::IPPROTO_UDP, libc::UDP_NO_CHECK6_TX, 1)?;
+                    }
+                }
+            }
+            set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)
+        };
+        self.done("set up a sending socket", set_up())?;
+        Ok(socket)
+    }
+
+    /// As many sending sockets as wanted, on ports that nobody uses: the first ones of the range,
+    /// so that a restart finds the same.
+    fn pool(
+        &self,
+        way: UdpSend,
+        wanted: u16,
+        ports: &mut RangeInclusive<u16>,
+        lost: &mut Vec<String>,
+    ) -> Result<Pool, Refusal> {
+        let mut sockets = Vec::new();
+        for _ in 0..wanted.max(1) {
+            let socket = self.sender(Protocol::Udp, way)?;
+            if !self.bind_free(socket.as_fd(), ports)? {
+                break;
+            }
+            sockets.push(socket);
+        }
+        if sockets.is_empty() {
+            return Err(Refusal::Error(failed_hint(
+                &self.attempted,
+                "no UDP port from 49152 on is free to send from",
+                "see who has them: ss -Huapn 'sport >= :49152'",
+            )));
+        }
+        if sockets.len() < usize::from(wanted) {
+            lost.push(format!(
+                "{} of {wanted} entropy-ports: no more UDP ports from 49152 on are free",
+                usize::from(wanted) - sockets.len()
+            ));
+        }
+        Ok(Pool { way, sockets })
+    }
+
+    /// Binds to the next free port; false if there is none.
+    fn bind_free(
+        &self,
+        fd: BorrowedFd<'_>,
+        ports: &mut RangeInclusive<u16>,
+    ) -> Result<bool, Refusal> {
+        for port in ports {
+            let mut at = self.at;
+            at.set_port(port);
+            match udp::bind(fd, at) {
+                Ok(()) => return Ok(true),
+                Err(e) if errno(&e) == Errno::EADDRINUSE => {}
+                Err(e) => self.done("bind a sending socket", Err(e))?,
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Binds, with a little patience for a port that is just being closed: by a switch that was killed a
+/// moment ago, or in a child process between its fork and its exec.
+fn bind_when_free(fd: BorrowedFd<'_>, at: SocketAddr) -> io::Result<()> {
+    for _ in 0..BUSY_TRIES {
+        match udp::bind(fd, at) {
+            Err(e) if errno(&e) == Errno::EADDRINUSE => std::thread::sleep(BUSY_WAIT),
+            bound => return bound,
+        }
+    }
+    udp::bind(fd, at)
+}
+
+fn set_all(fd: BorrowedFd<'_>, options: &[(i32, i32, i32)]) -> io::Result<()> {
+    options.iter().try_for_each(|(level, name, value)| set_option(fd, *level, *name, *value))
+}
+
+/// Sets a buffer's size beyond the host's limit, or up to it where that is not permitted.
+fn set_buffer(fd: BorrowedFd<'_>, force: i32, plain: i32, bytes: i32) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, force, bytes)
+        .or_else(|_| set_option(fd, libc::SOL_SOCKET, plain, bytes))
+}
