@@ -329,9 +329,9 @@ pub const KEYS: &[Key] = keys! {
         "Whether GRE packets carry a checksum.";
     Tunnel "sequence": KeyType::Bool, Is("false"), GRE, "false",
         "Whether GRE packets are numbered, and those that arrive late are dropped.";
-    Tunnel "strict-reserved": KeyType::Bool, Is("false"), &[], "false",
+    Tunnel "strict-reserved": KeyType::Bool, Is("false"), VXLAN, "false",
         "Whether packets with reserved bits set are dropped, as Linux does, and not accepted, as \
-         the RFCs say.";
+         the RFC says.";
     Tunnel "mss-clamp": KeyType::Bool, Is("false"), &[], "false",
         "Whether the MSS of TCP connections through the tunnel is lowered to what fits.";
 };

@@ -216,7 +216,10 @@ impl<'a> Reader<'a> {
         }
         self.fields(&top, Section::Top, "", None);
         for problem in check::all(&desired, &declared) {
-            let at = self.places.get(&problem.key).copied();
+            // A key that was left out is missing where its object stands.
+            let object = problem.key.rsplit_once('.').map(|(object, _)| object);
+            let place = |path: &str| self.places.get(path).copied();
+            let at = place(&problem.key).or_else(|| place(object?));
             self.report(problem, at);
         }
         self.finish(Some(desired))

@@ -187,16 +187,6 @@ fn remotes(key: &str, list: &[IpAddr], vtep: &VtepSpec, out: &mut Vec<Problem>) 
     }
 }
 
-/// How packets of this type are told from others, as the core does.
-fn proto(kind: &TunnelKind) -> Proto {
-    match kind {
-        TunnelKind::Vxlan { udp_port, .. } | TunnelKind::Geneve { udp_port, .. } => {
-            Proto::Udp(*udp_port)
-        }
-        TunnelKind::Gre { .. } | TunnelKind::Nvgre { .. } => Proto::Gre,
-    }
-}
-
 /// What tunnels of one bridge and protocol cover.
 #[derive(Debug, Default)]
 struct Covered<'d> {
@@ -234,7 +224,7 @@ impl<'d> Known<'d> {
         self.network(name, spec, vtep, out);
         self.gre_key(name, spec, vtep, out);
         self.cover(name, spec, vtep, out);
-        let proto = proto(&spec.kind);
+        let proto = Proto::of(&spec.kind);
         let vtep_name = vtep.name.as_str();
         let list = match &spec.remotes {
             Some(list) => list,
@@ -320,7 +310,7 @@ impl<'d> Known<'d> {
         vtep: &'d VtepSpec,
         out: &mut Vec<Problem>,
     ) {
-        let key = (spec.bridge.as_str(), vtep.name.as_str(), proto(&spec.kind));
+        let key = (spec.bridge.as_str(), vtep.name.as_str(), Proto::of(&spec.kind));
         let covered = self.covered.entry(key).or_default();
         let whole = spec.vlan.is_none() && spec.tags == InnerTags::Keep;
         let other = covered.whole.or_else(|| match whole {

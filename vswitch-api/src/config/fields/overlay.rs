@@ -109,7 +109,9 @@ pub(crate) fn of_tunnel(spec: &TunnelSpec) -> Pairs {
         out.push(("checksum", Value::Bool(*checksum)));
         out.push(("sequence", Value::Bool(*sequence)));
     }
-    out.push(("strict-reserved", Value::Bool(spec.strict_reserved)));
+    if let TunnelKind::Vxlan { .. } = spec.kind {
+        out.push(("strict-reserved", Value::Bool(spec.strict_reserved)));
+    }
     out.push(("mss-clamp", Value::Bool(spec.mss_clamp)));
     out
 }

@@ -79,7 +79,7 @@ fn option(text: &str) -> Result<OwnedOption, BadValue> {
     let typ = number(typ).and_then(|typ| u8::try_from(typ).ok());
     let typ = typ.ok_or_else(|| wrong("the type is not 0x00 to 0xff"))?;
     let digits = hexadecimal(data);
-    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) || digits.len() % 2 != 0 {
+    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
         return Err(wrong("the data is not bytes of two hexadecimal digits"));
     }
     let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
@@ -88,7 +88,7 @@ fn option(text: &str) -> Result<OwnedOption, BadValue> {
         let message = format!("{} bytes of data do not fit, {MAX_OPTION_DATA} do", data.len());
         return Err(wrong(&message));
     }
-    if data.len() % 4 != 0 {
+    if !data.len().is_multiple_of(4) {
         return Err(wrong(&format!("{} bytes of data are no multiple of 4", data.len())));
     }
     Ok(OwnedOption { class, typ, data })
