@@ -66,7 +66,7 @@ fn pop_tag<F: Frame>(frame: &mut F) {
 }
 
 /// Bytes in front of layer 3: the Ethernet header and up to two tags.
-fn l2_header(head: &[u8]) -> usize {
+pub(crate) fn l2_header(head: &[u8]) -> usize {
     let mut len = ETH_HEADER;
     for _ in 0..TAGS_MAX {
         match head.get(len - 2..len) {

@@ -11,6 +11,7 @@
 //! - `counters.rs`: what is counted of them
 //! - `outer.rs`, `inner.rs`: templates of outer headers, and what they take over from inner frames
 //! - `encap.rs`, `decap.rs`: the two directions
+//! - `too_big.rs`, `mss.rs`: what senders are told of the MTU
 
 #![cfg_attr(
     not(test),
@@ -22,8 +23,10 @@ mod counters;
 mod decap;
 mod encap;
 mod inner;
+pub mod mss;
 mod outer;
 mod table;
+pub mod too_big;
 
 pub use build::TunnelParts;
 pub use counters::{OverlayCounters, OverlayTotals};

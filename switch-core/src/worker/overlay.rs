@@ -57,6 +57,7 @@ impl<D: Datapath> Worker<D> {
                 let options = frame.head().get(from..to).unwrap_or_default();
                 let kept = Options::keep(options, &mut self.options);
                 opened.take_out(frame)?;
+                clamp_inner(&opened, frame);
                 arrive(&opened, frame, kept, fdb, worker)
             });
             match arrived {
@@ -108,6 +109,16 @@ fn arrive<'a, F: Frame>(
         peer: opened.peer.map(|peer| peer.id),
     };
     Ok((arrived, *opened))
+}
+
+/// Clamps what the far end announces, too, so that one end is enough.
+#[inline]
+fn clamp_inner<F: Frame>(opened: &Opened<'_>, frame: &mut F) {
+    if let (true, Some(peer)) = (opened.tunnel.mss_clamp, opened.peer) {
+        let l2 = egress::l2_header(frame.head());
+        let max = inner_max(opened.tunnel, peer).saturating_sub(l2);
+        tunnel::mss::clamp(frame, u32::try_from(max).unwrap_or(u32::MAX));
+    }
 }
 
 fn count_refused(refused: &Refused<'_>, worker: usize) {
@@ -221,7 +232,11 @@ impl<D: Datapath> Burst<'_, D> {
         }
         let max = inner_max(tunnel, peer);
         if frame_len(&frame).saturating_add_signed(tag_change(meta, egress)) > max {
-            return self.too_large(frame, meta, tunnel, peer, max);
+            return self.too_large(&frame, tunnel, peer, l3_max(&frame, meta, egress, max));
+        }
+        if tunnel.mss_clamp {
+            let l3_mtu = l3_max(&frame, meta, egress, max);
+            tunnel::mss::clamp(&mut frame, l3_mtu);
         }
         if egress::retag(&mut frame, meta, egress).is_err() {
             slot.counters.count_drop(DropReason::NoHeadroom, 1);
@@ -284,23 +299,28 @@ impl<D: Datapath> Burst<'_, D> {
         }
     }
 
-    /// Drops a frame that is larger than the tunnel carries, and tells its sender if there is one
-    /// behind a port.
+    /// Drops a frame that is larger than the tunnel carries, and tells its sender, who is behind a
+    /// port. `l3_mtu` is what would have fitted.
     #[cold]
     #[inline(never)]
-    fn too_large(
-        &mut self,
-        frame: D::Frame,
-        meta: &FrameMeta,
-        tunnel: &TunnelConf,
-        peer: &PeerConf,
-        max: usize,
-    ) {
+    fn too_large(&mut self, frame: &D::Frame, tunnel: &TunnelConf, peer: &PeerConf, l3_mtu: u32) {
         if let Some((slot, _)) = self.egress.slot_mut(tunnel.vtep) {
             slot.counters.count_drop(DropReason::TunnelMtu, 1);
         }
         self.count_overlay(tunnel, Some(peer), DropReason::TunnelMtu);
-        let _ = (frame, meta, max, TOO_BIG_PPS, &self.too_big);
+        if !self.too_big.take(TOO_BIG_PPS, self.live.now) {
+            return;
+        }
+        let Some(reply) = tunnel::too_big::reply(frame, l3_mtu, || self.datapath.alloc()) else {
+            return;
+        };
+        // It is tagged as the frame was, hence as the port sends.
+        if let Some((slot, dirty)) = self.egress.slot_mut(self.port.id) {
+            self.counters.originated.add(1);
+            self.counters.forwarded.add(1);
+            slot.counters.offered.add(1);
+            slot.send(reply, dirty, self.datapath);
+        }
     }
 
     fn count_overlay(&self, tunnel: &TunnelConf, peer: Option<&PeerConf>, reason: DropReason) {
@@ -317,6 +337,12 @@ impl<D: Datapath> Burst<'_, D> {
 fn inner_max(tunnel: &TunnelConf, peer: &PeerConf) -> usize {
     let outer = peer.outer.len().saturating_add(tunnel.header.bytes.len());
     (peer.state.path_mtu() as usize).saturating_sub(outer)
+}
+
+/// Largest layer-3 packet in such a frame, where inner frames of `max` bytes get through.
+fn l3_max<F: Frame>(frame: &F, meta: &FrameMeta, egress: Egress, max: usize) -> u32 {
+    let l2 = egress::l2_header(frame.head()).saturating_add_signed(tag_change(meta, egress));
+    u32::try_from(max.saturating_sub(l2)).unwrap_or(u32::MAX)
 }
 
 /// Length of a frame, or of the longest segment of a super-frame.
