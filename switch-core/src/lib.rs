@@ -38,4 +38,4 @@ pub mod worker;
 pub use batch::Batch;
 pub use clock::Nanos;
 pub use drop::DropReason;
-pub use ids::{BridgeId, Domain, PortId, WorkerId};
+pub use ids::{BridgeId, Domain, PeerId, PortId, TunnelId, WorkerId};

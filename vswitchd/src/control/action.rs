@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Sender, TrySendError};
 use serde_json::Value as Json;
-use switch_core::config::{BridgeSpec, PortSpec};
+use switch_core::config::{BridgeSpec, PortSpec, TunnelSpec, VtepSpec};
 use tokio::sync::oneshot;
 use vswitch_api::config::Change;
 use vswitch_api::types::{
@@ -39,6 +39,18 @@ pub enum Mutation {
     SetPort(String, Json),
     /// A port goes, and its device if the switch made it.
     RemovePort(String),
+    /// A new VTEP.
+    AddVtep(VtepSpec),
+    /// Other values for some keys of a VTEP; `null` is the default.
+    SetVtep(String, Json),
+    /// A VTEP goes. No tunnel may end at it.
+    RemoveVtep(String),
+    /// A new tunnel.
+    AddTunnel(TunnelSpec),
+    /// Other values for some keys of a tunnel; `null` is the default.
+    SetTunnel(String, Json),
+    /// A tunnel goes.
+    RemoveTunnel(String),
     /// A port joins a VLAN.
     AddVlan(VlanRequest),
     /// A port leaves a VLAN.

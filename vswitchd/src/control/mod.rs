@@ -8,16 +8,21 @@
 //! - `mutate.rs`: changes of desired state: checked as a whole, stored, then realised
 //! - `reconcile.rs`: from desired to actual
 //! - `ports.rs`: one port's life: opened, watched, closed
+//! - `overlay.rs`, `tunnels.rs`, `peers.rs`, `mtu.rs`: the same for VTEPs, tunnels and their peers
 //! - `tick.rs`: what happens by itself
 //! - `view.rs`, `counters.rs`, `fdb.rs`: answers
 
 mod action;
 mod counters;
 mod fdb;
+mod mtu;
 mod mutate;
+mod overlay;
+mod peers;
 mod ports;
 mod reconcile;
 mod tick;
+mod tunnels;
 mod view;
 
 #[cfg(test)]
@@ -29,11 +34,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use switch_core::bridge::LoopGuardConfig;
-use switch_core::datapath::{Backend, BackendError, Datapath};
+use switch_core::datapath::{Backend, BackendError, Datapath, UnderlaySpec};
 use switch_core::fdb::{FdbConfig, Key};
 use switch_core::stats::PortTotals;
 use switch_core::switch::{Housekeeper, Switch, WORKERS_MAX};
-use switch_core::{BridgeId, PortId, WorkerId};
+use switch_core::{BridgeId, Nanos, PortId, WorkerId};
 use vswitch_api::config::{DaemonSpec, Desired, DpdkSpec};
 
 pub use action::{Action, Author, Control, Mutation, Reply};
@@ -45,6 +50,7 @@ use crate::store::Store;
 use crate::workers::{Clock, Died, WorkerError, WorkerPlan, Workers};
 use ports::Port;
 use tick::Rates;
+use tunnels::Tunnels;
 
 /// How often the control thread looks around.
 const TICK: Duration = Duration::from_millis(100);
@@ -83,6 +89,13 @@ pub struct Controller<B: Backend> {
     events: Events,
     bridges: BTreeMap<String, BridgeId>,
     ports: BTreeMap<String, Port>,
+    vteps: BTreeMap<String, Port<UnderlaySpec>>,
+    tunnels: Tunnels,
+    /// When the peers were last asked about in a round, and when the seen ones were looked through.
+    asked_at: Nanos,
+    seen_at: Nanos,
+    /// How often an address was held where it is.
+    damped: u64,
     port_ids: Ids,
     bridge_ids: Ids,
     /// Ageing time of each bridge in seconds, by its number: asked for every entry of a sweep.
@@ -156,6 +169,11 @@ where
             events,
             bridges: BTreeMap::new(),
             ports: BTreeMap::new(),
+            vteps: BTreeMap::new(),
+            tunnels: Tunnels::new(plan.count()),
+            asked_at: Nanos::default(),
+            seen_at: Nanos::default(),
+            damped: 0,
             port_ids: Ids::new(PortId::MAX_PORTS),
             bridge_ids: Ids::new(BridgeId::MAX_BRIDGES),
             ageing: Vec::new(),
@@ -236,7 +254,9 @@ where
         if let Some(port) = self.switch.snapshot().port(id) {
             return port.name.to_string();
         }
-        let named = self.ports.iter().find(|(_, port)| port.id == id);
+        let ports = self.ports.iter().map(|(name, port)| (name, port.id));
+        let vteps = self.vteps.iter().map(|(name, vtep)| (name, vtep.id));
+        let named = ports.chain(vteps).find(|(_, port)| *port == id);
         named.map_or_else(|| format!("{id:?}"), |(name, _)| name.clone())
     }
 }
@@ -259,11 +279,16 @@ impl Ids {
         Self { used: vec![false; most], lowest: 0 }
     }
 
-    fn take(&mut self) -> Option<u16> {
+    fn take(&mut self) -> Option<u32> {
         let free = self.lowest + self.used.get(self.lowest..)?.iter().position(|used| !used)?;
         self.used[free] = true;
         self.lowest = free + 1;
-        u16::try_from(free).ok()
+        u32::try_from(free).ok()
+    }
+
+    /// The same for numbers that fit 16 bits.
+    fn take_short(&mut self) -> Option<u16> {
+        self.take().and_then(|id| u16::try_from(id).ok())
     }
 
     fn give_back(&mut self, id: usize) {

@@ -11,6 +11,8 @@ use vswitch_api::types::{
 };
 use vswitch_api::{ApiError, Code};
 
+use super::ports::Trouble;
+use super::tunnels::vtep_of;
 use super::{Author, Controller, Mutation, Queue};
 use crate::store::{
     Commit, Misfit, ObjectId, Objects, Pending, StoreError, edited, specs, with_file,
@@ -109,9 +111,8 @@ where
             hint: None,
         };
         match id.kind {
-            ObjectKind::Port => {
-                let trouble = self.ports.get(&id.name).and_then(|port| port.trouble.as_ref());
-                if let Some(trouble) = trouble {
+            ObjectKind::Port | ObjectKind::Vtep | ObjectKind::Tunnel => {
+                if let Some(trouble) = self.trouble_of(id) {
                     result.realised = false;
                     result.reason = Some(trouble.reason.clone());
                     result.hint.clone_from(&trouble.hint);
@@ -122,13 +123,22 @@ where
                 result.reason = Some("it takes effect when vswitchd is started again".to_owned());
                 result.hint = Some("systemctl restart vswitchd".to_owned());
             }
-            ObjectKind::Vtep | ObjectKind::Tunnel => {
-                result.realised = false;
-                result.reason = Some("this daemon does not carry tunnels yet".to_owned());
-            }
             ObjectKind::Daemon | ObjectKind::Dpdk | ObjectKind::Bridge => {}
         }
         result
+    }
+
+    /// What keeps a port or VTEP from being as it is asked for; a tunnel is as its VTEP.
+    fn trouble_of(&self, id: &ObjectId) -> Option<&Trouble> {
+        match id.kind {
+            ObjectKind::Port => self.ports.get(&id.name)?.trouble.as_ref(),
+            ObjectKind::Vtep => self.vteps.get(&id.name)?.trouble.as_ref(),
+            ObjectKind::Tunnel => {
+                let vtep = vtep_of(&self.desired, self.desired.tunnels.get(&id.name)?)?;
+                self.vteps.get(&vtep.name)?.trouble.as_ref()
+            }
+            ObjectKind::Daemon | ObjectKind::Dpdk | ObjectKind::Bridge => None,
+        }
     }
 
     /// Whether the daemon runs in another way than it is asked to.
@@ -225,6 +235,8 @@ where
 fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, ObjectId), ApiError> {
     let bridge_id = |name: &str| ObjectId::new(ObjectKind::Bridge, name);
     let port_id = |name: &str| ObjectId::new(ObjectKind::Port, name);
+    let vtep_id = |name: &str| ObjectId::new(ObjectKind::Vtep, name);
+    let tunnel_id = |name: &str| ObjectId::new(ObjectKind::Tunnel, name);
     match mutation {
         Mutation::AddBridge(spec) => {
             let id = bridge_id(&spec.name);
@@ -249,6 +261,13 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
                 let hint = "delete them first, or put them into another bridge";
                 return Err(ApiError::new(Code::InUse, message).with_hint(hint));
             }
+            let inside = desired.tunnels.values().filter(|tunnel| tunnel.bridge == name);
+            let tunnels: Vec<_> = inside.map(|tunnel| tunnel.name.as_str()).collect();
+            if !tunnels.is_empty() {
+                let message = format!("bridge {name} has tunnels: {}", named(&tunnels));
+                let hint = "delete them first, or put them into another bridge";
+                return Err(ApiError::new(Code::InUse, message).with_hint(hint));
+            }
             Ok(("del", bridge_id(&name)))
         }
         Mutation::AddPort(spec) => {
@@ -268,6 +287,50 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
             desired.ports.remove(&name).ok_or_else(|| no_such_port(&name))?;
             Ok(("del", port_id(&name)))
         }
+        Mutation::AddVtep(spec) => {
+            let id = vtep_id(&spec.name);
+            match desired.vteps.insert(spec.name.clone(), spec) {
+                Some(_) => Err(exists(&id)),
+                None => Ok(("add", id)),
+            }
+        }
+        Mutation::SetVtep(name, patch) => {
+            let old = desired.vteps.get(&name).ok_or_else(|| no_such_vtep(&name))?;
+            let spec = config::patch_vtep(old, keys(&patch)?)?;
+            desired.vteps.insert(name.clone(), spec);
+            Ok(("set", vtep_id(&name)))
+        }
+        Mutation::RemoveVtep(name) => {
+            let ends = |tunnel: &&switch_core::config::TunnelSpec| {
+                vtep_of(desired, tunnel).is_some_and(|vtep| vtep.name == name)
+            };
+            let tunnels: Vec<_> =
+                desired.tunnels.values().filter(ends).map(|tunnel| tunnel.name.as_str()).collect();
+            if !tunnels.is_empty() {
+                let message = format!("tunnels end at VTEP {name}: {}", named(&tunnels));
+                let hint = "delete them first, or let them end at another VTEP";
+                return Err(ApiError::new(Code::InUse, message).with_hint(hint));
+            }
+            desired.vteps.remove(&name).ok_or_else(|| no_such_vtep(&name))?;
+            Ok(("del", vtep_id(&name)))
+        }
+        Mutation::AddTunnel(spec) => {
+            let id = tunnel_id(&spec.name);
+            match desired.tunnels.insert(spec.name.clone(), spec) {
+                Some(_) => Err(exists(&id)),
+                None => Ok(("add", id)),
+            }
+        }
+        Mutation::SetTunnel(name, patch) => {
+            let old = desired.tunnels.get(&name).ok_or_else(|| no_such_tunnel(&name))?;
+            let spec = config::patch_tunnel(old, keys(&patch)?)?;
+            desired.tunnels.insert(name.clone(), spec);
+            Ok(("set", tunnel_id(&name)))
+        }
+        Mutation::RemoveTunnel(name) => {
+            desired.tunnels.remove(&name).ok_or_else(|| no_such_tunnel(&name))?;
+            Ok(("del", tunnel_id(&name)))
+        }
         Mutation::AddVlan(VlanRequest { port, vlan, mode }) => {
             let spec = desired.ports.get_mut(&port).ok_or_else(|| no_such_port(&port))?;
             spec.vlan = config::vlan_add(&spec.vlan, vlan_id(vlan)?, mode);
@@ -286,6 +349,18 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
             // They are planned as a whole before this is reached.
             Err(ApiError::new(Code::Internal, "not a change of one object"))
         }
+    }
+}
+
+/// How many names are told of those that are in the way.
+const NAMED: usize = 10;
+
+/// The first of some names.
+fn named(names: &[&str]) -> String {
+    let first = names.get(..NAMED).unwrap_or(names).join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 
@@ -336,6 +411,16 @@ pub(crate) fn no_such_bridge(name: &str) -> ApiError {
 pub(crate) fn no_such_port(name: &str) -> ApiError {
     let message = format!("there is no port {name:?}");
     ApiError::new(Code::NoSuchPort, message).with_hint("vswitch-ctl port show")
+}
+
+pub(crate) fn no_such_vtep(name: &str) -> ApiError {
+    let message = format!("there is no VTEP {name:?}");
+    ApiError::new(Code::NoSuchVtep, message).with_hint("vswitch-ctl vtep show")
+}
+
+pub(crate) fn no_such_tunnel(name: &str) -> ApiError {
+    let message = format!("there is no tunnel {name:?}");
+    ApiError::new(Code::NoSuchTunnel, message).with_hint("vswitch-ctl tunnel show")
 }
 
 fn exists(id: &ObjectId) -> ApiError {

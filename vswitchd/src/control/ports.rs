@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use switch_core::config::{PortConf, PortVlans};
 use switch_core::config::{PortSpec, PortState, VlanSpec};
-use switch_core::datapath::{Backend, BackendError, OpenPort, OutsideLoss, PortInfo};
+use switch_core::datapath::{Backend, BackendError, OpenPort, OutsideLoss, PortInfo, UnderlaySpec};
 use switch_core::fdb::Flush;
 use switch_core::stats::{PortCounters, PortTotals};
 use switch_core::{BridgeId, Nanos, PortId, WorkerId};
 use vswitch_api::types::EventLevel;
 
 use super::{Controller, Queue};
+use crate::events::Events;
 use crate::workers::WorkerError;
 
 /// How soon a port that could not be opened is tried again at first …
@@ -19,14 +20,17 @@ const RETRY: Duration = Duration::from_secs(1);
 /// … and at last. The time doubles in between.
 const RETRY_LAST: Duration = Duration::from_secs(30);
 
-/// A port, as the control thread knows it.
+/// A port, as the control thread knows it. The port of a VTEP is asked for in other words, and lives
+/// the same life.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(super) struct Port<S = PortSpec> {
     pub(super) id: PortId,
     /// As it is asked for.
-    pub(super) spec: PortSpec,
+    pub(super) spec: S,
+    /// The MTU of the tunnels it shares VLANs with, told to a device that names none.
+    pub(super) told_mtu: Option<u16>,
     /// As its device was opened and adjusted last.
-    pub(super) applied: PortSpec,
+    pub(super) applied: S,
     /// Set while it is attached to the workers.
     pub(super) open: Option<Open>,
     /// What the system told of it last.
@@ -80,10 +84,11 @@ impl Trouble {
     }
 }
 
-impl Port {
-    pub(super) fn new(id: PortId, spec: PortSpec, workers: usize) -> Self {
+impl<S: Clone> Port<S> {
+    pub(super) fn new(id: PortId, spec: S, workers: usize) -> Self {
         Self {
             id,
+            told_mtu: None,
             applied: spec.clone(),
             spec,
             open: None,
@@ -93,6 +98,79 @@ impl Port {
             trouble: None,
             state: Arc::default(),
         }
+    }
+
+    /// What all workers counted together.
+    pub(super) fn totals(&self) -> PortTotals {
+        let mut sum = PortTotals::default();
+        for counters in &self.counters {
+            sum.add(&counters.totals());
+        }
+        sum
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.open.is_some() && self.info.as_ref().is_some_and(|info| info.link_up)
+    }
+
+    /// Its device is open now, after `opened` ports before. The event that tells so, in words.
+    fn is_open_as(
+        &mut self,
+        info: PortInfo,
+        owner: WorkerId,
+        applied: S,
+        opened: u64,
+    ) -> (&'static str, String) {
+        self.open = Some(Open { owner, number: opened });
+        self.applied = applied;
+        self.trouble = None;
+        self.state.block(Nanos::default());
+        let (event, words) = if info.link_up { ("up", "up") } else { ("down", "link down") };
+        let mut message = format!("{words}: {} ({})", info.device, info.driver);
+        if !info.lost.is_empty() {
+            message = format!("{message}, without {}", info.lost.join(", "));
+        }
+        self.info = Some(info);
+        (event, message)
+    }
+
+    /// Its device could not be opened. The event that tells so: once for each reason, not at each
+    /// attempt.
+    fn is_refused(
+        &mut self,
+        error: &BackendError,
+        now: Nanos,
+    ) -> Option<(EventLevel, &'static str)> {
+        let earlier = self.trouble.take();
+        let trouble = self.trouble.insert(Trouble::of(error, earlier.as_ref(), now));
+        let told = earlier.is_some_and(|earlier| earlier.reason == trouble.reason);
+        let event = match trouble.waits {
+            true => (EventLevel::Info, "waiting"),
+            false => (EventLevel::Warn, "failed"),
+        };
+        (!told).then_some(event)
+    }
+
+    /// Its device is gone: it waits for it to come back.
+    fn waits(&mut self, reason: String, hint: &str, now: Nanos) {
+        let (retry_at, hint) = (now + RETRY, Some(hint.to_owned()));
+        self.trouble = Some(Trouble { waits: true, reason, hint, retry_at, pause: RETRY });
+        if let Some(info) = &mut self.info {
+            info.link_up = false;
+        }
+    }
+
+    /// What was lost outside while it was open, which it is no longer.
+    fn is_closed_after(&mut self, lost: OutsideLoss) {
+        self.lost_before.missed_rx += lost.missed_rx;
+        self.lost_before.lost_after_tx += lost.lost_after_tx;
+    }
+}
+
+impl Port {
+    /// What is asked of its device.
+    pub(super) fn device_spec(&self) -> PortSpec {
+        PortSpec { mtu: self.spec.mtu.or(self.told_mtu), ..self.spec.clone() }
     }
 
     /// As workers see it; `None` while it is closed.
@@ -113,18 +191,27 @@ impl Port {
             state: Arc::clone(&self.state),
         })
     }
+}
 
-    /// What all workers counted together.
-    pub(super) fn totals(&self) -> PortTotals {
-        let mut sum = PortTotals::default();
-        for counters in &self.counters {
-            sum.add(&counters.totals());
-        }
-        sum
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        self.open.is_some() && self.info.as_ref().is_some_and(|info| info.link_up)
+impl Port<UnderlaySpec> {
+    /// As workers see the port of a VTEP; `None` while it is closed.
+    pub(super) fn underlay_conf(&self) -> Option<PortConf> {
+        let (open, info) = (self.open.as_ref()?, self.info.as_ref()?);
+        Some(PortConf {
+            id: self.id,
+            name: self.spec.name.as_str().into(),
+            bridge: None,
+            vlans: PortVlans::transparent(),
+            isolated: false,
+            loop_guard: false,
+            storm: None,
+            // How much fits is a matter of each peer's path.
+            mtu: u32::from(u16::MAX),
+            caps: info.caps,
+            up: info.link_up,
+            opened: open.number,
+            state: Arc::clone(&self.state),
+        })
     }
 }
 
@@ -148,45 +235,40 @@ where
     /// Opens a port's device and hands it to the workers. Frames flow once it is published. Whether
     /// it is open now; if not, it has its `trouble`.
     pub(super) fn open(&mut self, name: &str) -> Result<bool, WorkerError> {
-        let now = self.clock.now();
         let Some(port) = self.ports.get_mut(name) else { return Ok(false) };
         if port.open.is_some() {
             return Ok(true);
         }
-        let subject = format!("port {name}");
-        match self.backend.open_port(port.id, &port.spec) {
+        let spec = port.device_spec();
+        let opened = match self.backend.open_port(port.id, &spec) {
             Ok(OpenPort { info, queues, owner }) => {
                 self.workers.attach(port.id, queues, &port.counters)?;
                 self.opened += 1;
-                port.open = Some(Open { owner, number: self.opened });
-                port.applied = port.spec.clone();
-                port.trouble = None;
-                port.state.block(Nanos::default());
-                let (event, words) =
-                    if info.link_up { ("port-up", "up") } else { ("port-down", "link down") };
-                let mut message = format!("{words}: {} ({})", info.device, info.driver);
-                if !info.lost.is_empty() {
-                    message = format!("{message}, without {}", info.lost.join(", "));
-                }
-                port.info = Some(info);
-                self.events.add(EventLevel::Info, event, &subject, &message);
-                Ok(true)
+                Ok(port.is_open_as(info, owner, spec, self.opened))
             }
-            Err(error) => {
-                let earlier = port.trouble.take();
-                let trouble = Trouble::of(&error, earlier.as_ref(), now);
-                // Told once for each reason, not at each attempt.
-                if earlier.is_none_or(|earlier| earlier.reason != trouble.reason) {
-                    let (level, event) = match trouble.waits {
-                        true => (EventLevel::Info, "port-waiting"),
-                        false => (EventLevel::Warn, "port-failed"),
-                    };
-                    self.events.add(level, event, &subject, &trouble.reason);
-                }
-                port.trouble = Some(trouble);
-                Ok(false)
-            }
+            Err(error) => Err(port.is_refused(&error, self.clock.now())),
+        };
+        let trouble = port.trouble.as_ref().map(|trouble| &*trouble.reason);
+        Ok(tell_opened(&self.events, "port", name, opened, trouble))
+    }
+
+    /// The same for the port of a VTEP.
+    pub(super) fn open_vtep(&mut self, name: &str) -> Result<bool, WorkerError> {
+        let Some(vtep) = self.vteps.get_mut(name) else { return Ok(false) };
+        if vtep.open.is_some() {
+            return Ok(true);
         }
+        let spec = vtep.spec.clone();
+        let opened = match self.backend.open_vtep(vtep.id, &spec) {
+            Ok(OpenPort { info, queues, owner }) => {
+                self.workers.attach(vtep.id, queues, &vtep.counters)?;
+                self.opened += 1;
+                Ok(vtep.is_open_as(info, owner, spec, self.opened))
+            }
+            Err(error) => Err(vtep.is_refused(&error, self.clock.now())),
+        };
+        let trouble = vtep.trouble.as_ref().map(|trouble| &*trouble.reason);
+        Ok(tell_opened(&self.events, "vtep", name, opened, trouble))
     }
 
     /// Closes a port that no snapshot has any more: taken from every worker first, then closed, and
@@ -197,17 +279,41 @@ where
             return Ok(());
         }
         let id = port.id;
-        let queues = self.workers.detach(id)?;
-        let lost = self.backend.outside_loss(id);
-        port.lost_before.missed_rx += lost.missed_rx;
-        port.lost_before.lost_after_tx += lost.lost_after_tx;
-        if let Err(error) = self.backend.close_port(id, queues, remove) {
-            let message = error.to_string();
-            self.events.add(EventLevel::Warn, "port-close", &format!("port {name}"), &message);
+        let lost = self.close_device(id, &format!("port {name}"), remove)?;
+        if let Some(port) = self.ports.get_mut(name) {
+            port.is_closed_after(lost);
         }
-        self.keeper.forget(id);
         self.flush_learned(id);
         Ok(())
+    }
+
+    /// The same for the port of a VTEP.
+    pub(super) fn close_vtep(&mut self, name: &str) -> Result<(), WorkerError> {
+        let Some(vtep) = self.vteps.get_mut(name) else { return Ok(()) };
+        if vtep.open.take().is_none() {
+            return Ok(());
+        }
+        let id = vtep.id;
+        let lost = self.close_device(id, &format!("vtep {name}"), true)?;
+        if let Some(vtep) = self.vteps.get_mut(name) {
+            vtep.is_closed_after(lost);
+        }
+        Ok(())
+    }
+
+    fn close_device(
+        &mut self,
+        id: PortId,
+        subject: &str,
+        remove: bool,
+    ) -> Result<OutsideLoss, WorkerError> {
+        let queues = self.workers.detach(id)?;
+        let lost = self.backend.outside_loss(id);
+        if let Err(error) = self.backend.close_port(id, queues, remove) {
+            self.events.add(EventLevel::Warn, "port-close", subject, &error.to_string());
+        }
+        self.keeper.forget(id);
+        Ok(lost)
     }
 
     /// The device of an open port is gone: the port waits for it to come back.
@@ -215,21 +321,27 @@ where
         let Some(port) = self.ports.get_mut(name).filter(|port| port.open.is_some()) else {
             return Ok(());
         };
-        port.trouble = Some(Trouble {
-            waits: true,
-            hint: Some("the port comes up by itself when the device appears".into()),
-            retry_at: self.clock.now() + RETRY,
-            pause: RETRY,
-            reason,
-        });
-        let message = port.trouble.as_ref().map(|t| t.reason.clone()).unwrap_or_default();
-        if let Some(info) = &mut port.info {
-            info.link_up = false;
-        }
-        self.events.add(EventLevel::Info, "port-waiting", &format!("port {name}"), &message);
-        let revision = self.publish_without(&[name]);
+        self.events.add(EventLevel::Info, "port-waiting", &format!("port {name}"), &reason);
+        let hint = "the port comes up by itself when the device appears";
+        port.waits(reason, hint, self.clock.now());
+        let id = port.id;
+        let revision = self.publish_without(&[id]);
         self.workers.wait_observed(&self.switch, revision)?;
         self.close(name, false)
+    }
+
+    /// The same for the port of a VTEP, whose address or sockets are gone.
+    pub(super) fn vtep_gone(&mut self, name: &str, reason: String) -> Result<(), WorkerError> {
+        let Some(vtep) = self.vteps.get_mut(name).filter(|vtep| vtep.open.is_some()) else {
+            return Ok(());
+        };
+        self.events.add(EventLevel::Info, "vtep-waiting", &format!("vtep {name}"), &reason);
+        let hint = "the VTEP comes up by itself when this host has the address again";
+        vtep.waits(reason, hint, self.clock.now());
+        let id = vtep.id;
+        let revision = self.publish_without(&[id]);
+        self.workers.wait_observed(&self.switch, revision)?;
+        self.close_vtep(name)
     }
 
     /// Forgets what was learned on a port. A flush looks at the whole table, so only if there is
@@ -252,5 +364,29 @@ where
             self.events.add(EventLevel::Warn, "port-failed", &subject, &trouble.reason);
         }
         port.trouble = Some(trouble);
+    }
+}
+
+/// Tells what became of an attempt to open a port or VTEP, if that is news. Whether it is open.
+fn tell_opened(
+    events: &Events,
+    what: &str,
+    name: &str,
+    opened: Result<(&'static str, String), Option<(EventLevel, &'static str)>>,
+    trouble: Option<&str>,
+) -> bool {
+    let subject = format!("{what} {name}");
+    match opened {
+        Ok((event, message)) => {
+            events.add(EventLevel::Info, &format!("{what}-{event}"), &subject, &message);
+            true
+        }
+        Err(news) => {
+            if let Some((level, event)) = news {
+                let reason = trouble.unwrap_or_default();
+                events.add(level, &format!("{what}-{event}"), &subject, reason);
+            }
+            false
+        }
     }
 }

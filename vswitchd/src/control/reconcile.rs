@@ -17,6 +17,7 @@ use switch_core::switch::Switch;
 use vswitch_api::config::Desired;
 
 use super::ports::Port;
+use super::tunnels::Change;
 use super::{Controller, Queue, owner_key};
 use crate::workers::WorkerError;
 
@@ -48,8 +49,10 @@ where
     /// # Errors
     /// A worker hangs.
     pub(super) fn reconcile(&mut self, desired: Desired) -> Result<(), WorkerError> {
-        self.desired = desired;
+        let asked_before = std::mem::replace(&mut self.desired, desired);
         self.take_bridges();
+        let vteps = self.adopt_vteps();
+        self.adopt_tunnels(&asked_before);
         let (gone, reopened) = self.adopt_specs();
         let gone_bridges: Vec<String> = self
             .bridges
@@ -58,10 +61,13 @@ where
             .cloned()
             .collect();
 
-        let away: Vec<&str> =
-            gone.iter().chain(reopened.iter().map(|(name, _)| name)).map(String::as_str).collect();
+        let away = gone.iter().chain(reopened.iter().map(|(name, _)| name));
+        let mut away: Vec<PortId> =
+            away.filter_map(|name| Some(self.ports.get(name)?.id)).collect();
+        away.extend(vteps.away(&self.vteps));
         let before = self.switch.snapshot();
-        let revision = self.publish_desired(&away);
+        let (change, left) = self.tunnels.take_change(&before);
+        let revision = self.publish_desired(&away, change);
         if revision != before.revision() {
             self.workers.wait_observed(&self.switch, revision)?;
         }
@@ -75,6 +81,8 @@ where
             self.close(name, *remove)?;
         }
         self.flush_leftovers(&before);
+        self.close_vteps(&vteps)?;
+        self.settle(&left);
         let ids: BTreeSet<BridgeId> =
             gone_bridges.iter().filter_map(|name| self.bridges.remove(name)).collect();
         if !ids.is_empty() {
@@ -83,7 +91,9 @@ where
         for id in ids {
             self.bridge_ids.give_back(id.index());
         }
-        self.open_ports()
+        self.open_vteps()?;
+        self.open_ports()?;
+        self.ask_paths()
     }
 
     /// Gives every desired bridge a number, its limit and its ageing time.
@@ -93,7 +103,9 @@ where
                 Some(id) => *id,
                 None => {
                     // The check of the whole configuration bounds their number.
-                    let Some(id) = self.bridge_ids.take().map(BridgeId::new) else { continue };
+                    let Some(id) = self.bridge_ids.take_short().map(BridgeId::new) else {
+                        continue;
+                    };
                     self.bridges.insert(name.clone(), id);
                     id
                 }
@@ -112,19 +124,22 @@ where
         let gone =
             self.ports.keys().filter(|p| !self.desired.ports.contains_key(*p)).cloned().collect();
         let mut to_adjust = Vec::new();
+        let mtus = self.inner_mtus();
         for (name, spec) in &self.desired.ports {
             if !self.ports.contains_key(name) {
                 // The check of the whole configuration bounds their number.
-                let Some(id) = self.port_ids.take().and_then(PortId::new) else { continue };
+                let Some(id) = self.port_ids.take_short().and_then(PortId::new) else { continue };
                 let port = Port::new(id, spec.clone(), self.workers.count());
                 self.ports.insert(name.clone(), port);
             }
             let Some(port) = self.ports.get_mut(name) else { continue };
             self.switch.fdb().set_port_limit(port.id, spec.max_fdb);
-            if port.spec == *spec {
+            let told = port.mtu_to_tell(mtus.get(&**name).copied());
+            if port.spec == *spec && port.told_mtu == told {
                 continue;
             }
             port.spec = spec.clone();
+            port.told_mtu = told;
             // Whatever the trouble was, this is asked for anew: it is tried at once.
             port.trouble = None;
             if port.open.is_some() {
@@ -142,19 +157,20 @@ where
     /// opened again for that: whether the old device goes then.
     pub(super) fn adjust(&mut self, name: &str) -> Option<bool> {
         let port = self.ports.get_mut(name).filter(|port| port.open.is_some())?;
-        if !device_differs(&port.applied, &port.spec) {
-            port.applied = port.spec.clone();
+        let wanted = port.device_spec();
+        if !device_differs(&port.applied, &wanted) {
+            port.applied = wanted;
             port.trouble = None;
             return None;
         }
-        match self.backend.adjust_port(port.id, &port.applied, &port.spec) {
+        match self.backend.adjust_port(port.id, &port.applied, &wanted) {
             Ok(true) => {
-                port.applied = port.spec.clone();
+                port.applied = wanted;
                 port.trouble = None;
                 port.info = self.backend.port_info(port.id).or_else(|| port.info.take());
                 None
             }
-            Ok(false) => Some(other_device(&port.applied, &port.spec)),
+            Ok(false) => Some(other_device(&port.applied, &wanted)),
             Err(error) => {
                 self.not_adjusted(name, &error);
                 None
@@ -187,33 +203,40 @@ where
 
     /// The same without some ports, which are about to be closed. Bridges stay as they are, so
     /// that what becomes of one port costs the same whatever their number.
-    pub(super) fn publish_without(&mut self, away: &[&str]) -> u64 {
-        publish(&self.switch, self.open_ports_without(away), None)
+    pub(super) fn publish_without(&mut self, away: &[PortId]) -> u64 {
+        publish(&self.switch, self.open_ports_without(away), None, Change::default())
+    }
+
+    /// The same with another picture of overlays.
+    pub(super) fn publish_change(&mut self, change: Change) -> u64 {
+        publish(&self.switch, self.open_ports_without(&[]), None, change)
     }
 
     /// The same with the bridges that are desired now.
-    fn publish_desired(&mut self, away: &[&str]) -> u64 {
+    fn publish_desired(&mut self, away: &[PortId], change: Change) -> u64 {
         let bridges = self
             .desired
             .bridges
             .iter()
             .filter_map(|(name, spec)| Some((*self.bridges.get(name)?, &**name, spec.learning)))
             .collect();
-        publish(&self.switch, self.open_ports_without(away), Some(bridges))
+        publish(&self.switch, self.open_ports_without(away), Some(bridges), change)
     }
 
-    fn open_ports_without(&self, away: &[&str]) -> Vec<PortConf> {
-        let away: BTreeSet<&str> = away.iter().copied().collect();
-        self.ports
+    fn open_ports_without(&self, away: &[PortId]) -> Vec<PortConf> {
+        let away: BTreeSet<PortId> = away.iter().copied().collect();
+        let ports = self
+            .ports
             .iter()
-            .filter(|(name, _)| {
-                !away.contains(name.as_str()) && self.desired.ports.contains_key(*name)
+            .filter(|(name, port)| {
+                !away.contains(&port.id) && self.desired.ports.contains_key(*name)
             })
             .filter_map(|(_, port)| {
                 let bridge = port.spec.bridge.as_ref().and_then(|b| self.bridges.get(b));
                 port.conf(bridge.copied())
-            })
-            .collect()
+            });
+        let vteps = self.vteps.values().filter(|vtep| !away.contains(&vtep.id));
+        ports.chain(vteps.filter_map(|vtep| vtep.underlay_conf())).collect()
     }
 
     /// Forgets entries of ports that are no longer in the bridge or VLAN the entries are in. Only
@@ -242,7 +265,7 @@ where
     }
 
     /// Removes entries of any kind, in one pass over the table.
-    fn forget(&mut self, stale: impl Fn(&Entry) -> bool) {
+    pub(super) fn forget(&mut self, stale: impl Fn(&Entry) -> bool) {
         let mut keys: Vec<Key> = Vec::new();
         self.switch.fdb().for_each(|entry| {
             if stale(&entry) {
@@ -256,7 +279,7 @@ where
     }
 
     /// Keeps what a deleted port counted, and frees its number.
-    fn retire(&mut self, port: &Port) {
+    pub(super) fn retire<S: Clone>(&mut self, port: &Port<S>) {
         self.retired.add(&port.totals());
         // What was learned is gone since it was closed.
         if self.switch.fdb().fixed_count() > 0 {
@@ -275,22 +298,28 @@ where
     /// Closes every port, for the end. Devices that persist stay.
     pub(super) fn close_all(&mut self) -> Result<(), WorkerError> {
         let names: Vec<String> = self.ports.keys().cloned().collect();
-        let away: Vec<&str> = names.iter().map(String::as_str).collect();
+        let vteps: Vec<String> = self.vteps.keys().cloned().collect();
+        let ids = self.ports.values().map(|port| port.id);
+        let away: Vec<PortId> = ids.chain(self.vteps.values().map(|vtep| vtep.id)).collect();
         let revision = self.publish_without(&away);
         self.workers.wait_observed(&self.switch, revision)?;
         for name in &names {
             self.close(name, false)?;
         }
+        for name in &vteps {
+            self.close_vtep(name)?;
+        }
         Ok(())
     }
 }
 
-/// Publishes a snapshot with exactly these ports and bridges (`None`: the present ones), if it
-/// differs from the present one. What did not change is shared with it.
+/// Publishes a snapshot with exactly these ports and bridges (`None`: the present ones) and this
+/// change of overlays, if it differs from the present one. What did not change is shared with it.
 fn publish(
     switch: &Arc<Switch>,
     ports: Vec<PortConf>,
     bridges: Option<Vec<(BridgeId, &str, bool)>>,
+    change: Change,
 ) -> u64 {
     let present = switch.snapshot();
     let mut next = present.next();
@@ -318,7 +347,8 @@ fn publish(
         let known = present.bridges().map(|bridge| bridge.id);
         touched.extend(known.filter(|id| !wanted.contains(id)));
     }
-    if touched.is_empty() && changed.is_empty() && gone.is_empty() {
+    touched.extend(change.bridges(&present));
+    if touched.is_empty() && changed.is_empty() && gone.is_empty() && change.is_empty() {
         return present.revision();
     }
     // Flood lists are made when a bridge is set, and again with each of its ports. So the touched
@@ -332,6 +362,7 @@ fn publish(
     for port in changed {
         next.set_port(port);
     }
+    change.apply(&mut next);
     let bridges = bridges.unwrap_or_else(|| {
         let known = touched.iter().filter_map(|id| present.bridge(*id));
         known.map(|bridge| (bridge.id, &*bridge.name, bridge.learning)).collect()

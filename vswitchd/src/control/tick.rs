@@ -31,7 +31,8 @@ where
             self.device_event(event)?;
         }
         self.retry()?;
-        self.housekeep();
+        self.housekeep()?;
+        self.look_after_peers()?;
         self.take_back_if_due(now)?;
         self.sample_rates(now);
         Ok(())
@@ -39,7 +40,9 @@ where
 
     fn device_event(&mut self, event: PortEvent) -> Result<(), WorkerError> {
         let named = self.ports.iter().find(|(_, port)| port.id == event.port);
-        let Some(name) = named.map(|(name, _)| name.clone()) else { return Ok(()) };
+        let Some(name) = named.map(|(name, _)| name.clone()) else {
+            return self.underlay_event(event);
+        };
         match event.kind {
             PortEventKind::LinkUp => self.link(&name, true),
             PortEventKind::LinkDown => self.link(&name, false),
@@ -90,27 +93,52 @@ where
             .filter(|(_, port)| port.trouble.as_ref().is_some_and(|trouble| trouble.is_due(now)))
             .map(|(name, _)| name.clone())
             .collect();
-        let mut changed = false;
+        let changed = self.readjust(due)?;
+        let due: Vec<String> = self
+            .vteps
+            .iter()
+            .filter(|(_, vtep)| vtep.trouble.as_ref().is_some_and(|trouble| trouble.is_due(now)))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut opened = false;
         for name in due {
-            if let Some(remove) = self.adjust(&name) {
-                let revision = self.publish_without(&[&name]);
+            opened |= self.open_vtep(&name)?;
+        }
+        if changed || opened {
+            self.publish();
+        }
+        if opened {
+            self.ask_all_paths();
+        }
+        Ok(())
+    }
+
+    /// Brings ports to what is asked for, closing and opening them again where it takes that.
+    /// Whether one is open that is to be published.
+    pub(super) fn readjust(&mut self, names: Vec<String>) -> Result<bool, WorkerError> {
+        let mut changed = false;
+        for name in names {
+            if let Some(remove) = self.adjust(&name)
+                && let Some(id) = self.ports.get(&name).map(|port| port.id)
+            {
+                let revision = self.publish_without(&[id]);
                 self.workers.wait_observed(&self.switch, revision)?;
                 self.close(&name, remove)?;
             }
             changed |= self.open(&name)?;
         }
-        if changed {
-            self.publish();
-        }
-        Ok(())
+        Ok(changed)
     }
 
-    fn housekeep(&mut self) {
+    fn housekeep(&mut self) -> Result<(), WorkerError> {
         let of = |id: BridgeId| self.ageing.get(id.index()).copied().unwrap_or(0);
-        let Housekept { events, blocked, swept, .. } = self.keeper.run(self.clock.now(), of);
+        let Housekept { events, blocked, held, released, swept } =
+            self.keeper.run(self.clock.now(), of);
         for block in blocked {
             self.blocked(block);
         }
+        self.damped(&held, &released);
+        self.hear(&events)?;
         if self.events.is_monitored() {
             for event in events {
                 match event {
@@ -131,6 +159,7 @@ where
                 self.tell(kind, entry.key, entry.dest, None);
             }
         }
+        Ok(())
     }
 
     fn blocked(&self, block: Block) {

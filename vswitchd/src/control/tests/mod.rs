@@ -2,10 +2,12 @@
 //! test says.
 
 mod desired;
+mod overlay;
 mod ports;
 mod scale;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,7 +15,9 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::unbounded;
 use serde_json::{Value as Json, json};
 use switch_core::config::PortSpec;
-use switch_core::datapath::{Backend, BackendError, OpenPort, OutsideLoss, PortEvent, PortInfo};
+use switch_core::datapath::{
+    Backend, BackendError, OpenPort, OutsideLoss, PortEvent, PortInfo, UnderlaySpec,
+};
 use switch_core::testing::loopback::{LoopbackQueue, Wires};
 use switch_core::testing::{Loopback, LoopbackBackend, Wire, frames};
 use switch_core::{PortId, WorkerId};
@@ -36,6 +40,10 @@ struct World {
     /// Ports that were closed, and whether their device was removed.
     closed: Vec<(String, bool)>,
     appeared: Vec<String>,
+    /// What VTEPs were opened for.
+    underlays: Vec<UnderlaySpec>,
+    /// Path MTUs; without one the underlay does not know.
+    paths: BTreeMap<IpAddr, u32>,
 }
 
 /// Loopback ports whose devices may be missing or refuse.
@@ -75,6 +83,25 @@ impl Backend for Fickle {
         }
         drop(world);
         self.inner.open_port(port, spec)
+    }
+
+    fn open_vtep(
+        &mut self,
+        port: PortId,
+        spec: &UnderlaySpec,
+    ) -> Result<OpenPort<LoopbackQueue>, BackendError> {
+        self.names.insert(port, spec.name.clone());
+        let mut world = self.world.lock().unwrap();
+        if world.missing.contains(&spec.name) {
+            return Err(BackendError::NotThere { what: format!("address {}", spec.local) });
+        }
+        world.underlays.push(spec.clone());
+        drop(world);
+        self.inner.open_vtep(port, spec)
+    }
+
+    fn path_mtu(&mut self, _vtep: PortId, remote: IpAddr) -> Option<u32> {
+        self.world.lock().unwrap().paths.get(&remote).copied()
     }
 
     fn close_port(
