@@ -2,79 +2,33 @@
 //! where the two differ. What the table does not explain fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Stdio;
 
 use anyhow::{Result, bail, ensure};
+use vswitch_e2e::ovs::Ovs;
 use vswitch_e2e::raw::Sender;
-use vswitch_e2e::{Cmd, Need, Netns, Process, need, size, until, until_ok};
+use vswitch_e2e::{Need, Netns, need, size, until};
 
 use crate::isolation::{Received, bursts, by_probe, expected, last_marks, ports};
 use crate::lab::{Ends, SOON, silent, veth};
 use crate::model::{Port, Probe, Vlans, id_of, probes};
 
-const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
-
-/// Open vSwitch with a database and a directory of its own, in a namespace; ends when dropped.
-#[derive(Debug)]
-struct Ovs {
-    dir: tempfile::TempDir,
-    _switch: Process,
-    _database: Process,
-}
-
-impl Ovs {
-    fn start(host: &Netns) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("vst-ovs-").tempdir()?;
-        let path = |name: &str| dir.path().join(name).display().to_string();
-        let (conf, socket) = (path("conf.db"), path("db.sock"));
-        Cmd::new("ovsdb-tool").args(["create", &conf, SCHEMA]).run()?.ok()?;
-        let spawn = |program: &str, args: &[String]| {
-            let log = std::fs::File::create(path(&format!("{program}.log")))?;
-            host.cmd(program)
-                .args(args)
-                .arg(format!("--unixctl={}", path(&format!("{program}.ctl"))))
-                .env("OVS_RUNDIR", &dir.path().display().to_string())
-                .spawn(Stdio::null(), Stdio::from(log))
-        };
-        let database = spawn("ovsdb-server", &[conf, format!("--remote=punix:{socket}")])?;
-        let remote = format!("unix:{socket}");
-        until_ok(SOON, "ovsdb-server to answer", || {
-            let init = ["--no-wait", "init"];
-            Cmd::new("ovs-vsctl").arg(format!("--db={remote}")).args(init).run()?.ok()
-        })?;
-        let switch = spawn("ovs-vswitchd", &[remote])?;
-        Ok(Self { dir, _switch: switch, _database: database })
-    }
-
-    fn vsctl(&self, args: &str) -> Result<()> {
-        let socket = self.dir.path().join("db.sock");
-        Cmd::new("ovs-vsctl")
-            .arg(format!("--db=unix:{}", socket.display()))
-            .arg("--timeout=30")
-            .args(args.split_whitespace())
-            .run()?
-            .ok()?;
-        Ok(())
-    }
-
-    /// A port that is configured like ours.
-    fn add(&self, port: &Port) -> Result<()> {
-        let Port { name, bridge, vlans } = port;
-        let list = |some: &Option<&[u16]>| match some {
-            Some(some) => some.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
-            // An empty list would mean VLAN 0 as well.
-            None => (1..=4094).map(|vid| vid.to_string()).collect::<Vec<_>>().join(","),
-        };
-        let vlans = match vlans {
-            Vlans::Transparent => String::new(),
-            Vlans::Access(vid) => format!("vlan_mode=access tag={vid}"),
-            Vlans::Trunk(some, None) => format!("vlan_mode=trunk trunks={}", list(some)),
-            Vlans::Trunk(some, Some(native)) => {
-                format!("vlan_mode=native-untagged tag={native} trunks={}", list(some))
-            }
-        };
-        self.vsctl(&format!("add-port {bridge} {name}s {vlans}"))
-    }
+/// Adds a port that is configured like ours.
+fn add(ovs: &Ovs, port: &Port) -> Result<()> {
+    let Port { name, bridge, vlans } = port;
+    let list = |some: &Option<&[u16]>| match some {
+        Some(some) => some.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
+        // An empty list would mean VLAN 0 as well.
+        None => (1..=4094).map(|vid| vid.to_string()).collect::<Vec<_>>().join(","),
+    };
+    let vlans = match vlans {
+        Vlans::Transparent => String::new(),
+        Vlans::Access(vid) => format!("vlan_mode=access tag={vid}"),
+        Vlans::Trunk(some, None) => format!("vlan_mode=trunk trunks={}", list(some)),
+        Vlans::Trunk(some, Some(native)) => {
+            format!("vlan_mode=native-untagged tag={native} trunks={}", list(some))
+        }
+    };
+    ovs.vsctl(&format!("add-port {bridge} {name}s {vlans}")).map(drop)
 }
 
 /// Why Open vSwitch may treat a probe in another way than we do. Its sources say so:
@@ -142,7 +96,7 @@ fn run(ports: &[Port], probes: &[Probe], expected: &Received) -> Result<Received
         ovs.vsctl(&format!("add-br {bridge} -- set bridge {bridge} datapath_type=netdev"))?;
     }
     for port in ports {
-        ovs.add(port)?;
+        add(&ovs, port)?;
     }
     let senders: BTreeMap<&str, Sender> = ports
         .iter()
