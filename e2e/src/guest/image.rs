@@ -29,16 +29,24 @@ const MODULES: &[&str] = &[
     "br_netfilter",
     "cls_flower",
     "cls_matchall",
+    "ctr",
+    "drbg",
     "dummy",
+    "esp4",
+    "esp6",
+    "gcm",
     "geneve",
+    "ghash_generic",
     "ip6_gre",
     "ip6_udp_tunnel",
     "ip_gre",
+    "jitterentropy_rng",
     "macvlan",
     "nf_tables",
     "openvswitch",
     "sch_ingress",
     "sch_netem",
+    "seqiv",
     "tun",
     "udp_tunnel",
     "veth",
@@ -47,6 +55,8 @@ const MODULES: &[&str] = &[
     "virtio_pci",
     "vrf",
     "vxlan",
+    "wireguard",
+    "xfrm_user",
 ];
 
 /// Programs in the image, and whether the image can do without.
@@ -60,6 +70,7 @@ const PROGRAMS: &[(&str, bool)] = &[
     ("iperf3", true),
     ("ethtool", false),
     ("tcpdump", false),
+    ("wg", false),
 ];
 
 const INIT: &str = include_str!("init.sh");
@@ -189,6 +200,30 @@ fn write_initramfs(root: &Path, version: &str, path: &Path) -> Result<()> {
     fs::rename(&fresh, path).context("cannot move the initramfs into place")
 }
 
+/// The image and these programs of the machine, without their debugging symbols, as
+/// `dir/initramfs.cpio`: the kernel unpacks one archive after the other.
+///
+/// # Errors
+/// A program is not there or cannot be stripped, or the disk is full.
+pub(super) fn with_programs(image: Image, programs: &[PathBuf], dir: &Path) -> Result<Image> {
+    if programs.is_empty() {
+        return Ok(image);
+    }
+    let initramfs = dir.join("initramfs.cpio");
+    fs::copy(&image.initramfs, &initramfs).context("cannot copy the guest's file system")?;
+    let out = File::options().append(true).open(&initramfs)?;
+    let mut archive = Archive::new(BufWriter::new(out));
+    for program in programs {
+        let name = program.file_name().and_then(|n| n.to_str()).context("a program has a name")?;
+        let stripped = dir.join(name);
+        Cmd::new("strip").arg("-o").args([stripped.display(), program.display()]).run()?.ok()?;
+        add_program(&mut archive, name, &stripped)?;
+        fs::remove_file(&stripped)?;
+    }
+    archive.finish()?;
+    Ok(Image { initramfs, ..image })
+}
+
 fn add_programs(archive: &mut Archive<BufWriter<File>>) -> Result<()> {
     for (program, needed) in PROGRAMS {
         match which(program) {
@@ -227,6 +262,12 @@ fn add_program(archive: &mut Archive<BufWriter<File>>, program: &str, path: &Pat
     Ok(())
 }
 
+/// A module's name, in which the kernel takes `-` for `_`.
+fn stem(path: &str) -> String {
+    let name = Path::new(path).file_stem().unwrap_or_default();
+    name.to_string_lossy().replace('-', "_")
+}
+
 fn add_modules(archive: &mut Archive<BufWriter<File>>, root: &Path, version: &str) -> Result<()> {
     let inside = format!("/lib/modules/{version}");
     let dir = root.join(inside.trim_start_matches('/'));
@@ -240,7 +281,7 @@ fn add_modules(archive: &mut Archive<BufWriter<File>>, root: &Path, version: &st
     let mut wanted = BTreeSet::new();
     let mut queue: Vec<&str> = MODULES
         .iter()
-        .filter_map(|name| deps.keys().find(|path| path.ends_with(&format!("/{name}.ko"))))
+        .filter_map(|name| deps.keys().find(|path| stem(path) == *name))
         .copied()
         .collect();
     while let Some(path) = queue.pop() {
@@ -264,10 +305,7 @@ fn add_modules(archive: &mut Archive<BufWriter<File>>, root: &Path, version: &st
     archive.file(&format!("{inside}/modules.dep"), false, kept.as_bytes())?;
 
     // "alias rtnl-link-vxlan vxlan": lets `ip link add type vxlan` load the module.
-    let stems: BTreeSet<String> = wanted
-        .iter()
-        .filter_map(|p| Path::new(p).file_stem()?.to_str().map(|s| s.replace('-', "_")))
-        .collect();
+    let stems: BTreeSet<String> = wanted.iter().map(|path| stem(path)).collect();
     let aliases: String = fs::read_to_string(dir.join("modules.alias"))
         .context("cannot read modules.alias")?
         .lines()

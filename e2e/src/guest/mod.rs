@@ -63,6 +63,8 @@ pub struct GuestSpec {
     pub netns: Option<String>,
     /// Memory, MiB.
     pub memory: u32,
+    /// Programs of this machine that the guest has too, in `/usr/bin`, with their libraries.
+    pub programs: Vec<PathBuf>,
     /// Where the console log and the sockets go; `None` is a temporary directory.
     pub dir: Option<PathBuf>,
     /// The guest outlives this process (`cargo xtask demo --keep`).
@@ -73,7 +75,8 @@ impl GuestSpec {
     /// A guest with 256 MiB and these NICs, in the current network namespace.
     pub fn new(name: &str, nics: Vec<Nic>) -> Self {
         let name = name.to_owned();
-        Self { name, nics, netns: None, memory: 256, dir: None, survives: false }
+        let programs = Vec::new();
+        Self { name, nics, netns: None, memory: 256, programs, dir: None, survives: false }
     }
 }
 
@@ -114,6 +117,7 @@ impl Guest {
             }
         };
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let image = image::with_programs(image, &spec.programs, &dir)?;
         let console = dir.join(format!("{}.console", spec.name));
         let socket = dir.join(format!("{}.sock", spec.name));
         let errors = dir.join(format!("{}.qemu", spec.name));
