@@ -36,6 +36,7 @@ pub mod guest;
 mod log;
 mod need;
 mod netns;
+pub mod overlay;
 pub mod ovs;
 pub mod raw;
 mod traffic;

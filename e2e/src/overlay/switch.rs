@@ -1,0 +1,251 @@
+//! The switch under test as a peer, on this machine or in a guest.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::peer::Peer;
+use super::space::{Ground, Job};
+use super::tenant::Tenant;
+use super::tunnel::{Protocol, Tunnel};
+use super::underlay::{Family, Site};
+use crate::bins::binary;
+use crate::command::{Host, Output, until, until_ok};
+use crate::daemon::{Daemon, DaemonSpec};
+use crate::log::problems;
+
+/// `vswitchd` on a host: for each tunnel a bridge with TAP ports, whose devices are the tenants'.
+///
+/// The VTEPs are called `v4` and `v6`. The n-th tunnel that was joined, from 0, is called `tun` and
+/// n, its bridge `br` and n, and the port of tenant m there `p` n `-` m.
+#[derive(Debug)]
+pub struct Switch {
+    site: Site,
+    /// Further lines of each `[[vtep]]`.
+    pub vtep: String,
+    /// Further lines of each `[[tunnel]]`.
+    pub tunnel: String,
+    tunnels: Vec<(Tunnel, Vec<IpAddr>)>,
+    /// Port, number of its tunnel, and the namespace of its device.
+    ports: Vec<(String, usize, String)>,
+    running: Running,
+}
+
+enum Running {
+    Machine(Box<Daemon>),
+    /// With the directory of its files there.
+    Guest(Job, String),
+}
+
+impl Switch {
+    /// What a guest's `programs` must hold for a switch to run there.
+    ///
+    /// # Errors
+    /// They are not built.
+    pub fn programs() -> Result<Vec<PathBuf>> {
+        ["vswitchd", "vswitch-ctl"].into_iter().map(binary).collect()
+    }
+
+    /// Starts it, without any tunnel, after giving the underlay's device its addresses.
+    ///
+    /// # Errors
+    /// It is not built, not in the guest, or does not answer; the message holds its log.
+    pub fn new(site: Site) -> Result<Self> {
+        site.take_addresses(&site.device)?;
+        let start = "version = 1\n";
+        let running = match site.space.ground() {
+            Ground::Machine => {
+                let mut spec = DaemonSpec::new(start);
+                spec.netns = Some(site.space.name().to_owned());
+                Running::Machine(Box::new(spec.start()?))
+            }
+            Ground::Guest(_) => {
+                let dir = format!("/tmp/switch{}", site.index());
+                let files = format!("mkdir -p {dir} && echo '{start}' >{dir}/file");
+                site.space.sh(&format!("modprobe tun && {files}"))?.ok()?;
+                let job = site.space.start(&format!(
+                    "NO_COLOR=1 RUST_BACKTRACE=1 exec vswitchd --config {dir}/file \
+                     --run-dir {dir}/run --state-dir {dir}/state"
+                ))?;
+                Running::Guest(job, dir)
+            }
+        };
+        let (vtep, tunnel) = (String::new(), String::new());
+        let mut switch =
+            Self { site, vtep, tunnel, tunnels: Vec::new(), ports: Vec::new(), running };
+        switch.answers()?;
+        Ok(switch)
+    }
+
+    fn answers(&mut self) -> Result<()> {
+        until_ok(Duration::from_secs(60), "the switch to answer", || self.ctl("status")?.ok())
+            .with_context(|| self.log().unwrap_or_default())
+            .map(drop)
+    }
+
+    /// Runs `vswitch-ctl ARGS` (split at spaces).
+    ///
+    /// # Errors
+    /// The guest does not answer. A failing command is not an error: see [`Output::ok`].
+    pub fn ctl(&self, args: &str) -> Result<Output> {
+        match &self.running {
+            Running::Machine(daemon) => daemon.ctl(args),
+            Running::Guest(_, dir) => {
+                self.site.space.sh(&format!("NO_COLOR=1 vswitch-ctl --run-dir {dir}/run {args}"))
+            }
+        }
+    }
+
+    /// What it logged so far.
+    ///
+    /// # Errors
+    /// The guest does not answer.
+    pub fn log(&self) -> Result<String> {
+        match &self.running {
+            Running::Machine(daemon) => Ok(daemon.log()),
+            Running::Guest(job, _) => job.printed(),
+        }
+    }
+
+    /// The daemon, for its counters and its process.
+    ///
+    /// # Errors
+    /// It runs in a guest.
+    pub fn daemon(&mut self) -> Result<&mut Daemon> {
+        match &mut self.running {
+            Running::Machine(daemon) => Ok(daemon),
+            Running::Guest(..) => anyhow::bail!("the switch runs in a guest"),
+        }
+    }
+
+    /// Stops it. Its log must hold no warning and no error.
+    ///
+    /// # Errors
+    /// It does not end with 0, or logged one.
+    pub fn stop(&mut self) -> Result<()> {
+        match &mut self.running {
+            Running::Machine(daemon) => daemon.stop(),
+            Running::Guest(job, _) => {
+                job.signal(Signal::SIGTERM)?;
+                let code = until(Duration::from_secs(60), "the switch to end", || job.poll())?;
+                let log = job.printed()?;
+                ensure!(code == 0 && problems(&log, &[]).is_empty(), "ended with {code}\n{log}");
+                Ok(())
+            }
+        }
+    }
+
+    /// The whole configuration as it is to be now.
+    fn config(&self) -> String {
+        // A small table: a look at every place takes its time in a debug build.
+        let mut text = "version = 1\n[daemon]\nmax-fdb-total = 16384\n".to_owned();
+        for (family, name) in [(Family::V4, "v4"), (Family::V6, "v6")] {
+            if self.tunnels.iter().any(|(t, _)| t.family == family) {
+                let local = self.site.address(family);
+                text.push_str(&format!(
+                    "[[vtep]]\nname = \"{name}\"\nlocal = \"{local}\"\n{}\n",
+                    self.vtep
+                ));
+            }
+        }
+        for (n, (tunnel, remotes)) in self.tunnels.iter().enumerate() {
+            text.push_str(&format!("[[bridge]]\nname = \"br{n}\"\n"));
+            text.push_str(&tunnel_text(n, tunnel, remotes));
+            text.push_str(&format!("{}\n", self.tunnel));
+        }
+        for (name, n, netns) in &self.ports {
+            text.push_str(&format!(
+                "[[port]]\nname = \"{name}\"\ntype = \"tap\"\nbridge = \"br{n}\"\n\
+                 netns = \"{netns}\"\n"
+            ));
+        }
+        text
+    }
+
+    /// Makes the configuration that of the daemon, and waits until all of it is in use.
+    fn apply(&self) -> Result<()> {
+        let text = self.config();
+        match &self.running {
+            Running::Machine(daemon) => {
+                daemon.write_config(&text)?;
+                let path = daemon.config_path();
+                daemon.ctl(&format!("config apply {}", path.display()))?.ok()?;
+            }
+            Running::Guest(_, dir) => {
+                let write = format!("cat >{dir}/file <<'END'\n{text}\nEND\n");
+                self.site.space.sh(&write)?.ok()?;
+                self.ctl(&format!("config apply {dir}/file"))?.ok()?;
+            }
+        }
+        until_ok(Duration::from_secs(30), "the configuration to be in use", || {
+            self.ctl("status")?.ok().map(drop)
+        })
+    }
+}
+
+fn tunnel_text(n: usize, tunnel: &Tunnel, remotes: &[IpAddr]) -> String {
+    let (kind, id, port) = match tunnel.protocol {
+        Protocol::Vxlan => ("vxlan", "vni", format!("udp-port = {}\n", tunnel.port)),
+        Protocol::Geneve => ("geneve", "vni", format!("udp-port = {}\n", tunnel.port)),
+        Protocol::Gre => ("gre", "key", String::new()),
+    };
+    let vtep = match tunnel.family {
+        Family::V4 => "v4",
+        Family::V6 => "v6",
+    };
+    let remotes: Vec<String> = remotes.iter().map(|r| format!("\"{r}\"")).collect();
+    let mut text = format!(
+        "[[tunnel]]\nname = \"tun{n}\"\ntype = \"{kind}\"\nvtep = \"{vtep}\"\n{id} = {}\n\
+         bridge = \"br{n}\"\nremotes = [{}]\n{port}",
+        tunnel.id,
+        remotes.join(", ")
+    );
+    if let Some(group) = tunnel.group {
+        text.push_str(&format!("group = \"{group}\"\n"));
+    }
+    if !tunnel.options.is_empty() {
+        let options: Vec<String> = tunnel
+            .options
+            .iter()
+            .map(|o| format!("\"{:#06x}:{:#04x}:{}\"", o.class, o.kind, o.hex()))
+            .collect();
+        text.push_str(&format!("options = [{}]\n", options.join(", ")));
+    }
+    text
+}
+
+impl Peer for Switch {
+    fn site(&self) -> &Site {
+        &self.site
+    }
+
+    fn join(&mut self, tunnel: &Tunnel, remotes: &[IpAddr]) -> Result<()> {
+        self.tunnels.push((tunnel.clone(), remotes.to_vec()));
+        self.apply()
+    }
+
+    fn tenant(&mut self, tunnel: &Tunnel, number: u8) -> Result<Tenant> {
+        let n = self.tunnels.iter().position(|(t, _)| t == tunnel);
+        let n = n.context("this tunnel was not joined")?;
+        let port = format!("p{n}-{number}");
+        let mtu = tunnel.inner_mtu(self.site.mtu);
+        let tenant = Tenant::new(&self.site.space.ground(), number, &port, mtu)?;
+        self.ports.push((port, n, tenant.space.name().to_owned()));
+        self.apply()?;
+        tenant.configure()?;
+        Ok(tenant)
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(daemon) => daemon.fmt(f),
+            Self::Guest(job, dir) => write!(f, "{job:?} in {dir}"),
+        }
+    }
+}
