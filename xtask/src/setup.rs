@@ -77,7 +77,13 @@ const PACKAGES: &[Package] = &[
     package("pkg-config", Program("pkg-config"), Test, "finds DPDK"),
     package("libdpdk-dev", File("/usr/include/dpdk/rte_ethdev.h"), Test, "is DPDK's library"),
     package("libclang-dev", Like(LIB, "libclang"), Test, "reads DPDK's headers for the bindings"),
-    package("openvswitch-switch", Program("ovs-vswitchd"), Test, "is a switch to compare with"),
+    package(
+        "openvswitch-switch",
+        Program("ovs-vswitchd"),
+        Test,
+        "is a switch to compare with, and a peer of tunnels",
+    ),
+    package("wireguard-tools", Program("wg"), Test, "encrypts the underlay in a guest"),
 ];
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {

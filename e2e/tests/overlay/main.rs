@@ -1,0 +1,5 @@
+//! Overlays, end to end: tenants of one network on different hosts, behind different switches.
+
+#![forbid(unsafe_code)]
+
+mod peers;

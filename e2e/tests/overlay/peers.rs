@@ -1,0 +1,215 @@
+//! The lab itself, without the switch's tunnels: peers that others wrote understand each other.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use vswitch_e2e::overlay::{
+    Family, GeneveOption, Ground, Linux, OpenVswitch, Peer, Protection, Protocol, Switch, Tenant,
+    Tunnel, Underlay, Wire, checks, connect,
+};
+use vswitch_e2e::{Need, missing, size, skip};
+
+/// What the lab needs on the machine.
+const LAB: [Need; 7] = [
+    Need::Root,
+    Need::Program("ethtool", "ethtool"),
+    Need::Program("busybox", "busybox-static"),
+    Need::Program("ping", "iputils-ping"),
+    Need::Program("tcpdump", "tcpdump"),
+    Need::Program("tshark", "tshark"),
+    Need::Program("ovs-vswitchd", "openvswitch-switch"),
+];
+
+/// Whether the test cannot run, which is said.
+fn skipped(test: &str, more: &[Need]) -> bool {
+    let why = missing(&LAB).or_else(|| missing(more));
+    if let Some(why) = &why {
+        skip(test, why);
+    }
+    why.is_some()
+}
+
+fn option() -> GeneveOption {
+    GeneveOption { class: 0x0102, kind: 0x42, data: vec![0xde, 0xad, 0xbe, 0xef] }
+}
+
+/// Joins the peers, runs all checks of the two tenants, and reads what both sent. `b` sends the
+/// tunnel's options, if it has any.
+fn talk(underlay: &Underlay, tunnel: &Tunnel, a: &mut dyn Peer, b: &mut dyn Peer) -> Result<()> {
+    let tenants = connect(tunnel, &mut [&mut *a, &mut *b])?;
+    let wires = [a.site(), b.site()].map(|site| Wire::start(underlay, site, tunnel));
+    checks::pair(&tenants[0], &tenants[1])?;
+    let [from_a, from_b] = wires;
+    let id = match tunnel.protocol {
+        Protocol::Vxlan => "vxlan.vni",
+        Protocol::Geneve => "geneve.vni",
+        Protocol::Gre => "gre.key",
+    };
+    let option = "geneve.option.unknown.data";
+    from_a?.check(&[id])?.same(id, tunnel.id)?;
+    let seen = from_b?.check(&[id, option])?;
+    seen.same(id, tunnel.id)?;
+    ensure!(
+        tunnel.options.is_empty() || seen.values(option)? == ["deadbeef"],
+        "options: {:?}",
+        seen.values(option)?
+    );
+    Ok(())
+}
+
+#[test]
+fn linux_and_open_vswitch() -> Result<()> {
+    if skipped("linux_and_open_vswitch", &[]) {
+        return Ok(());
+    }
+    let underlay = Underlay::new(&Ground::Machine, 1500)?;
+    let mut linux = Linux::new(underlay.site("linux")?)?;
+    let mut ovs = OpenVswitch::new(underlay.site("ovs")?)?;
+    for family in [Family::V4, Family::V6] {
+        talk(&underlay, &Tunnel::new(Protocol::Vxlan, 10_010, family), &mut linux, &mut ovs)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guest_and_open_vswitch() -> Result<()> {
+    if skipped("a_guest_and_open_vswitch", Need::GUEST) {
+        return Ok(());
+    }
+    let underlay = Underlay::new(&Ground::Machine, 1500)?;
+    let mut ovs = OpenVswitch::new(underlay.site("ovs")?)?;
+    let mut guest = Linux::new(underlay.guest("guest", &[])?)?;
+    let mut tunnels = vec![
+        Tunnel { options: vec![option()], ..Tunnel::new(Protocol::Geneve, 77, Family::V4) },
+        Tunnel::new(Protocol::Gre, 77, Family::V6),
+        Tunnel { options: vec![option()], ..Tunnel::new(Protocol::Geneve, 77, Family::V6) },
+        Tunnel::new(Protocol::Gre, 77, Family::V4),
+    ];
+    tunnels.truncate(size(2, 4) as usize);
+    for tunnel in tunnels {
+        talk(&underlay, &tunnel, &mut guest, &mut ovs)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn options_between_two_open_vswitches() -> Result<()> {
+    if skipped("options_between_two_open_vswitches", &[]) {
+        return Ok(());
+    }
+    let underlay = Underlay::new(&Ground::Machine, 1500)?;
+    let mut one = OpenVswitch::new(underlay.site("one")?)?;
+    let mut other = OpenVswitch::new(underlay.site("other")?)?;
+    let tunnel =
+        Tunnel { options: vec![option()], ..Tunnel::new(Protocol::Geneve, 0xff_ffff, Family::V4) };
+    let tenants = connect(&tunnel, &mut [&mut one, &mut other])?;
+    checks::reach(&tenants[0], &tenants[1])?;
+    ensure!(other.count_options(&tunnel)? == 0);
+    checks::small(&tenants[0], &tenants[1])?;
+    let counted = other.count_options(&tunnel)?;
+    ensure!(counted >= 6, "six requests had the option, counted {counted}");
+    Ok(())
+}
+
+/// Three hosts: each broadcast is copied once for each, and an address moves between two of them.
+#[test]
+fn three_hosts() -> Result<()> {
+    if skipped("three_hosts", &[]) {
+        return Ok(());
+    }
+    let underlay = Underlay::new(&Ground::Machine, 1500)?;
+    let mut linux = Linux::new(underlay.site("linux")?)?;
+    let mut second = Linux::new(underlay.site("second")?)?;
+    let mut ovs = OpenVswitch::new(underlay.site("ovs")?)?;
+    let tunnel = Tunnel::new(Protocol::Vxlan, 1, Family::V4);
+    let tenants = connect(&tunnel, &mut [&mut linux, &mut second, &mut ovs])?;
+    let [a, b, c] = &tenants[..] else { anyhow::bail!("three tenants") };
+    for (from, others) in [(a, [b, c]), (b, [a, c]), (c, [a, b])] {
+        others.iter().try_for_each(|other| checks::reach(from, other))?;
+        checks::broadcast(from, &others)?;
+    }
+    checks::moves(a, c, b)?;
+    checks::moves(c, a, b)?;
+    let learned = linux.fdb(&tunnel)?;
+    ensure!(learned.contains(&format!("{} dst {}", c.mac(), ovs.site().v4)), "{learned}");
+    Ok(())
+}
+
+/// Multicast on the underlay, and a static entry in place of learning.
+#[test]
+fn a_group_and_static_entries() -> Result<()> {
+    if skipped("a_group_and_static_entries", &[]) {
+        return Ok(());
+    }
+    for (family, group) in [(Family::V4, "239.1.1.1"), (Family::V6, "ff05::1:1")] {
+        let underlay = Underlay::new(&Ground::Machine, 1500)?;
+        let mut one = Linux::new(underlay.site("one")?)?;
+        let mut other = Linux::new(underlay.site("other")?)?;
+        one.more = "nolearning".to_owned();
+        let tunnel = Tunnel {
+            group: Some(group.parse::<IpAddr>()?),
+            port: 8472,
+            ..Tunnel::new(Protocol::Vxlan, 5, family)
+        };
+        let tenants = connect(&tunnel, &mut [&mut one, &mut other])?;
+        let [a, b] = &tenants[..] else { anyhow::bail!("two tenants") };
+        let wire = Wire::start(&underlay, one.site(), &tunnel)?;
+        checks::reach(a, b)?;
+        checks::broadcast(a, &[b])?;
+        let address = if family == Family::V4 { "ip.dst" } else { "ipv6.dst" };
+        // What is not learned always goes to the group.
+        ensure!(wire.check(&[address])?.values(address)? == [group]);
+        one.static_mac(&tunnel, &b.mac(), other.site().address(family))?;
+        checks::small(a, b)?;
+        let seen = wire.check(&[address])?.values(address)?;
+        ensure!(seen.contains(&other.site().address(family).to_string()), "{seen:?}");
+    }
+    Ok(())
+}
+
+/// A guest's kernel to itself, over WireGuard and over IPsec; and the switch runs there.
+#[test]
+fn a_protected_underlay_in_a_guest() -> Result<()> {
+    const NEEDS: [Need; 3] = [
+        Need::Binaries,
+        Need::Program("wg", "wireguard-tools"),
+        Need::Program("strip", "binutils"),
+    ];
+    if missing(Need::GUEST).is_some() && skipped("a_protected_underlay_in_a_guest", Need::GUEST)
+        || skipped("a_protected_underlay_in_a_guest", &NEEDS)
+    {
+        return Ok(());
+    }
+    let ground = Ground::boot("guest", &Switch::programs()?)?;
+    let underlay = Underlay::new(&ground, 1500)?;
+    for (protection, protocol, family) in [
+        (Protection::WireGuard, Protocol::Vxlan, Family::V4),
+        (Protection::Ipsec, Protocol::Geneve, Family::V6),
+    ] {
+        let (mut a, mut b) = (underlay.site("a")?, underlay.site("b")?);
+        protection.between(&mut a, &mut b)?;
+        let (mut a, mut b) = (Linux::new(a)?, Linux::new(b)?);
+        let tunnel = Tunnel::new(protocol, 9, family);
+        let tenants = connect(&tunnel, &mut [&mut a, &mut b])?;
+        let before = protection.bytes(a.site())?;
+        checks::reach(&tenants[0], &tenants[1])?;
+        checks::largest(&tenants[0], &tenants[1])?;
+        checks::tcp(&tenants[0], &tenants[1], &tenants[1].v6(), 1 << 18)?;
+        let bytes = protection.bytes(a.site())? - before;
+        ensure!(bytes > 1 << 18, "{protection:?} carried {bytes} bytes only");
+    }
+
+    let mut switch = Switch::new(underlay.site("switch")?)?;
+    switch.ctl("bridge add br")?.ok()?;
+    let mut tenants = Vec::new();
+    for number in [1, 2] {
+        let tenant = Tenant::new(&ground, number, &format!("p{number}"), 1500)?;
+        let (device, netns) = (&tenant.device, tenant.space.name());
+        switch.ctl(&format!("port add {device} --type tap --bridge br --netns {netns}"))?.ok()?;
+        tenant.configure()?;
+        tenants.push(tenant);
+    }
+    checks::reach(&tenants[0], &tenants[1]).with_context(|| switch.log().unwrap_or_default())?;
+    checks::largest(&tenants[0], &tenants[1])?;
+    switch.stop()
+}
