@@ -61,6 +61,27 @@ fn place(reason: DropReason) -> Place {
         DropReason::HandoverFull => {
             Place::Below("a worker that stands still; the scenarios of switch-core")
         }
+        DropReason::OuterInvalid
+        | DropReason::OuterFragment
+        | DropReason::OuterAddress
+        | DropReason::TunnelHeader
+        | DropReason::TunnelReserved
+        | DropReason::TunnelProtocol
+        | DropReason::TunnelUnknown
+        | DropReason::TunnelPeer
+        | DropReason::GeneveOptions
+        | DropReason::GeneveCritical
+        | DropReason::GeneveControl
+        | DropReason::GreChecksum
+        | DropReason::GreSequence
+        | DropReason::InnerRunt
+        | DropReason::InnerTag
+        | DropReason::EcnDropped
+        | DropReason::SplitHorizon
+        | DropReason::TunnelLoop
+        | DropReason::TunnelMtu => Place::Below(
+            "there is no tunnel in this lab; the scenarios of switch-core, in `overlay`",
+        ),
     }
 }
 
