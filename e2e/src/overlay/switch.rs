@@ -18,6 +18,10 @@ use crate::command::{Host, Output, until, until_ok};
 use crate::daemon::{Daemon, DaemonSpec};
 use crate::log::problems;
 
+/// What does not change while it runs. A small table: a look at every place takes its time in a
+/// debug build.
+const START: &str = "version = 1\n[daemon]\nmax-fdb-total = 16384\n";
+
 /// `vswitchd` on a host: for each tunnel a bridge with TAP ports, whose devices are the tenants'.
 ///
 /// The VTEPs are called `v4` and `v6`. The n-th tunnel that was joined, from 0, is called `tun` and
@@ -56,16 +60,15 @@ impl Switch {
     /// It is not built, not in the guest, or does not answer; the message holds its log.
     pub fn new(site: Site) -> Result<Self> {
         site.take_addresses(&site.device)?;
-        let start = "version = 1\n";
         let running = match site.space.ground() {
             Ground::Machine => {
-                let mut spec = DaemonSpec::new(start);
+                let mut spec = DaemonSpec::new(START);
                 spec.netns = Some(site.space.name().to_owned());
                 Running::Machine(Box::new(spec.start()?))
             }
             Ground::Guest(_) => {
                 let dir = format!("/tmp/switch{}", site.index());
-                let files = format!("mkdir -p {dir} && echo '{start}' >{dir}/file");
+                let files = format!("mkdir -p {dir} && echo '{START}' >{dir}/file");
                 site.space.sh(&format!("modprobe tun && {files}"))?.ok()?;
                 let job = site.space.start(&format!(
                     "NO_COLOR=1 RUST_BACKTRACE=1 exec vswitchd --config {dir}/file \
@@ -141,8 +144,7 @@ impl Switch {
 
     /// The whole configuration as it is to be now.
     fn config(&self) -> String {
-        // A small table: a look at every place takes its time in a debug build.
-        let mut text = "version = 1\n[daemon]\nmax-fdb-total = 16384\n".to_owned();
+        let mut text = START.to_owned();
         for (family, name) in [(Family::V4, "v4"), (Family::V6, "v6")] {
             if self.tunnels.iter().any(|(t, _)| t.family == family) {
                 let local = self.site.address(family);
