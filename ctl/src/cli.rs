@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use vswitch_api::client::DEFAULT_RUN_DIR;
 
 use crate::output::Format;
-use crate::{bridge, config, cpu, docs, drops, event, fdb, port, vlan};
+use crate::{bridge, config, cpu, docs, drops, event, fdb, mtu, port, tunnel, vlan, vtep};
 
 const EXIT_CODES: &str = "Exit codes:\n  \
     0 done\n  \
@@ -75,6 +75,21 @@ pub(crate) enum Noun {
     Fdb {
         #[command(subcommand)]
         verb: fdb::Verb,
+    },
+    /// Tunnels: tenant networks that cross hosts
+    Tunnel {
+        #[command(subcommand)]
+        verb: tunnel::Verb,
+    },
+    /// VTEPs: addresses of this host that tunnels end at
+    Vtep {
+        #[command(subcommand)]
+        verb: vtep::Verb,
+    },
+    /// What fits through tunnels
+    Mtu {
+        #[command(subcommand)]
+        verb: mtu::Verb,
     },
     /// Frames that were dropped, and why
     Drops {

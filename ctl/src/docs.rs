@@ -86,7 +86,10 @@ fn pages() -> Result<Vec<Page>, Failure> {
         }
         // Verbs are sections of their noun's page: one page a noun is what people look for.
         for verb in noun.get_subcommands() {
-            write!(out, "{}", section(verb)?)?;
+            write!(out, "{}", section("", verb)?)?;
+            for inner in verb.get_subcommands() {
+                write!(out, "{}", section(&format!("{} ", verb.get_name()), inner)?)?;
+            }
         }
         let also = "\\fBvswitch\\-ctl\\fR(1) for the options of every command and the exit codes";
         write!(out, ".SH SEE ALSO\n{also}\n")?;
@@ -102,15 +105,15 @@ fn without_globals(command: &Command) -> Command {
     command.clone().mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
 }
 
-/// The section of one verb.
-fn section(verb: &Command) -> Result<String, Failure> {
+/// The section of one verb; `before` is the verb it belongs to, if it does.
+fn section(before: &str, verb: &Command) -> Result<String, Failure> {
     let mut options = Vec::new();
     Man::new(without_globals(verb)).render_options_section(&mut options)?;
     let options = String::from_utf8_lossy(&options).replacen(".SH OPTIONS\n", "", 1);
     let synopsis = verb.clone().render_usage().to_string();
     let synopsis = synopsis.trim_start_matches("Usage: ").replace('-', "\\-");
     let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
-    let head = verb.get_name().to_uppercase();
+    let head = format!("{before}{}", verb.get_name()).to_uppercase();
     Ok(format!(".SH {head}\n\\fB{synopsis}\\fR\n.PP\n{about}\n{options}"))
 }
 

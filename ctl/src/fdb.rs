@@ -1,5 +1,6 @@
 //! `fdb show|add|del|flush|monitor`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -7,7 +8,7 @@ use vswitch_api::client::{Client, path, query};
 use vswitch_api::error::exit;
 use vswitch_api::types::{
     BridgeStatus, FdbBatch, FdbBatchReply, FdbEntry, FdbEvent, FdbFlush, FdbKey, FdbKind,
-    FdbSelector, List, PortStatus,
+    FdbSelector, List, PortStatus, TunnelStatus,
 };
 use vswitch_api::{ApiError, Code};
 
@@ -25,17 +26,24 @@ pub(crate) enum Verb {
         /// The address
         #[arg(required_unless_present = "from")]
         mac: Option<String>,
-        /// The port it is on
+        /// The port it is on; with --remote, the tunnel
         #[arg(long, required_unless_present = "from")]
         port: Option<String>,
-        /// The VLAN it is in; 0 is no VLAN
-        #[arg(long, default_value_t = 0)]
-        vlan: u16,
+        /// The VTEP that it is behind
+        #[arg(long, value_name = "ADDRESS")]
+        remote: Option<IpAddr>,
+        /// The bridge; that of the port or tunnel if left out
+        #[arg(long)]
+        bridge: Option<String>,
+        /// The VLAN it is in; 0 is no VLAN. If left out, the tunnel's or none
+        #[arg(long)]
+        vlan: Option<u16>,
         /// It does not move when the address is seen elsewhere
         #[arg(long)]
         sticky: bool,
         /// Entries from a file, JSON lines as `-o jsonl fdb show` prints them; - is standard input
-        #[arg(long, value_name = "FILE", conflicts_with_all = ["mac", "port", "vlan", "sticky"])]
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["mac", "port", "remote",
+            "bridge", "vlan", "sticky"])]
         from: Option<PathBuf>,
     },
     /// Delete an entry
@@ -57,9 +65,12 @@ pub(crate) enum Verb {
         /// Only of this bridge
         #[arg(long)]
         bridge: Option<String>,
-        /// Only on this port
+        /// Only on this port or tunnel
         #[arg(long)]
         port: Option<String>,
+        /// Only behind this remote VTEP
+        #[arg(long, value_name = "ADDRESS")]
+        remote: Option<IpAddr>,
         /// Only in this VLAN; 0 is no VLAN
         #[arg(long)]
         vlan: Option<u16>,
@@ -72,7 +83,7 @@ pub(crate) enum Verb {
         /// Only of this bridge
         #[arg(long)]
         bridge: Option<String>,
-        /// Only on this port
+        /// Only on this port or tunnel
         #[arg(long)]
         port: Option<String>,
     },
@@ -83,9 +94,12 @@ pub(crate) struct Filter {
     /// Only of this bridge
     #[arg(long)]
     bridge: Option<String>,
-    /// Only on this port
+    /// Only on this port or tunnel
     #[arg(long)]
     port: Option<String>,
+    /// Only behind this remote VTEP
+    #[arg(long, value_name = "ADDRESS")]
+    remote: Option<IpAddr>,
     /// Only in this VLAN; 0 is no VLAN
     #[arg(long)]
     vlan: Option<u16>,
@@ -100,10 +114,13 @@ pub(crate) struct Filter {
 pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
     match verb {
         Verb::Show(filter) => show(client, output, &filter),
-        Verb::Add { mac, port, vlan, sticky, from } => {
+        Verb::Add { mac, port, remote, bridge, vlan, sticky, from } => {
             let entries = match (from, mac, port) {
                 (Some(file), ..) => read_entries(&file)?,
-                (None, Some(mac), Some(port)) => vec![entry(client, mac, port, vlan, sticky)?],
+                (None, Some(mac), Some(port)) => {
+                    let place = Place { bridge, port, remote, vlan };
+                    vec![entry(client, mac, place, sticky)?]
+                }
                 // clap has refused it already.
                 _ => Vec::new(),
             };
@@ -120,8 +137,8 @@ pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
                 other => other,
             }
         }
-        Verb::Flush { bridge, port, vlan, also_static } => {
-            let flush = FdbFlush { bridge, port, remote: None, vlan, also_static };
+        Verb::Flush { bridge, port, remote, vlan, also_static } => {
+            let flush = FdbFlush { bridge, port, remote, vlan, also_static };
             send(client, output, "/v1/fdb/flush", &flush, "flushed")
         }
         Verb::Monitor { bridge, port } => {
@@ -133,17 +150,20 @@ pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
 
 fn show(client: &Client, output: &Output, filter: &Filter) -> VerbDone {
     let vlan = filter.vlan.map(|vlan| vlan.to_string());
+    let remote = filter.remote.map(|remote| remote.to_string());
     let path = query(
         "/v1/fdb",
         &[
             ("bridge", filter.bridge.as_deref()),
             ("port", filter.port.as_deref()),
+            ("remote", remote.as_deref()),
             ("vlan", vlan.as_deref()),
             ("mac", filter.mac.as_deref()),
             ("type", filter.kind.as_deref()),
         ],
     );
     let entries = client.get::<List<FdbEntry>>(&path)?.items;
+    let any_remote = entries.iter().any(|entry| entry.remote.is_some());
     output.list(
         &entries,
         &[
@@ -151,6 +171,7 @@ fn show(client: &Client, output: &Output, filter: &Filter) -> VerbDone {
             Column::number("VLAN", |entry| vlan_text(entry.vlan)),
             Column::new("MAC", |entry| entry.mac.clone()),
             Column::new("PORT", |entry| entry.port.clone()),
+            Column::wide_or(any_remote, "REMOTE", |entry| maybe(entry.remote.as_ref())),
             Column::new("TYPE", |entry| {
                 let sticky = if entry.sticky { ",sticky" } else { "" };
                 format!("{}{sticky}", entry.kind.name())
@@ -167,30 +188,36 @@ fn vlan_text(vlan: u16) -> String {
     if vlan == 0 { String::new() } else { vlan.to_string() }
 }
 
-/// An entry to add; its bridge is that of the port.
-fn entry(
-    client: &Client,
-    mac: String,
+/// Where an entry is to be, as far as it was said.
+struct Place {
+    bridge: Option<String>,
     port: String,
-    vlan: u16,
-    sticky: bool,
-) -> Result<FdbEntry, Failure> {
-    let status: PortStatus = client.get(&path(&["v1", "ports", &port]))?;
-    let bridge = status.bridge.ok_or_else(|| {
+    remote: Option<IpAddr>,
+    vlan: Option<u16>,
+}
+
+/// An entry to add; what was not said of its bridge and VLAN, its port or tunnel says.
+fn entry(client: &Client, mac: String, place: Place, sticky: bool) -> Result<FdbEntry, Failure> {
+    let Place { bridge, port, remote, vlan } = place;
+    let (bridge, vlan) = match (bridge, vlan, remote) {
+        (Some(bridge), Some(vlan), _) => (bridge, vlan),
+        (bridge, vlan, Some(_)) => {
+            let tunnel: TunnelStatus = client.get(&path(&["v1", "tunnels", &port]))?;
+            (bridge.unwrap_or(tunnel.bridge), vlan.or(tunnel.vlan).unwrap_or(0))
+        }
+        (Some(bridge), None, None) => (bridge, 0),
+        (None, vlan, None) => (bridge_of(client, &port)?, vlan.unwrap_or(0)),
+    };
+    let kind = FdbKind::Static;
+    Ok(FdbEntry { bridge, vlan, mac, port, remote, kind, sticky, age: None, owner: None })
+}
+
+fn bridge_of(client: &Client, port: &str) -> Result<String, Failure> {
+    let status: PortStatus = client.get(&path(&["v1", "ports", port]))?;
+    status.bridge.ok_or_else(|| {
         let message = format!("port {port} is in no bridge, so it can have no entries");
         let hint = format!("vswitch-ctl port set {port} --bridge BRIDGE");
-        ApiError::new(Code::InvalidRequest, message).with_hint(hint)
-    })?;
-    Ok(FdbEntry {
-        bridge,
-        vlan,
-        mac,
-        port,
-        remote: None,
-        kind: FdbKind::Static,
-        sticky,
-        age: None,
-        owner: None,
+        ApiError::new(Code::InvalidRequest, message).with_hint(hint).into()
     })
 }
 
@@ -249,8 +276,14 @@ fn words(event: &FdbEvent) -> String {
     if let Some(lost) = event.lost {
         return format!("{}  lost     {lost} events: the reader was too slow\n", event.time);
     }
-    let from = event.from.as_ref().map_or_else(String::new, |from| format!(" from {from}"));
+    let behind =
+        |remote: Option<IpAddr>| remote.map_or_else(String::new, |at| format!(" behind {at}"));
+    let from = event
+        .from
+        .as_ref()
+        .map_or_else(String::new, |from| format!(" from {from}{}", behind(event.from_remote)));
+    let remote = behind(event.remote);
     let vlan = if event.vlan == 0 { String::new() } else { format!(" vlan {}", event.vlan) };
     let (time, mac, bridge, port) = (&event.time, &event.mac, &event.bridge, &event.port);
-    format!("{time}  {:<8} {mac} {bridge}{vlan} on {port}{from}\n", event.event.name())
+    format!("{time}  {:<8} {mac} {bridge}{vlan} on {port}{remote}{from}\n", event.event.name())
 }

@@ -1,4 +1,4 @@
-//! Options for the keys of bridges and ports, from the configuration's key table.
+//! Options for the keys of bridges, ports, VTEPs and tunnels, from the configuration's key table.
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
@@ -12,6 +12,14 @@ pub(crate) struct BridgeKeys(pub(crate) Map<String, Json>);
 /// The keys of a port that were given, with their values as in a request.
 #[derive(Debug)]
 pub(crate) struct PortKeys(pub(crate) Map<String, Json>);
+
+/// The keys of a VTEP that were given, with their values as in a request.
+#[derive(Debug)]
+pub(crate) struct VtepKeys(pub(crate) Map<String, Json>);
+
+/// The keys of a tunnel that were given, with their values as in a request.
+#[derive(Debug)]
+pub(crate) struct TunnelKeys(pub(crate) Map<String, Json>);
 
 macro_rules! options {
     ($name:ident, $section:expr) => {
@@ -40,6 +48,8 @@ macro_rules! options {
 
 options!(BridgeKeys, Section::Bridge);
 options!(PortKeys, Section::Port);
+options!(VtepKeys, Section::Vtep);
+options!(TunnelKeys, Section::Tunnel);
 
 /// The name is an argument of its own.
 fn keys(section: Section) -> impl Iterator<Item = &'static Key> {
@@ -69,8 +79,7 @@ fn help(key: &Key) -> String {
     if key.applies.is_empty() {
         return sentence.to_owned();
     }
-    let types = key.applies;
-    format!("{sentence} ({} only)", types.join(", "))
+    format!("{sentence} ({} only)", key.applies.join(", "))
 }
 
 const fn placeholder(value: KeyType) -> &'static str {
@@ -86,6 +95,10 @@ const fn placeholder(value: KeyType) -> &'static str {
         KeyType::Vlans => "VLANS|all",
         KeyType::Mac => "MAC",
         KeyType::Name => "NAME",
+        KeyType::Ip => "ADDRESS",
+        KeyType::Ips => "ADDRESSES",
+        KeyType::OrCopy { .. } => "N|copy",
+        KeyType::GeneveOptions => "CLASS:TYPE:DATA",
         _ => "VALUE",
     }
 }
@@ -103,11 +116,17 @@ fn json_value(value: KeyType, text: &str) -> Json {
     let number = |text: &str| text.parse::<i64>().map_or_else(|_| json!(text), |n| json!(n));
     match value {
         KeyType::Bool => json!(text == "true"),
-        KeyType::Int { .. } | KeyType::Limit { .. } | KeyType::Vlan => number(text),
+        KeyType::Int { .. } | KeyType::Limit { .. } | KeyType::Vlan | KeyType::OrCopy { .. } => {
+            number(text)
+        }
         KeyType::Vlans if text != "all" => {
             text.split(',').map(|part| number(part.trim())).collect()
         }
         KeyType::Texts => json!([text]),
+        // Nothing is a list without anything in it, which is not the same as no list.
+        KeyType::Ips | KeyType::GeneveOptions => {
+            text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect()
+        }
         _ => json!(text),
     }
 }

@@ -15,12 +15,15 @@ mod failure;
 mod fdb;
 mod keys;
 mod metrics;
+mod mtu;
 mod output;
 mod port;
 mod reply;
 mod status;
+mod tunnel;
 mod version;
 mod vlan;
+mod vtep;
 
 use std::process::ExitCode;
 
@@ -52,6 +55,9 @@ fn run(cli: Cli, output: &Output) -> Done {
         Noun::Port { verb } => port::run(&client()?, output, verb),
         Noun::Vlan { verb } => vlan::run(&client()?, output, verb),
         Noun::Fdb { verb } => fdb::run(&client()?, output, verb),
+        Noun::Tunnel { verb } => tunnel::run(&client()?, output, verb),
+        Noun::Vtep { verb } => vtep::run(&client()?, output, verb),
+        Noun::Mtu { verb } => mtu::run(&client()?, output, verb),
         Noun::Drops { verb } => drops::run(&client()?, output, verb),
         Noun::Cpu { verb } => cpu::run(&client()?, output, verb),
         Noun::Event(args) => event::run(&client()?, output, &args),

@@ -55,6 +55,11 @@ impl<T> Column<T> {
         Self { head, wide: true, right: false, cell }
     }
 
+    /// A column of words of wide tables, and of others if `shown`.
+    pub(crate) const fn wide_or(shown: bool, head: &'static str, cell: fn(&T) -> String) -> Self {
+        Self { head, wide: !shown, right: false, cell }
+    }
+
     /// A column of numbers of wide tables.
     pub(crate) const fn wide_number(head: &'static str, cell: fn(&T) -> String) -> Self {
         Self { head, wide: true, right: true, cell }
@@ -124,7 +129,8 @@ impl Output {
         Ok(out.flush()?)
     }
 
-    fn table<T>(&self, items: &[T], columns: &[Column<T>]) -> String {
+    /// A table as text, for where there is more than a list.
+    pub(crate) fn table<T>(&self, items: &[T], columns: &[Column<T>]) -> String {
         let columns: Vec<_> =
             columns.iter().filter(|column| !column.wide || self.format == Format::Wide).collect();
         let rows: Vec<Vec<String>> = items

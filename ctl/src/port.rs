@@ -9,7 +9,7 @@ use vswitch_api::types::{List, PortStats, PortStatus};
 use crate::failure::VerbDone;
 use crate::keys::{self, PortKeys};
 use crate::output::{Column, Output, maybe};
-use crate::reply::{Tolerate, change};
+use crate::reply::{Tolerate, by_reason, change};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -156,13 +156,8 @@ fn stats(client: &Client, output: &Output, names: &[String]) -> VerbDone {
             Column::wide_number("CONSUMED", |port| port.inside.consumed.to_string()),
             Column::wide_number("FORWARDED", |port| port.inside.forwarded.to_string()),
             Column::wide_number("OFFERED", |port| port.inside.offered.to_string()),
-            Column::wide("BY-REASON", by_reason),
+            Column::wide("BY-REASON", |port| by_reason(&port.drops)),
         ],
     )?;
     Ok(None)
-}
-
-fn by_reason(port: &PortStats) -> String {
-    let drops = port.drops.iter().map(|drop| format!("{}={}", drop.reason, drop.frames));
-    drops.collect::<Vec<_>>().join(",")
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vswitch_api::client::Client;
 use vswitch_api::error::exit;
-use vswitch_api::types::MutationReply;
+use vswitch_api::types::{DropCount, MutationReply};
 use vswitch_api::{ApiError, Code};
 
 use crate::failure::{self, Failure, VerbDone};
@@ -73,6 +73,12 @@ pub(crate) fn tell(output: &Output, reply: &MutationReply) -> VerbDone {
         failure::tell(&error, output);
     }
     Ok(Some(exit::NOT_REALISED))
+}
+
+/// Drops in one cell: `tunnel-peer=3,tunnel-mtu=1`.
+pub(crate) fn by_reason(drops: &[DropCount]) -> String {
+    let drops = drops.iter().map(|drop| format!("{}={}", drop.reason, drop.frames));
+    drops.collect::<Vec<_>>().join(",")
 }
 
 /// Prints a stream to its end. A failure to print ends it and is what comes back.

@@ -2,6 +2,7 @@
 //! tables and of JSON.
 
 mod fake;
+mod overlay;
 
 use serde_json::{Value, json};
 
@@ -323,6 +324,10 @@ fn completions_and_manual_pages_know_every_command() {
     let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
     assert!(page("vswitch-ctl-port.1").contains("storm\\-limit"));
     assert!(page("vswitch-ctl.1").contains("Exit codes"));
+    let tunnel = page("vswitch-ctl-tunnel.1");
+    for words in [".SH PEERS ADD\n", "strict\\-reserved", "tunnel peers <NAME> del"] {
+        assert!(tunnel.contains(words), "{words}\n{tunnel}");
+    }
     assert!(page("vswitch.toml.5").contains("max\\-fdb\\-total"));
     let drops = page("vswitch-drops.7");
     for reason in switch_core::DropReason::ALL {

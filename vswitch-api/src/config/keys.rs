@@ -301,8 +301,9 @@ pub const KEYS: &[Key] = keys! {
     Tunnel "remotes": KeyType::Ips, Otherwise("those of its VTEP"), &[], "[\"192.0.2.7\"]",
         "The VTEPs of other hosts: where broadcast, multicast and unknown unicast frames go, one \
          copy each, and whose packets are accepted.";
-    Tunnel "group": KeyType::Ip, Otherwise("a copy to each remote"), VXLAN, "\"239.1.1.1\"",
-        "The multicast group of the underlay that such frames go to instead.";
+    Tunnel "group": KeyType::Ip, Otherwise("none"), VXLAN, "\"239.1.1.1\"",
+        "The multicast group of the underlay that broadcast, multicast and unknown unicast frames \
+         go to, and not a copy to each remote.";
     Tunnel "peers": KeyType::Choice(&["listed", "any"]), Is("\"listed\""), &[], "\"listed\"",
         "Whose packets are accepted: those of its remotes and of what a control plane adds, or \
          those of anybody who reaches the VTEP.";
@@ -324,7 +325,7 @@ pub const KEYS: &[Key] = keys! {
         "true",
         "Whether outer UDP carries a checksum. false over IPv6 also accepts packets without one.";
     Tunnel "df": KeyType::Bool, Is("true"), &[], "true",
-        "Whether outer IPv4 packets may not be fragmented on their way.";
+        "Whether outer IPv4 packets carry the don't-fragment flag.";
     Tunnel "checksum": KeyType::Bool, Is("false"), GRE, "false",
         "Whether GRE packets carry a checksum.";
     Tunnel "sequence": KeyType::Bool, Is("false"), GRE, "false",

@@ -1,0 +1,216 @@
+//! `tunnel show|add|del|set|peers`.
+
+use std::net::IpAddr;
+
+use clap::Subcommand;
+use serde_json::{Value as Json, json};
+use vswitch_api::Code;
+use vswitch_api::client::{Client, path, query};
+use vswitch_api::types::{
+    List, PeersReply, PeersRequest, ReceivedOption, TunnelPeer, TunnelStatus,
+};
+
+use crate::failure::VerbDone;
+use crate::keys::{self, TunnelKeys};
+use crate::output::{Column, Output, maybe, yes};
+use crate::reply::{Tolerate, by_reason, change};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Show tunnels; -o wide shows drops by reason and the GENEVE options that arrived
+    Show {
+        /// Only these
+        names: Vec<String>,
+        /// Only those in this bridge
+        #[arg(long, conflicts_with = "names")]
+        bridge: Option<String>,
+        /// Only those that end at this VTEP
+        #[arg(long, conflicts_with = "names")]
+        vtep: Option<String>,
+    },
+    /// Add a tunnel
+    Add {
+        /// Its name
+        name: String,
+        /// Do nothing if there is one of that name
+        #[arg(long)]
+        if_not_exists: bool,
+        #[command(flatten)]
+        keys: TunnelKeys,
+    },
+    /// Delete a tunnel
+    Del {
+        /// Its name
+        name: String,
+        /// Do nothing if there is none of that name
+        #[arg(long)]
+        if_exists: bool,
+    },
+    /// Change a tunnel
+    Set {
+        /// Its name
+        name: String,
+        /// Give this key its default back
+        #[arg(long, value_name = "KEY")]
+        unset: Vec<String>,
+        #[command(flatten)]
+        keys: TunnelKeys,
+    },
+    /// Show the remotes of a tunnel, or add or delete some until vswitchd stops
+    Peers {
+        /// The tunnel
+        name: String,
+        #[command(subcommand)]
+        verb: Option<PeersVerb>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeersVerb {
+    /// Add remotes until vswitchd stops; `tunnel set NAME --remotes` is for good
+    Add {
+        /// Their addresses
+        #[arg(required = true)]
+        addresses: Vec<IpAddr>,
+        /// Who they belong to; api if left out
+        #[arg(long)]
+        owner: Option<String>,
+    },
+    /// Delete remotes that were added so
+    Del {
+        /// Their addresses
+        #[arg(required = true)]
+        addresses: Vec<IpAddr>,
+        /// Who they belong to; api if left out
+        #[arg(long)]
+        owner: Option<String>,
+    },
+}
+
+pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
+    match verb {
+        Verb::Show { names, bridge, vtep } => show(
+            client,
+            output,
+            &names,
+            &[("bridge", bridge.as_deref()), ("vtep", vtep.as_deref())],
+        ),
+        Verb::Add { name, if_not_exists, keys } => {
+            let mut body = keys.0;
+            body.insert("name".into(), json!(name));
+            let tolerate = Tolerate::when(if_not_exists, &[Code::Exists]);
+            change(client, output, "POST", "/v1/tunnels", Some(&body), tolerate)
+        }
+        Verb::Del { name, if_exists } => {
+            let tolerate = Tolerate::when(if_exists, &[Code::NoSuchTunnel]);
+            let path = path(&["v1", "tunnels", &name]);
+            change(client, output, "DELETE", &path, None::<&Json>, tolerate)
+        }
+        Verb::Set { name, unset, keys } => {
+            let mut body = keys.0;
+            keys::unset(&mut body, &unset);
+            let path = path(&["v1", "tunnels", &name]);
+            change(client, output, "PATCH", &path, Some(&body), Tolerate::NOTHING)
+        }
+        Verb::Peers { name, verb } => {
+            let at = path(&["v1", "tunnels", &name, "peers"]);
+            match verb {
+                None => peers(client, output, &at),
+                Some(PeersVerb::Add { addresses, owner }) => {
+                    let body = PeersRequest { owner, remotes: addresses };
+                    send(client, output, &at, &body, "added")
+                }
+                Some(PeersVerb::Del { addresses, owner }) => {
+                    let body = PeersRequest { owner, remotes: addresses };
+                    send(client, output, &format!("{at}/delete"), &body, "deleted")
+                }
+            }
+        }
+    }
+}
+
+fn show(
+    client: &Client,
+    output: &Output,
+    names: &[String],
+    filter: &[(&str, Option<&str>)],
+) -> VerbDone {
+    let tunnels: Vec<TunnelStatus> = if names.is_empty() {
+        client.get::<List<_>>(&query("/v1/tunnels", filter))?.items
+    } else {
+        let one = |name: &String| client.get(&path(&["v1", "tunnels", name]));
+        names.iter().map(one).collect::<Result<_, _>>()?
+    };
+    output.list(
+        &tunnels,
+        &[
+            Column::new("NAME", |tunnel: &TunnelStatus| tunnel.name.clone()),
+            Column::new("TYPE", |tunnel| tunnel.tunnel_type.clone()),
+            Column::new("STATE", |tunnel| tunnel.state.name().into()),
+            Column::new("VTEP", |tunnel| tunnel.vtep.clone()),
+            Column::number("NETWORK", |tunnel| maybe(tunnel.network.as_ref())),
+            Column::new("BRIDGE", |tunnel| tunnel.bridge.clone()),
+            Column::number("VLAN", |tunnel| maybe(tunnel.vlan.as_ref())),
+            Column::number("REMOTES", |tunnel| tunnel.remotes.to_string()),
+            Column::number("INNER-MTU", |tunnel| tunnel.inner_mtu.to_string()),
+            Column::number("RX", |tunnel| tunnel.counters.rx_frames.to_string()),
+            Column::number("TX", |tunnel| tunnel.counters.tx_frames.to_string()),
+            Column::number("DROPS", |tunnel| tunnel.counters.drops.to_string()),
+            Column::number("FDB", |tunnel| tunnel.counters.fdb.to_string()),
+            Column::wide_number("UDP-PORT", |tunnel| maybe(tunnel.udp_port.as_ref())),
+            Column::wide_number("OVERHEAD", |tunnel| tunnel.overhead.to_string()),
+            Column::wide("ORIGIN", |tunnel| tunnel.origin.name().into()),
+            Column::wide("BY-REASON", |tunnel| by_reason(&tunnel.drops)),
+            Column::wide("OPTIONS", |tunnel| options(&tunnel.received_options)),
+            Column::new("REASON", |tunnel| maybe(tunnel.reason.as_ref())),
+        ],
+    )?;
+    Ok(None)
+}
+
+/// As they are configured, with the remote they came from.
+fn options(received: &[ReceivedOption]) -> String {
+    let words = received.iter().map(|option| {
+        let ReceivedOption { remote, class, option_type, data } = option;
+        format!("{class:#06x}:{option_type:#04x}:{data} from {remote}")
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+fn peers(client: &Client, output: &Output, path: &str) -> VerbDone {
+    let peers = client.get::<List<TunnelPeer>>(path)?.items;
+    output.list(
+        &peers,
+        &[
+            Column::new("ADDRESS", |peer: &TunnelPeer| peer.address.to_string()),
+            Column::new("FROM", source),
+            Column::new("SEEN", |peer| yes(peer.seen)),
+            Column::number("PATH-MTU", |peer| maybe(peer.path_mtu.as_ref())),
+            Column::number("INNER-MTU", |peer| peer.inner_mtu.to_string()),
+            Column::number("RX", |peer| peer.counters.rx_frames.to_string()),
+            Column::number("TX", |peer| peer.counters.tx_frames.to_string()),
+            Column::number("DROPS", |peer| peer.counters.drops.to_string()),
+            Column::number("FDB", |peer| peer.counters.fdb.to_string()),
+            Column::wide_number("RX-BYTES", |peer| peer.counters.rx_bytes.to_string()),
+            Column::wide_number("TX-BYTES", |peer| peer.counters.tx_bytes.to_string()),
+            Column::wide("BY-REASON", |peer| by_reason(&peer.drops)),
+        ],
+    )?;
+    Ok(None)
+}
+
+/// Who says that it is a remote; nobody of one that `peers = "any"` let in.
+fn source(peer: &TunnelPeer) -> String {
+    let configured = peer.configured.then_some("config");
+    let all = configured.into_iter().chain(peer.owners.iter().map(String::as_str));
+    all.collect::<Vec<_>>().join(",")
+}
+
+fn send(client: &Client, output: &Output, path: &str, body: &PeersRequest, done: &str) -> VerbDone {
+    let reply = client.send::<_, PeersReply>("POST", path, Some(body))?.body;
+    output.object(&reply, || match reply.done {
+        1 => format!("1 remote {done}\n"),
+        count => format!("{count} remotes {done}\n"),
+    })?;
+    Ok(None)
+}
