@@ -2,14 +2,17 @@
 //! send) beside two bare lookups in a hashbrown map, in the same run and the same order.
 //!
 //! `cargo xtask bench core` prints criterion's figures, the table of interleaved pairs, allocations
-//! a frame (and fails unless there are none), the FDB's memory, and instructions a frame as
-//! callgrind counts them. Arguments: a filter for criterion, or `--table` for the table alone.
+//! a frame (and fails unless there are none), the FDB's memory, instructions a frame as callgrind
+//! counts them, and then the same for tunnels: see [`vswitch_bench::overlay`]. Arguments: a filter
+//! for criterion, `--table` for all but criterion's figures, or `overlay` for tunnels alone.
 
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use vswitch_bench::alloc::{self, Counting};
+use vswitch_bench::machine;
+use vswitch_bench::overlay::{self, Direction, Kind, Load, Rig};
 use vswitch_bench::pairs::{compare, median};
 use vswitch_bench::workload::{Bench, Floor, Spread, Workload};
 
@@ -19,17 +22,19 @@ static ALLOCATOR: Counting = Counting;
 const STATIONS: [usize; 4] = [1, 1_000, 65_536, 1_000_000];
 const BURSTS: [usize; 4] = [1, 8, 32, 64];
 const SPREADS: [Spread; 2] = [Spread::Uniform, Spread::Zipf];
-/// What this program is told when callgrind runs it: how many frames to forward.
+/// What this program is told when callgrind runs it: how many frames to forward, and in bursts of
+/// how many or through which tunnel which way.
 const UNDER_CALLGRIND: &str = "--under-callgrind";
+/// The argument that asks for tunnels alone.
+const OVERLAY: &str = "overlay";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [first, frames, burst] = &args[..]
+    if let [first, frames, what @ ..] = &args[..]
         && first == UNDER_CALLGRIND
-        && let (Ok(frames), Ok(burst)) = (frames.parse(), burst.parse())
+        && let Ok(frames) = frames.parse()
     {
-        Bench::new(&Workload::new(1_000, Spread::Uniform), burst).run(frames);
-        return ExitCode::SUCCESS;
+        return under_callgrind(frames, what);
     }
     // `cargo bench` says so; `cargo test --benches` does not, and asks whether it works, not how
     // fast.
@@ -40,15 +45,50 @@ fn main() -> ExitCode {
             bench.run(10_000);
             bench.check();
         }
+        overlay::check(1_000);
         return ExitCode::SUCCESS;
     }
-    if !args.iter().any(|a| a == "--table") {
-        criterion_figures();
+    let words: Vec<&str> = args.iter().map(String::as_str).filter(|a| *a != "--bench").collect();
+    machine::print([&["cargo xtask bench core"], &words[..]].concat().join(" ").as_str());
+    let mut allocated = 0;
+    if !args.iter().any(|a| a == OVERLAY) {
+        if !args.iter().any(|a| a == "--table") {
+            criterion_figures();
+        }
+        table();
+        memory();
+        println!("\nInstructions a frame (callgrind, 1,000 MACs):");
+        let bursts = BURSTS.map(|burst| (format!("burst {burst:>2}"), vec![burst.to_string()]));
+        instructions(bursts);
+        allocated += allocations();
     }
-    table();
-    memory();
-    instructions();
-    if allocations() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    allocated += overlay::tables();
+    println!("\nInstructions a frame (callgrind, inner frames of 64 bytes, 1 flow, 1 VNI):");
+    instructions(Kind::ALL.into_iter().flat_map(|kind| {
+        Direction::ALL.map(|way| {
+            let words = [kind.name(), way.name()];
+            (words.join(" "), words.map(str::to_owned).to_vec())
+        })
+    }));
+    if allocated == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Forwards frames as callgrind's parent asks.
+fn under_callgrind(frames: usize, what: &[String]) -> ExitCode {
+    match what {
+        [burst] => {
+            let Ok(burst) = burst.parse() else { return ExitCode::FAILURE };
+            Bench::new(&Workload::new(1_000, Spread::Uniform), burst).run(frames);
+        }
+        [kind, way] => {
+            let kind = Kind::ALL.into_iter().find(|k| k.name() == kind);
+            let way = Direction::ALL.into_iter().find(|w| w.name() == way);
+            let (Some(kind), Some(way)) = (kind, way) else { return ExitCode::FAILURE };
+            Rig::new(&Load { kind, inner: 64, flows: 1, networks: 1 }, way).run(frames);
+        }
+        _ => return ExitCode::FAILURE,
+    }
+    ExitCode::SUCCESS
 }
 
 /// Bursts of 32 only: the table has the rest.
@@ -122,16 +162,15 @@ fn memory() {
     );
 }
 
-/// Runs this program under callgrind twice, with few frames and with many: the difference is what
-/// frames cost, without start and warm-up.
-fn instructions() {
-    println!("\nInstructions a frame (callgrind, 1,000 MACs):");
-    for burst in BURSTS {
-        let (few, many) = (20_000, 120_000);
-        match (collected(few, burst), collected(many, burst)) {
+/// Runs this program under callgrind twice for each case, with few frames and with many: the
+/// difference is what frames cost, without start and warm-up.
+fn instructions(cases: impl IntoIterator<Item = (String, Vec<String>)>) {
+    for (name, words) in cases {
+        let (few, many) = (10_000, 60_000);
+        match (collected(few, &words), collected(many, &words)) {
             (Ok(few_cost), Ok(many_cost)) => {
                 let each = many_cost.saturating_sub(few_cost) as f64 / (many - few) as f64;
-                println!("  burst {burst:>2}: {each:.1}");
+                println!("  {name}: {each:.1}");
             }
             (Err(why), _) | (_, Err(why)) => {
                 println!("  not counted: {why}");
@@ -142,12 +181,13 @@ fn instructions() {
 }
 
 /// Instructions that callgrind collects over a whole run.
-fn collected(frames: usize, burst: usize) -> Result<u64, String> {
+fn collected(frames: usize, words: &[String]) -> Result<u64, String> {
     let this = std::env::current_exe().map_err(|e| e.to_string())?;
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(this)
-        .args([UNDER_CALLGRIND, &frames.to_string(), &burst.to_string()])
+        .args([UNDER_CALLGRIND, &frames.to_string()])
+        .args(words)
         .output()
         .map_err(|e| format!("valgrind: {e}"))?;
     let text = String::from_utf8_lossy(&output.stderr);

@@ -1,8 +1,10 @@
-//! What the benchmarks share: a datapath that costs nothing, workloads, a counting allocator, and
+//! What the benchmarks share: datapaths that cost nothing, workloads, a counting allocator, and
 //! tables of interleaved pairs.
 #![deny(unsafe_code)]
 
 pub mod alloc;
+pub mod machine;
+pub mod overlay;
 pub mod pairs;
 pub mod treadmill;
 pub mod workload;

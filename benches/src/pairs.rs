@@ -67,14 +67,26 @@ pub fn compare(
     mut ours: impl FnMut(usize) -> usize,
     mut theirs: impl FnMut(usize) -> usize,
 ) -> Compared {
-    measure(time / 4, &mut ours);
-    measure(time / 4, &mut theirs);
-    let mut compared = Compared { ours: Vec::new(), theirs: Vec::new() };
-    for _ in 0..PAIRS {
-        compared.ours.push(measure(time, &mut ours));
-        compared.theirs.push(measure(time, &mut theirs));
+    let [ours, theirs] = interleave(time, [&mut ours, &mut theirs]);
+    Compared { ours, theirs }
+}
+
+/// Measures all in turn, [`PAIRS`] times, after a warm-up of each: nanoseconds a unit of each, one
+/// a round.
+pub fn interleave<const N: usize>(
+    time: Duration,
+    mut works: [&mut dyn FnMut(usize) -> usize; N],
+) -> [Vec<f64>; N] {
+    for work in &mut works {
+        measure(time / 4, work);
     }
-    compared
+    let mut found = [const { Vec::new() }; N];
+    for _ in 0..PAIRS {
+        for (work, found) in works.iter_mut().zip(&mut found) {
+            found.push(measure(time, work));
+        }
+    }
+    found
 }
 
 #[cfg(test)]

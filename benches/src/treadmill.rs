@@ -71,7 +71,7 @@ impl Frame for Recycled {
 
 /// A wait that nothing ends: the treadmill is never told to wait.
 #[derive(Debug)]
-struct NoWait;
+pub(crate) struct NoWait;
 
 impl Wake for NoWait {
     fn wake(&self) {}
