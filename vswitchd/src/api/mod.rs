@@ -15,7 +15,9 @@ mod server;
 mod socket;
 mod streams;
 mod system;
+mod tunnels;
 mod vlans;
+mod vteps;
 
 #[cfg(test)]
 mod tests;
@@ -80,6 +82,8 @@ pub fn router(app: App) -> Router {
         .merge(bridges::routes())
         .merge(ports::routes())
         .merge(vlans::routes())
+        .merge(vteps::routes())
+        .merge(tunnels::routes())
         .merge(fdb::routes())
         .merge(config::routes())
         .merge(streams::routes())

@@ -43,6 +43,16 @@ name = "b"
 type = "tap"
 bridge = "br0"
 access = 10
+[[vtep]]
+name = "v4"
+local = "192.0.2.1"
+[[tunnel]]
+name = "t"
+type = "vxlan"
+vtep = "v4"
+vni = 10
+bridge = "br0"
+remotes = ["192.0.2.7"]
 "#;
 
 impl Server {
@@ -135,7 +145,15 @@ fn request(operation: &str) -> (Option<&'static str>, Json) {
         "delete-bridge" => (Some("/v1/bridges/new"), Json::Null),
         "add-port" => (None, json!({"name": "c", "type": "tap", "bridge": "br0"})),
         "delete-port" => (Some("/v1/ports/c"), Json::Null),
-        "set-bridge" | "set-port" => (None, json!({})),
+        "add-vtep" => (None, json!({"name": "new", "local": "192.0.2.2"})),
+        "delete-vtep" => (Some("/v1/vteps/new"), Json::Null),
+        "add-tunnel" => {
+            let keys = json!({"name": "new", "type": "gre", "vtep": "v4", "bridge": "br0"});
+            (None, keys)
+        }
+        "delete-tunnel" => (Some("/v1/tunnels/new"), Json::Null),
+        "add-tunnel-peers" | "delete-tunnel-peers" => (None, json!({"remotes": ["192.0.2.9"]})),
+        "set-bridge" | "set-port" | "set-vtep" | "set-tunnel" => (None, json!({})),
         "add-vlan" => (None, json!({"port": "b", "vlan": 10, "mode": "access"})),
         "delete-vlan" => (Some("/v1/vlans/b/10"), Json::Null),
         "add-fdb" => (None, json!({"entries": []})),
@@ -158,6 +176,8 @@ fn every_route_of_the_document_answers_and_no_other_does() {
                 route
                     .path
                     .replace("/bridges/{name}", "/bridges/br0")
+                    .replace("/vteps/{name}", "/vteps/v4")
+                    .replace("/tunnels/{name}", "/tunnels/t")
                     .replace("{name}", "a")
                     .replace("{revision}", "1")
             },

@@ -9,12 +9,13 @@ use tokio::sync::oneshot;
 use vswitch_api::config::Change;
 use vswitch_api::types::{
     BridgeStatus, ConfigReply, CpuStatus, DiffReply, DropRow, FdbBatch, FdbBatchReply, FdbFilter,
-    FdbFlush, FdbSelector, HistoryEntry, MutationReply, PortStats, PortStatus, StatusReply,
-    VlanRequest, VlanRow,
+    FdbFlush, FdbSelector, HistoryEntry, MtuReply, MutationReply, PeersReply, PeersRequest,
+    PortStats, PortStatus, StatusReply, TunnelPeer, TunnelStatus, VlanRequest, VlanRow, VtepStatus,
 };
 use vswitch_api::{ApiError, Code};
 
 use super::fdb::FdbTable;
+use super::overlay_view::TunnelFilter;
 use crate::metrics::Sample;
 
 /// Where an answer goes. Whoever asked may have gone meanwhile.
@@ -83,6 +84,12 @@ pub enum Action {
     Bridges(Reply<Vec<BridgeStatus>>),
     Ports(Reply<Vec<PortStatus>>),
     PortStats(Reply<Vec<PortStats>>),
+    Vteps(Reply<Vec<VtepStatus>>),
+    Tunnels(TunnelFilter, Reply<Vec<TunnelStatus>>),
+    TunnelPeers(String, Reply<Vec<TunnelPeer>>),
+    PeersAdd(String, PeersRequest, Reply<PeersReply>),
+    PeersRemove(String, PeersRequest, Reply<PeersReply>),
+    Mtu(Option<String>, Reply<MtuReply>),
     Vlans(Reply<Vec<VlanRow>>),
     Fdb(FdbFilter, Reply<FdbTable>),
     FdbAdd(FdbBatch, Reply<FdbBatchReply>),

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use switch_core::DropReason;
 use switch_core::datapath::{Backend, OutsideLoss};
 use switch_core::drop::Side;
+use switch_core::stats::PortTotals;
 use vswitch_api::types::{CopyCounters, CpuStatus, DropCount, DropRow, PortCounters, PortStats};
 
+use super::ports::Port;
 use super::view::port_state;
 use super::{Controller, Queue};
 use crate::metrics::{BridgeSample, PortSample, Sample, WorkerSample};
@@ -19,64 +21,35 @@ where
 {
     /// What passed a port since the start, over all the times its device was there.
     pub(super) fn port_counters(&mut self, name: &str) -> Option<PortCounters> {
-        let loss = self.outside_loss(name)?;
         let port = self.ports.get(name)?;
-        let totals = port.totals();
-        Some(PortCounters {
-            rx_frames: totals.rx_frames,
-            rx_bytes: totals.rx_bytes,
-            tx_frames: totals.tx_frames,
-            tx_bytes: totals.tx_bytes,
-            drops: totals.dropped(),
-            missed_rx: loss.missed_rx,
-            lost_after_tx: loss.lost_after_tx,
-            fdb: self.switch.fdb().port_count(port.id).into(),
-        })
-    }
-
-    fn outside_loss(&mut self, name: &str) -> Option<OutsideLoss> {
-        let port = self.ports.get(name)?;
-        let mut loss = port.lost_before;
-        if port.open.is_some() {
-            let now = self.backend.outside_loss(port.id);
-            loss.missed_rx += now.missed_rx;
-            loss.lost_after_tx += now.lost_after_tx;
-        }
-        Some(loss)
+        let loss = loss_of(&mut self.backend, port);
+        Some(counters_of(&port.totals(), loss, self.switch.fdb().port_count(port.id)))
     }
 
     pub(super) fn port_stats(&mut self) -> Vec<PortStats> {
-        let names: Vec<String> = self.ports.keys().cloned().collect();
-        names.iter().filter_map(|name| self.stats_of(name)).collect()
+        let fdb = self.switch.fdb();
+        let of_ports = self.ports.iter().map(|(name, port)| {
+            let loss = loss_of(&mut self.backend, port);
+            stats_of(name, &port.totals(), loss, fdb.port_count(port.id))
+        });
+        let mut out: Vec<_> = of_ports.collect();
+        out.extend(self.vteps.iter().map(|(name, vtep)| {
+            stats_of(name, &vtep.totals(), loss_of(&mut self.backend, vtep), 0)
+        }));
+        out
     }
 
-    fn stats_of(&mut self, name: &str) -> Option<PortStats> {
-        let counters = self.port_counters(name)?;
-        let totals = self.ports.get(name)?.totals();
-        let drops = DropReason::ALL.into_iter().filter(|reason| totals.dropped_for(*reason) > 0);
-        Some(PortStats {
-            name: name.to_owned(),
-            counters,
-            inside: CopyCounters {
-                copied: totals.copied,
-                originated: totals.originated,
-                consumed: totals.consumed,
-                forwarded: totals.forwarded,
-                offered: totals.offered,
-            },
-            drops: drops
-                .map(|reason| DropCount {
-                    reason: reason.name().to_owned(),
-                    frames: totals.dropped_for(reason),
-                })
-                .collect(),
-        })
+    /// The same for the port of one VTEP: outer packets.
+    pub(super) fn vtep_stats(&mut self, name: &str) -> Option<PortStats> {
+        let vtep = self.vteps.get(name)?;
+        Some(stats_of(name, &vtep.totals(), loss_of(&mut self.backend, vtep), 0))
     }
 
     pub(super) fn drops(&self) -> Vec<DropRow> {
         let mut out = Vec::new();
-        for (name, port) in &self.ports {
-            let totals = port.totals();
+        let ports = self.ports.iter().map(|(name, port)| (name, port.totals()));
+        let vteps = self.vteps.iter().map(|(name, vtep)| (name, vtep.totals()));
+        for (name, totals) in ports.chain(vteps) {
             for reason in DropReason::ALL {
                 let frames = totals.dropped_for(reason);
                 if frames > 0 {
@@ -101,6 +74,11 @@ where
                 ports.entry(open.owner.index()).or_default().push(name.clone());
             }
         }
+        for (name, vtep) in &self.vteps {
+            if let Some(open) = &vtep.open {
+                ports.entry(open.owner.index()).or_default().push(name.clone());
+            }
+        }
         let per = |sum: u64, count: u64| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
         self.workers
             .each()
@@ -119,19 +97,27 @@ where
 
     /// Everything that is shown as a metric.
     pub(super) fn sample(&mut self) -> Sample {
-        let names: Vec<String> = self.ports.keys().cloned().collect();
         let mut ports = Vec::new();
-        for name in names {
-            let loss = self.outside_loss(&name).unwrap_or_default();
-            let Some(port) = self.ports.get(&name) else { continue };
+        for (name, port) in &self.ports {
             ports.push(PortSample {
                 state: port_state(port).name(),
                 blocked: port.state.blocked(self.clock.now()),
                 totals: port.totals(),
-                loss,
+                loss: loss_of(&mut self.backend, port),
                 fdb: self.switch.fdb().port_count(port.id),
                 fdb_limit: port.spec.max_fdb,
-                name,
+                name: name.clone(),
+            });
+        }
+        for (name, vtep) in &self.vteps {
+            ports.push(PortSample {
+                state: port_state(vtep).name(),
+                blocked: false,
+                totals: vtep.totals(),
+                loss: loss_of(&mut self.backend, vtep),
+                fdb: 0,
+                fdb_limit: None,
+                name: name.clone(),
             });
         }
         let bridges = self
@@ -171,6 +157,51 @@ where
             bridges,
             workers,
         }
+    }
+}
+
+/// Frames lost outside, over all the times a port was open.
+fn loss_of<B: Backend, S: Clone>(backend: &mut B, port: &Port<S>) -> OutsideLoss {
+    let mut loss = port.lost_before;
+    if port.open.is_some() {
+        let now = backend.outside_loss(port.id);
+        loss.missed_rx += now.missed_rx;
+        loss.lost_after_tx += now.lost_after_tx;
+    }
+    loss
+}
+
+fn counters_of(totals: &PortTotals, loss: OutsideLoss, fdb: u32) -> PortCounters {
+    PortCounters {
+        rx_frames: totals.rx_frames,
+        rx_bytes: totals.rx_bytes,
+        tx_frames: totals.tx_frames,
+        tx_bytes: totals.tx_bytes,
+        drops: totals.dropped(),
+        missed_rx: loss.missed_rx,
+        lost_after_tx: loss.lost_after_tx,
+        fdb: fdb.into(),
+    }
+}
+
+fn stats_of(name: &str, totals: &PortTotals, loss: OutsideLoss, fdb: u32) -> PortStats {
+    let drops = DropReason::ALL.into_iter().filter(|reason| totals.dropped_for(*reason) > 0);
+    PortStats {
+        name: name.to_owned(),
+        counters: counters_of(totals, loss, fdb),
+        inside: CopyCounters {
+            copied: totals.copied,
+            originated: totals.originated,
+            consumed: totals.consumed,
+            forwarded: totals.forwarded,
+            offered: totals.offered,
+        },
+        drops: drops
+            .map(|reason| DropCount {
+                reason: reason.name().to_owned(),
+                frames: totals.dropped_for(reason),
+            })
+            .collect(),
     }
 }
 

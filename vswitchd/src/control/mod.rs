@@ -18,6 +18,8 @@ mod fdb;
 mod mtu;
 mod mutate;
 mod overlay;
+mod overlay_peers;
+mod overlay_view;
 mod peers;
 mod ports;
 mod reconcile;
@@ -43,7 +45,8 @@ use vswitch_api::config::{DaemonSpec, Desired, DpdkSpec};
 
 pub use action::{Action, Author, Control, Mutation, Reply};
 pub use fdb::FdbTable;
-pub(crate) use mutate::{no_such_bridge, no_such_port};
+pub(crate) use mutate::{no_such_bridge, no_such_port, no_such_tunnel, no_such_vtep};
+pub use overlay_view::TunnelFilter;
 
 use crate::events::Events;
 use crate::store::Store;
@@ -220,6 +223,18 @@ where
             Action::Status(reply) => drop(reply.send(Ok(self.status()))),
             Action::Bridges(reply) => drop(reply.send(Ok(self.bridges_status()))),
             Action::Ports(reply) => drop(reply.send(Ok(self.ports_status()))),
+            Action::Vteps(reply) => drop(reply.send(Ok(self.vteps_status()))),
+            Action::Tunnels(filter, reply) => drop(reply.send(self.tunnels_status(&filter))),
+            Action::TunnelPeers(name, reply) => drop(reply.send(self.tunnel_peers(&name))),
+            Action::PeersAdd(name, peers, reply) => {
+                let answer = self.peers_add(&name, &peers)?;
+                drop(reply.send(answer));
+            }
+            Action::PeersRemove(name, peers, reply) => {
+                let answer = self.peers_remove(&name, &peers)?;
+                drop(reply.send(answer));
+            }
+            Action::Mtu(tunnel, reply) => drop(reply.send(self.mtu(tunnel.as_deref()))),
             Action::PortStats(reply) => drop(reply.send(Ok(self.port_stats()))),
             Action::Vlans(reply) => drop(reply.send(Ok(self.vlans()))),
             Action::Fdb(filter, reply) => drop(reply.send(self.fdb_entries(&filter))),

@@ -1,6 +1,6 @@
 //! What fits through tunnels: the underlay is asked for the path to each peer, and ports are told.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use switch_core::config::{InnerTags, PortKind, PortVlans, TunnelSpec};
 use switch_core::datapath::Backend;
@@ -21,7 +21,7 @@ const DEFAULT_MTU: u16 = 1500;
 const LEAST_MTU: u32 = 68;
 
 /// Whether a port and a tunnel of the same bridge share a VLAN.
-fn share(port: &PortVlans, tunnel: &TunnelSpec) -> bool {
+pub(super) fn share(port: &PortVlans, tunnel: &TunnelSpec) -> bool {
     match (tunnel.tags, tunnel.vlan) {
         (InnerTags::Keep, None) => true,
         (_, vlan) => port.egress(vlan.map_or(0, |vlan| vlan.get())).is_some(),
@@ -40,18 +40,9 @@ impl Port {
 
 impl Tunnel {
     /// Smallest path MTU to its peers; the default before anybody is known.
-    pub(super) fn path_mtu(
-        &self,
-        lists: &HashMap<ListId, u32>,
-        added: impl Fn(&Tunnel) -> Option<u32>,
-    ) -> u32 {
-        let of_list = |list: &ListId| lists.get(list).copied();
-        let flood = of_list(self.group.as_ref().unwrap_or(&self.remotes));
-        [of_list(&self.remotes), flood, added(self)]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(PeerState::DEFAULT_PATH_MTU)
+    fn path_mtu(&self, of_list: impl Fn(ListId) -> Option<u32>, added: Option<u32>) -> u32 {
+        let known = [of_list(self.remotes), self.group.and_then(of_list), added];
+        known.into_iter().flatten().min().unwrap_or(PeerState::DEFAULT_PATH_MTU)
     }
 }
 
@@ -127,12 +118,21 @@ where
         ports.filter_map(|port| Some((port.name.clone(), fits(port)?))).collect()
     }
 
+    /// The same for one tunnel.
+    pub(super) fn inner_mtu(&self, spec: &TunnelSpec) -> u32 {
+        let Some(tunnel) = self.tunnels.by_name.get(&spec.name) else { return 0 };
+        let of_list = |list| self.tunnels.peers.path_mtu(list);
+        let path = tunnel.path_mtu(of_list, self.tunnels.added_path_mtu(tunnel));
+        path.saturating_sub(tunnel.overhead)
+    }
+
     /// Largest inner layer-3 packet that fits through each tunnel to all of its peers.
     pub(super) fn tunnel_mtus(&self) -> impl Iterator<Item = (&TunnelSpec, u32)> {
         let lists = self.tunnels.peers.path_mtus();
         self.desired.tunnels.values().filter_map(move |spec| {
             let tunnel = self.tunnels.by_name.get(&spec.name)?;
-            let path = tunnel.path_mtu(&lists, |tunnel| self.tunnels.added_path_mtu(tunnel));
+            let of_list = |list| lists.get(&list).copied();
+            let path = tunnel.path_mtu(of_list, self.tunnels.added_path_mtu(tunnel));
             Some((spec, path.saturating_sub(tunnel.overhead)))
         })
     }

@@ -1,6 +1,7 @@
 //! VTEPs, tunnels and peers: from desired to actual state, and what workers tell of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use switch_core::bridge::Hold;
 use switch_core::config::{PeerPolicy, Snapshot, TunnelKind};
@@ -233,10 +234,11 @@ where
             let (Some(tunnel), Ok(options)) = (tunnel, GeneveOptions::parse(&seen.options)) else {
                 continue;
             };
+            let from = seen.peer.and_then(|peer| Some(self.tunnels.peers.get(peer)?.addr));
             for option in options.iter() {
                 let key = (option.class, option.typ);
                 if tunnel.options.len() < OPTIONS_KEPT || tunnel.options.contains_key(&key) {
-                    let received = Received { data: option.data.to_vec(), from: seen.peer };
+                    let received = Received { data: option.data.to_vec(), from };
                     tunnel.options.insert(key, received);
                 }
             }
@@ -321,7 +323,7 @@ where
     }
 
     /// Port or tunnel of a destination, and the remote's address.
-    pub(super) fn dest_names(&self, domain: Domain, dest: Dest) -> (String, Option<String>) {
+    pub(super) fn dest_names(&self, domain: Domain, dest: Dest) -> (String, Option<IpAddr>) {
         match dest {
             Dest::Port(port) => (self.port_name(port), None),
             Dest::Remote(index) => remote_names(&self.switch.snapshot(), domain, index),
@@ -334,9 +336,9 @@ pub(super) fn remote_names(
     snapshot: &Snapshot,
     domain: Domain,
     index: u32,
-) -> (String, Option<String>) {
+) -> (String, Option<IpAddr>) {
     let peer = PeerId::new(index).and_then(|peer| snapshot.overlay().peer(peer));
     let Some(peer) = peer else { return (format!("remote#{index}"), None) };
     let tunnel = tunnel_to(snapshot, domain, peer.id).map(|tunnel| tunnel.name.to_string());
-    (tunnel.unwrap_or_default(), Some(peer.addr.to_string()))
+    (tunnel.unwrap_or_default(), Some(peer.addr))
 }

@@ -216,12 +216,15 @@ impl Peers {
         self.lists.get(&id).map(|list| Arc::clone(&list.peers)).unwrap_or_default()
     }
 
-    /// Smallest path MTU to anybody on each list; of those that have somebody on them.
+    /// Smallest path MTU to anybody on a list; `None` for an empty one.
+    pub(super) fn path_mtu(&self, id: ListId) -> Option<u32> {
+        let peers = self.lists.get(&id)?.peers.iter();
+        peers.filter_map(|id| Some(self.get(*id)?.state.path_mtu())).min()
+    }
+
+    /// The same for each list that has somebody on it.
     pub(super) fn path_mtus(&self) -> HashMap<ListId, u32> {
-        let least = |list: &List| {
-            list.peers.iter().filter_map(|id| Some(self.get(*id)?.state.path_mtu())).min()
-        };
-        self.lists.iter().filter_map(|(id, list)| Some((*id, least(list)?))).collect()
+        self.lists.keys().filter_map(|id| Some((*id, self.path_mtu(*id)?))).collect()
     }
 
     /// Traffic told of a VTEP that nobody configured: whether it is a new peer now.

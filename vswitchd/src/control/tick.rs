@@ -176,20 +176,20 @@ where
 
     /// Tells whoever monitors the FDB of a change.
     pub(super) fn tell(&self, event: FdbEventKind, key: Key, dest: Dest, from: Option<Dest>) {
-        let name = |dest: Dest| match dest {
-            Dest::Port(port) => self.port_name(port),
-            Dest::Remote(index) => format!("remote#{index}"),
-        };
+        let domain = key.domain();
+        let (port, remote) = self.dest_names(domain, dest);
+        let from = from.map(|from| self.dest_names(domain, from));
+        let from_remote = from.as_ref().and_then(|(_, remote)| *remote);
         self.events.fdb_changed(FdbEvent {
             time: timestamp(SystemTime::now()),
             event,
-            bridge: self.bridge_name(key.domain().bridge()),
-            vlan: key.domain().vid(),
+            bridge: self.bridge_name(domain.bridge()),
+            vlan: domain.vid(),
             mac: key.mac().to_string(),
-            port: name(dest),
-            remote: None,
-            from: from.map(name),
-            from_remote: None,
+            port,
+            remote,
+            from: from.map(|(port, _)| port),
+            from_remote,
             lost: None,
         });
     }

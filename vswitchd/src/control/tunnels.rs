@@ -38,7 +38,6 @@ pub(super) struct Tunnel {
 }
 
 /// A peer that was added at run time.
-#[allow(dead_code, reason = "the answers that show it come with their handlers")]
 #[derive(Debug)]
 pub(super) struct Added {
     pub(super) peer: PeerId,
@@ -47,11 +46,10 @@ pub(super) struct Added {
 }
 
 /// An option that was received.
-#[allow(dead_code, reason = "the answers that show it come with their handlers")]
 #[derive(Clone, Debug)]
 pub(super) struct Received {
     pub(super) data: Vec<u8>,
-    pub(super) from: Option<PeerId>,
+    pub(super) from: Option<IpAddr>,
 }
 
 /// All tunnels, and what the next snapshot is to have of them.

@@ -97,6 +97,21 @@ where
                 out.push(warning(subject, message, Some(hint)));
             }
         }
+        for (name, vtep) in &self.vteps {
+            let subject = format!("vtep {name}");
+            if let Some(trouble) = &vtep.trouble {
+                let state = if trouble.waits { "waiting" } else { "failed" };
+                let message = format!("{state}: {}", trouble.reason);
+                out.push(warning(subject, message, trouble.hint.as_deref()));
+            }
+        }
+        if self.keeper.held() > 0 {
+            let held = self.keeper.held();
+            let message = format!("{held} addresses are held where they are: they keep moving");
+            let hint = "find the second station of the address; vswitch-ctl event show names both \
+                        places";
+            out.push(warning("fdb".to_owned(), message, Some(hint)));
+        }
         for (name, id) in &self.bridges {
             let Some(spec) = self.desired.bridges.get(name) else { continue };
             let used = fdb.bridge_count(*id);
@@ -146,7 +161,7 @@ where
     }
 
     /// Who asked for an object, and since which revision.
-    fn asked_by(&self, kind: ObjectKind, name: &str) -> (Origin, u64) {
+    pub(super) fn asked_by(&self, kind: ObjectKind, name: &str) -> (Origin, u64) {
         let object = self.store.objects().get(&ObjectId::new(kind, name));
         object.map_or((Origin::File, 0), |object| (object.origin, object.revision))
     }
@@ -262,7 +277,7 @@ fn config_reply(revision: u64, desired: &Desired) -> ConfigReply {
     ConfigReply { revision, toml, config }
 }
 
-pub(super) fn port_state(port: &Port) -> PortState {
+pub(super) fn port_state<S: Clone>(port: &Port<S>) -> PortState {
     match (&port.open, &port.trouble) {
         (None, Some(trouble)) if trouble.waits => PortState::Waiting,
         (_, Some(_)) | (None, None) => PortState::Failed,
