@@ -157,10 +157,7 @@ fn transmit(socket: BorrowedFd<'_>, outer: &Outer, pieces: &[IoSlice<'_>]) -> Re
         done @ (Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS)) => done,
         // It may be what an ICMP message said of an earlier packet, which the kernel tells once, in
         // place of sending this one. What the second try says is about this one.
-        Err(_) => {
-            udp::drain_errors(socket);
-            send()
-        }
+        Err(_) => send(),
     }
 }
 

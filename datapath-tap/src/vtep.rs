@@ -194,23 +194,22 @@ impl Opening {
         let fd = socket.as_fd();
         // It sends nothing: whatever an ICMP message quotes that seems to be from its port was
         // never sent, and changes no path (`IP_PMTUDISC_INTERFACE`: PMTU messages are ignored).
-        let options = match self.at {
-            SocketAddr::V4(_) => [
+        let options: &[_] = match self.at {
+            SocketAddr::V4(_) => &[
                 (libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
                 (libc::IPPROTO_IP, libc::IP_RECVTOS, 1),
                 (libc::IPPROTO_IP, libc::IP_RECVTTL, 1),
                 (libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0),
                 (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE),
             ],
-            SocketAddr::V6(_) => [
+            SocketAddr::V6(_) => &[
                 (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
                 (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1),
                 (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1),
-                (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL, 0),
                 (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_INTERFACE),
             ],
         };
-        self.done("set up a receiving socket", set_all(fd, &options))?;
+        self.done("set up a receiving socket", set_all(fd, options))?;
         let buffer = set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER);
         self.done("set a receive buffer", buffer)?;
         Ok(socket)
@@ -229,13 +228,14 @@ impl Opening {
         }
         let mut at = self.at;
         if let Some(group) = group {
-            at = match group {
-                // Groups of the link's scope are a device's, as link-local addresses are.
-                IpAddr::V6(ip) if ip.octets()[1] & 0xf == 2 => {
-                    SocketAddrV6::new(ip, 0, 0, self.ifindex).into()
-                }
-                ip => SocketAddr::new(ip, 0),
-            };
+            at = SocketAddr::new(group, 0);
+            if group.is_ipv6() {
+                // A membership holds for packets of all devices there. It also gives the groups of
+                // the link's scope their device.
+                let ifindex = i32::try_from(self.ifindex).unwrap_or_default();
+                let set = set_option(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, ifindex);
+                self.done("bind a socket to its device", set)?;
+            }
             // Others may be members, too: each gets its copy. At the own address this would let
             // two switches share a port, with one of them getting nothing.
             let set = set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
@@ -282,10 +282,13 @@ impl Opening {
         let fd = socket.as_fd();
         let set_up = || {
             udp::receive_nothing(fd)?;
-            // RECVERR: a full queue of the device is told (ENOBUFS), not only an oversized packet.
-            // The replicas of group members on this host are not wanted: they are us.
+            // With RECVERR a full queue of the device is told (ENOBUFS). What ICMP says is queued
+            // as well, which nobody reads: the smallest buffer has room for two messages or so.
+            set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, 0)?;
+            // Multicast goes out by the device of the address, which over IPv4 the kernel looks for
+            // itself, and does not come back to this host: its members are us.
             match self.at.ip() {
-                IpAddr::V4(local) => {
+                IpAddr::V4(_) => {
                     let df = if way.df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
                     let options = [
                         (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, df),
@@ -293,7 +296,6 @@ impl Opening {
                         (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 0),
                     ];
                     set_all(fd, &options)?;
-                    udp::multicast_from(fd, local)?;
                     if protocol == Protocol::Udp && !way.checksum {
                         set_option(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
                     }

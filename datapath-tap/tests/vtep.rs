@@ -5,7 +5,7 @@ mod common;
 mod underlay;
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use common::*;
@@ -13,7 +13,9 @@ use datapath_tap::TapOptions;
 use datapath_tap::testing::RawSocket;
 use switch_core::DropReason;
 use switch_core::datapath::{Backend, BackendError, PortEventKind, UnderlaySpec};
-use underlay::{Packet, VTEP, VXLAN, host, ip, pattern, spec, wire};
+use underlay::{Packet, VTEP, VXLAN, host, ip, own_files, pattern, spec, wire};
+
+const UNSPECIFIED: [&str; 2] = ["0.0.0.0", "::"];
 
 /// The two hosts' addresses, a family each.
 const ENDS: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")];
@@ -25,6 +27,7 @@ struct Pair {
 
 impl Pair {
     fn new(mtu: u32) -> Self {
+        own_files();
         let (near, far) = (host(), host());
         wire(
             (&near, "v0", ["192.0.2.1/24", "2001:db8::1/64"]),
@@ -147,8 +150,6 @@ fn the_wire_shows_flags_checksums_and_a_port_for_each_flow() {
         assert!(distinct.len() >= 40, "{} ports", distinct.len());
         // A flow has the same port after a restart.
         drop(near);
-        // Another test's child may have the sockets until its exec.
-        eventually("its ports are free", || pair.near.run("ss -Huan").is_empty());
         let mut near = Rig::vtep(&pair.near, &spec(a));
         let after = ports(&mut near, &mut (0..64).map(|n: u16| n.wrapping_mul(40_503)));
         assert_eq!(first, after);
@@ -219,11 +220,70 @@ fn errors_of_earlier_packets_do_not_lose_later_ones() {
 }
 
 #[test]
+fn a_full_queue_of_the_device_is_a_named_drop() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(1500);
+    // Before neighbours are known, packets wait elsewhere.
+    for (a, b) in ENDS.map(|(a, b)| (ip(a), ip(b))) {
+        let (mut near, mut far) = pair.rigs(&spec(a), &spec(b));
+        near.transmit(&Packet::udp(a, b, pattern(1)));
+        far.packets(1);
+    }
+    pair.near.run("tc qdisc add dev v0 root tbf rate 8kbit burst 1600 limit 3200");
+    for (a, b) in ENDS.map(|(a, b)| (ip(a), ip(b))) {
+        for make in [Packet::udp, Packet::gre] {
+            let mut near = Rig::vtep(&pair.near, &spec(a));
+            for _ in 0..20 {
+                near.transmit(&make(a, b, pattern(1000)));
+            }
+            let full = drops(&near, DropReason::TxFull);
+            assert!(full > 0, "{a}: {}", sent(&near));
+            assert_eq!(sent(&near) + full, 20);
+        }
+    }
+}
+
+#[test]
+fn sending_sockets_keep_nothing_that_arrives() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(1500);
+    for (a, b) in ENDS.map(|(a, b)| (ip(a), ip(b))) {
+        let (_near, mut far) = pair.rigs(&spec(a), &spec(b));
+        for port in [VXLAN, 49_152, 49_153] {
+            far.transmit(&Packet { udp: Some((50_000, port)), ..Packet::udp(b, a, pattern(9)) });
+        }
+        far.transmit(&Packet::gre(b, a, pattern(9)));
+        assert_eq!(sent(&far), 4);
+        // State, bytes to be read, bytes to be sent, local address.
+        let holding = |kind: &str| -> Vec<String> {
+            let sockets = pair.near.run(&format!("ss -Hn{kind}a"));
+            let words = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            words.filter(|words| words[1] != "0").map(|words| words[3].to_owned()).collect()
+        };
+        let udp = holding("u");
+        assert!(udp.len() == 1 && udp[0].ends_with(":4789"), "{udp:?}");
+        assert_eq!(holding("w").len(), 1);
+    }
+}
+
+#[test]
 fn groups_are_joined_and_sent_to() {
     if !can_run() {
         return;
     }
     let pair = Pair::new(1500);
+    // A second wire, which routes lead to: the device that has the VTEP's address counts.
+    wire(
+        (&pair.near, "x0", ["203.0.113.1/24", "2001:db8:3::1/64"]),
+        (&pair.far, "x1", ["203.0.113.2/24", "2001:db8:3::2/64"]),
+        1500,
+    );
+    pair.near.run("ip route add 239.0.0.0/8 dev x0");
+    pair.near.run("ip -6 route add multicast ff00::/8 dev x0 table local metric 1");
     let groups = [("239.1.2.3", "239.1.2.4"), ("ff05::1:3", "ff05::1:4")];
     for ((a, b), (group, other)) in ENDS.into_iter().zip(groups) {
         let (a, b, group, other) = (ip(a), ip(b), ip(group), ip(other));
@@ -235,6 +295,24 @@ fn groups_are_joined_and_sent_to() {
             far_spec.udp[0].groups.push(ip("ff02::1:3"));
         }
         let (mut near, mut far) = pair.rigs(&near_spec, &far_spec);
+        // Another program is a member on the second wire, and gets a packet there.
+        let member = move || {
+            let socket = UdpSocket::bind((UNSPECIFIED[usize::from(a.is_ipv6())], 0)).unwrap();
+            match group {
+                IpAddr::V4(group) => socket.join_multicast_v4(&group, &[203, 0, 113, 2].into()),
+                IpAddr::V6(group) => {
+                    socket.join_multicast_v6(&group, nix::net::if_::if_nametoindex("x1").unwrap())
+                }
+            }
+            .unwrap();
+            socket
+        };
+        let _member = spawn_in(&pair.far, member).join().unwrap();
+        let other_sender = move || {
+            let own = if group.is_ipv4() { "203.0.113.1:0" } else { "[2001:db8:3::1]:0" };
+            UdpSocket::bind(own).unwrap().send_to(b"not ours", (group, VXLAN)).unwrap();
+        };
+        spawn_in(&pair.near, other_sender).join().unwrap();
         for ttl in [1, 9] {
             // One that nobody is a member of; then the own ones.
             near.transmit(&Packet::udp(a, other, pattern(1)));
@@ -266,6 +344,7 @@ struct Routed {
 
 impl Routed {
     fn new() -> Self {
+        own_files();
         let (near, router, far) = (host(), host(), host());
         wire(
             (&near, "v0", ["192.0.2.1/24", "2001:db8:1::1/64"]),
@@ -378,7 +457,7 @@ fn a_port_that_somebody_has_is_named_and_sending_ports_are_skipped() {
     };
     let test = move || {
         let mut rig = Rig::new(TapOptions::default());
-        let other = std::net::UdpSocket::bind("0.0.0.0:4789").unwrap();
+        let other = UdpSocket::bind("0.0.0.0:4789").unwrap();
         let (cause, hint) = taken(&mut rig, &spec(ip("192.0.2.1")));
         assert_eq!(cause, "UDP port 4789 is in use");
         assert!(hint.contains("ss -Hulpn 'sport = :4789'"), "{hint}");
@@ -391,7 +470,7 @@ fn a_port_that_somebody_has_is_named_and_sending_ports_are_skipped() {
 
         // Sending ports that others have are skipped, and missed only when none are left.
         let _held: Vec<_> =
-            (0..10).map(|n| std::net::UdpSocket::bind(("0.0.0.0", 49_153 + n)).unwrap()).collect();
+            (0..10).map(|n| UdpSocket::bind(("0.0.0.0", 49_153 + n)).unwrap()).collect();
         let info = rig.open_vtep(&spec(ip("192.0.2.1"))).unwrap();
         assert_eq!((info.device.as_str(), info.lost), ("underlay 192.0.2.1", Vec::new()));
         assert!(info.caps.csum && !info.caps.tso4 && info.link_up);
@@ -465,8 +544,6 @@ fn opening_and_closing_leaves_nothing_behind() {
     }
     let pair = Pair::new(1500);
     let test = || {
-        // A table of files of its own: other tests of this process open and close some, too.
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).unwrap();
         let mut rig = Rig::new(TapOptions::default());
         let mut spec4 = UnderlaySpec { entropy_ports: 4, ..spec(ip("192.0.2.1")) };
         spec4.udp[0].groups = vec![ip("239.1.1.1")];

@@ -92,11 +92,6 @@ pub(crate) fn join(
     }
 }
 
-/// Sends IPv4 multicast through the device that has the address.
-pub(crate) fn multicast_from(fd: BorrowedFd<'_>, local: Ipv4Addr) -> io::Result<()> {
-    set(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &in_addr(local))
-}
-
 fn in_addr(address: Ipv4Addr) -> libc::in_addr {
     libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) }
 }
@@ -247,21 +242,6 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffers: &mut [IoSliceMut<'_>]) -> io::Re
     let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
     let written = control.0.get(..msg.msg_controllen as usize).unwrap_or_default();
     Ok(read_control(written, len, address(&name.0)))
-}
-
-/// Throws away what the error queue holds, a few messages at most, and with it the error that the
-/// next call on the socket would return in place of its own.
-pub(crate) fn drain_errors(fd: BorrowedFd<'_>) {
-    const MESSAGES: usize = 16;
-    for _ in 0..MESSAGES {
-        // SAFETY: msghdr is a C struct of pointers and integers; all zeroes is a valid one.
-        let mut msg: libc::msghdr = unsafe { mem::zeroed() };
-        let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
-        // SAFETY: the descriptor is open while borrowed; `msg` has no buffers to be written to.
-        if unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, flags) } < 0 {
-            return;
-        }
-    }
 }
 
 /// A `sockaddr_in` or `sockaddr_in6`.

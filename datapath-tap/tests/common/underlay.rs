@@ -19,6 +19,13 @@ use super::{PATIENCE, Rig, Space, bytes, port, run, spawn_in};
 pub const VTEP: u16 = 1;
 pub const VXLAN: u16 = 4789;
 
+/// Gives the thread, and those that it starts, a table of files of their own. A command that another
+/// test of this process runs would have a copy of all sockets until its exec, and ports would stay
+/// in use for that long.
+pub fn own_files() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).unwrap();
+}
+
 /// A namespace with IPv6, whose devices can be used at once.
 pub fn host() -> Space {
     let space = Space::new();
