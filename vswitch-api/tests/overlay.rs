@@ -307,6 +307,15 @@ fn as_many_tunnels_as_bridges() {
         let problems = config::from_toml(&network(many / 8, wrong)).unwrap_err().0;
         assert_eq!(problems.len(), 101, "bounded, and the rest counted");
     }
+    let vteps: String = (0..4000)
+        .map(|n| {
+            format!("[[vtep]]\nname = \"v-{n}\"\nlocal = \"198.19.{}.{}\"\n", n / 250, n % 250 + 1)
+        })
+        .collect();
+    for wrong in ["vni = #\nbridge = \"b#\"", "vni = #\nbridge = \"b#\"\nvtep = \"v_#\""] {
+        let wrong = network(many / 8, wrong) + &vteps;
+        assert_eq!(config::from_toml(&wrong).unwrap_err().0.len(), 101);
+    }
 }
 
 #[test]

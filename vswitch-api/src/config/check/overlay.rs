@@ -45,6 +45,7 @@ pub(crate) fn tunnel(spec: &TunnelSpec) -> Vec<(&'static str, Problem)> {
 /// Adds what is wrong with VTEPs and tunnels together.
 pub(super) fn all(desired: &Desired, declared: &Declared, out: &mut Vec<Problem>) {
     vteps(desired, out);
+    let sole = sole(desired, declared);
     let mut known = Known::default();
     for (name, spec) in &desired.tunnels {
         let guess = out.len() < GUESSES;
@@ -53,7 +54,7 @@ pub(super) fn all(desired: &Desired, declared: &Declared, out: &mut Vec<Problem>
             let message = "there is a port of that name, and FDB entries name both";
             out.push(Problem::new(format!("tunnel.{name}.name"), message));
         }
-        match vtep_of(desired, declared, name, spec) {
+        match vtep_of(desired, declared, &sole, spec, guess) {
             Ok(Some(vtep)) => {
                 addresses(name, spec, vtep, out);
                 known.take(name, spec, vtep, out);
@@ -106,21 +107,47 @@ fn vteps(desired: &Desired, out: &mut Vec<Problem>) {
     }
 }
 
+/// Which VTEP is meant by a tunnel that names none.
+enum Sole<'d> {
+    /// The only one.
+    Is(&'d VtepSpec),
+    /// It cannot be said, as one has problems of its own.
+    Unclear,
+    /// There is none.
+    None,
+    /// There are several.
+    OneOf(&'d str, &'d str),
+}
+
+fn sole<'d>(desired: &'d Desired, declared: &Declared) -> Sole<'d> {
+    let mut vteps = desired.vteps.iter();
+    if declared.vteps.iter().any(|name| !desired.vteps.contains_key(name)) {
+        return Sole::Unclear;
+    }
+    match (vteps.next(), vteps.next()) {
+        (None, _) => Sole::None,
+        (Some((_, only)), None) => Sole::Is(only),
+        (Some((first, _)), Some((second, _))) => Sole::OneOf(first, second),
+    }
+}
+
 /// The VTEP of a tunnel; `None` if that has problems of its own.
 fn vtep_of<'d>(
     desired: &'d Desired,
     declared: &Declared,
-    name: &str,
+    sole: &Sole<'d>,
     spec: &TunnelSpec,
+    guess: bool,
 ) -> Result<Option<&'d VtepSpec>, Problem> {
-    let problem = |message: String| Problem::new(format!("tunnel.{name}.vtep"), message);
+    let problem = |message: String| Problem::new(format!("tunnel.{}.vtep", spec.name), message);
     if let Some(vtep) = &spec.vtep {
         return match desired.vteps.get(vtep) {
             Some(spec) => Ok(Some(spec)),
             None if declared.vteps.contains(vtep) => Ok(None),
             None => {
                 let problem = problem(format!("there is no VTEP {vtep:?}"));
-                let known = desired.vteps.keys().take(CANDIDATES).map(String::as_str);
+                let most = if guess { CANDIDATES } else { 0 };
+                let known = desired.vteps.keys().take(most).map(String::as_str);
                 Err(match nearest(vtep, known) {
                     Some(near) => problem.with_hint(format!("did you mean {near:?}?")),
                     None => problem.with_hint(format!("add a [[vtep]] with name = {vtep:?}")),
@@ -128,18 +155,16 @@ fn vtep_of<'d>(
             }
         };
     }
-    let mut vteps = desired.vteps.iter();
-    match (vteps.next(), vteps.next()) {
-        // One that is declared and has problems may be the other, or the one.
-        _ if declared.vteps.iter().any(|name| !desired.vteps.contains_key(name)) => Ok(None),
-        (Some((_, only)), None) => Ok(Some(only)),
-        (Some((first, _)), Some((second, _))) => {
+    match sole {
+        Sole::Is(vtep) => Ok(Some(vtep)),
+        Sole::Unclear => Ok(None),
+        Sole::None => Err(problem("there is no VTEP that it could end at".into())
+            .with_hint("add a [[vtep]] with the address of this host")),
+        Sole::OneOf(first, second) => {
             let many = desired.vteps.len();
             let message = format!("this key is required, as there are {many} VTEPs");
             Err(problem(message).with_hint(format!("vtep = {first:?} or {second:?}")))
         }
-        (None, _) => Err(problem("there is no VTEP that it could end at".into())
-            .with_hint("add a [[vtep]] with the address of this host")),
     }
 }
 
@@ -227,9 +252,9 @@ impl<'d> Known<'d> {
         let proto = Proto::of(&spec.kind);
         let vtep_name = vtep.name.as_str();
         let list = match &spec.remotes {
-            Some(list) => list,
+            Some(list) => list.as_slice(),
             None if self.shared.insert((vtep_name, proto)) => &vtep.remotes,
-            None => return,
+            None => &[],
         };
         let all = list.iter().copied().chain(spec.group);
         self.peers.extend(all.map(|address| (vtep_name, proto, address)));
@@ -251,19 +276,15 @@ impl<'d> Known<'d> {
             TunnelKind::Gre { key, .. } => ("key", 0, key),
             TunnelKind::Nvgre { vsid } => ("vni", 0, Some(vsid.get())),
         };
-        if port != 0
-            && let Some((other_type, other)) =
-                self.udp.insert((&vtep.name, port), (tunnel_type, name))
-            && other_type != tunnel_type
-        {
+        let (other_type, other) =
+            *self.udp.entry((&vtep.name, port)).or_insert((tunnel_type, name));
+        if port != 0 && other_type != tunnel_type {
             let message = format!(
                 "tunnel {other:?} speaks {other_type} at UDP port {port} of VTEP {:?}",
                 vtep.name
             );
             let problem = Problem::new(format!("tunnel.{name}.udp-port"), message);
             out.push(problem.with_hint("a UDP port of a VTEP is of one type: use another"));
-            // What the first tunnel speaks stays, so that only the others are reported.
-            self.udp.insert((&vtep.name, port), (other_type, other));
         }
         if let Some(other) = self.networks.insert((&vtep.name, tunnel_type, port, number), name) {
             let network = match number {
