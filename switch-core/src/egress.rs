@@ -57,7 +57,7 @@ fn push_tag<F: Frame>(frame: &mut F, vid: u16) -> Result<(), NoHeadroom> {
 }
 
 /// Takes the outer tag off. A frame that was admitted with one has it whole.
-fn pop_tag<F: Frame>(frame: &mut F) {
+pub(crate) fn pop_tag<F: Frame>(frame: &mut F) {
     let head = frame.head_mut();
     if head.len() >= ETH_HEADER + TAG {
         head.copy_within(0..ADDRESSES, TAG);

@@ -230,15 +230,21 @@ impl<D: Datapath> Burst<'_, D> {
             slot.counters.count_drop(DropReason::PortDown, 1);
             return;
         }
+        // RFC 7348 §6.1, RFC 7637 §3.3: no tag at all, not even the priority tag that ports without
+        // VLANs pass on.
+        let strip = tunnel.vlans.is_access() && meta.tag != InTag::Untagged;
         let max = inner_max(tunnel, peer);
-        if frame_len(&frame).saturating_add_signed(tag_change(meta, egress)) > max {
-            return self.too_large(&frame, tunnel, peer, l3_max(&frame, meta, egress, max));
+        let change = tag_change(meta, egress, strip);
+        if frame_len(&frame).saturating_add_signed(change) > max {
+            return self.too_large(&frame, tunnel, peer, l3_max(&frame, change, max));
         }
         if tunnel.mss_clamp {
-            let l3_mtu = l3_max(&frame, meta, egress, max);
+            let l3_mtu = l3_max(&frame, change, max);
             tunnel::mss::clamp(&mut frame, l3_mtu);
         }
-        if egress::retag(&mut frame, meta, egress).is_err() {
+        if strip {
+            egress::pop_tag(&mut frame);
+        } else if egress::retag(&mut frame, meta, egress).is_err() {
             slot.counters.count_drop(DropReason::NoHeadroom, 1);
             return;
         }
@@ -340,8 +346,9 @@ fn inner_max(tunnel: &TunnelConf, peer: &PeerConf) -> usize {
 }
 
 /// Largest layer-3 packet in such a frame, where inner frames of `max` bytes get through.
-fn l3_max<F: Frame>(frame: &F, meta: &FrameMeta, egress: Egress, max: usize) -> u32 {
-    let l2 = egress::l2_header(frame.head()).saturating_add_signed(tag_change(meta, egress));
+/// `tag_change` is how much longer it leaves.
+fn l3_max<F: Frame>(frame: &F, tag_change: isize, max: usize) -> u32 {
+    let l2 = egress::l2_header(frame.head()).saturating_add_signed(tag_change);
     u32::try_from(max.saturating_sub(l2)).unwrap_or(u32::MAX)
 }
 
@@ -355,14 +362,12 @@ fn frame_len<F: Frame>(frame: &F) -> usize {
     }
 }
 
-/// By how many bytes a frame changes when it leaves as `egress`.
+/// By how many bytes a frame changes when it leaves as `egress`, or has its tag stripped.
 #[inline]
-fn tag_change(meta: &FrameMeta, egress: Egress) -> isize {
+fn tag_change(meta: &FrameMeta, egress: Egress, strip: bool) -> isize {
     match (meta.tag, egress) {
+        _ if strip => -(VlanTag::LEN as isize),
         (InTag::Untagged, Egress::Tagged) => VlanTag::LEN as isize,
-        (InTag::Vlan | InTag::Priority, Egress::Untagged) if meta.domain.vid() != 0 => {
-            -(VlanTag::LEN as isize)
-        }
         _ => 0,
     }
 }
