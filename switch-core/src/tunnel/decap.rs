@@ -297,9 +297,11 @@ fn in_order(tunnel: &TunnelConf, peer: &PeerConf, number: u32) -> bool {
     const ANY_YET: u64 = 1 << 32;
     let Some(sequence) = tunnel.sequence(peer.id) else { return true };
     let last = sequence.rx.load(Ordering::Relaxed);
-    // Ahead by less than half of the range; 0 is where a peer that was restarted begins.
+    // Ahead by less than half of the range; 0 is where a peer that was restarted begins, and after a
+    // 0 it is the same packet once more.
     let ahead = number.wrapping_sub(last as u32);
-    let fits = last & ANY_YET == 0 || number == 0 || (1..1 << 31).contains(&ahead);
+    let restarted = number == 0 && ahead != 0;
+    let fits = last & ANY_YET == 0 || restarted || (1..1 << 31).contains(&ahead);
     if fits {
         sequence.rx.store(ANY_YET | u64::from(number), Ordering::Relaxed);
     }
