@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, UdpHeader};
+use switch_core::testing::frames::sum as reference_sum;
 use switch_core::wire::MacAddr;
 
 /// What is in a UDP checksum.
@@ -137,7 +138,7 @@ pub(crate) fn gre(sum: bool, key: Option<u32>, sequence: Option<u32>, frame: &[u
     }
     bytes.extend_from_slice(frame);
     if sum {
-        let right = !switch_core::testing::frames::sum(&bytes);
+        let right = !reference_sum(&bytes);
         bytes[4..6].copy_from_slice(&right.to_be_bytes());
     }
     bytes
@@ -213,4 +214,38 @@ pub(crate) fn decode_udp(datagram: &[u8]) -> ((u16, u16), u16, &[u8]) {
     let (udp, payload) = UdpHeader::from_slice(datagram).unwrap();
     assert_eq!(usize::from(udp.length), datagram.len());
     ((udp.source_port, udp.destination_port), udp.checksum, payload)
+}
+
+/// Makes the checksum of an IPv4 header right again.
+pub(crate) fn fix_sum(packet: &mut [u8]) {
+    let len = usize::from(packet[0] & 0xf) * 4;
+    packet[10..12].fill(0);
+    let sum = !reference_sum(&packet[..len]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The packet with that many words of NOP options.
+pub(crate) fn with_options(packet: &[u8], words: usize) -> Vec<u8> {
+    let mut out = packet.to_vec();
+    out.splice(20..20, std::iter::repeat_n(1, words * 4));
+    out[0] = 0x40 | (5 + words) as u8;
+    let len = out.len() as u16;
+    out[2..4].copy_from_slice(&len.to_be_bytes());
+    fix_sum(&mut out);
+    out
+}
+
+/// The packet with these extension headers of 16 bytes each before UDP or GRE.
+pub(crate) fn with_extensions(packet: &[u8], chain: &[u8]) -> Vec<u8> {
+    let mut out = packet[..40].to_vec();
+    let last = std::mem::replace(&mut out[6], chain[0]);
+    for (n, _) in chain.iter().enumerate() {
+        let next = chain.get(n + 1).copied().unwrap_or(last);
+        // One unit of 8 more than the first; no segments left; padding.
+        out.extend_from_slice(&[next, 1, 1, 0, 0, 0, 0, 0, 1, 6, 0, 0, 0, 0, 0, 0]);
+    }
+    out.extend_from_slice(&packet[40..]);
+    let len = (out.len() - 40) as u16;
+    out[4..6].copy_from_slice(&len.to_be_bytes());
+    out
 }
