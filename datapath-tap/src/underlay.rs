@@ -132,18 +132,16 @@ impl Underlay {
 
     /// The socket for a packet.
     fn sender(&self, outer: &Outer, unfinished: bool) -> Option<BorrowedFd<'_>> {
-        let v6 = outer.to.is_ipv6();
         match outer.transport {
             Transport::Udp { src, checksum } => {
                 let checksum = checksum || unfinished;
-                // IPv6 is never fragmented on the way, whatever the way to send it says.
-                let fits = |way: UdpSend| way.checksum == checksum && (v6 || way.df == outer.df);
-                let pool = self.pools.iter().find(|pool| fits(pool.way))?;
+                let way = UdpSend { checksum, df: outer.df };
+                let pool = self.pools.iter().find(|pool| pool.way == way)?;
                 let n = usize::from(src.wrapping_sub(ENTROPY_FIRST));
                 pool.sockets.get(n.checked_rem(pool.sockets.len())?)
             }
             Transport::Gre => {
-                self.gre.iter().find(|(df, _)| v6 || *df == outer.df).map(|(_, socket)| socket)
+                self.gre.iter().find(|(df, _)| *df == outer.df).map(|(_, socket)| socket)
             }
         }
         .map(AsFd::as_fd)
@@ -169,6 +167,7 @@ struct Outer {
     /// The port is 0 for GRE.
     to: SocketAddr,
     fields: IpFields,
+    /// Always set over IPv6.
     df: bool,
     transport: Transport,
 }

@@ -140,13 +140,18 @@ impl Opening {
         if spec.gre {
             receivers.push(self.gre_receiver()?);
             for df in [true, false] {
-                gre.push((df, self.gre_sender(df)?));
+                let way = self.way(UdpSend { checksum: true, df });
+                if gre.iter().all(|(df, _)| *df != way.df) {
+                    gre.push((way.df, self.gre_sender(way)?));
+                }
             }
         }
-        let mut pools = Vec::new();
+        let mut pools: Vec<Pool> = Vec::new();
         let mut ports = ENTROPY_FIRST..=u16::MAX;
-        for way in &spec.send {
-            pools.push(self.pool(*way, spec.entropy_ports, &mut ports, &mut lost)?);
+        for way in spec.send.iter().map(|way| self.way(*way)) {
+            if pools.iter().all(|pool| pool.way != way) {
+                pools.push(self.pool(way, spec.entropy_ports, &mut ports, &mut lost)?);
+            }
         }
         let probe = self.socket(Protocol::Udp)?;
         self.done("make a socket", udp::receive_nothing(probe.as_fd()))?;
@@ -268,8 +273,13 @@ impl Opening {
         Ok(Receiver { socket, carries: Carries::Gre })
     }
 
-    fn gre_sender(&self, df: bool) -> Result<OwnedFd, Refusal> {
-        let socket = self.sender(Protocol::Gre, UdpSend { checksum: true, df })?;
+    /// The way in which packets really go: IPv6 is never fragmented on the way.
+    fn way(&self, way: UdpSend) -> UdpSend {
+        UdpSend { df: way.df || self.at.is_ipv6(), ..way }
+    }
+
+    fn gre_sender(&self, way: UdpSend) -> Result<OwnedFd, Refusal> {
+        let socket = self.sender(Protocol::Gre, way)?;
         self.done("bind a GRE socket", udp::bind(socket.as_fd(), self.at))?;
         Ok(socket)
     }
@@ -392,4 +402,25 @@ fn set_all(fd: BorrowedFd<'_>, options: &[(i32, i32, i32)]) -> io::Result<()> {
 fn set_buffer(fd: BorrowedFd<'_>, force: i32, plain: i32, bytes: i32) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, force, bytes)
         .or_else(|_| set_option(fd, libc::SOL_SOCKET, plain, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_takes_the_ports_that_there_are() {
+        let at = "127.77.12.34:0".parse().unwrap();
+        let opening = Opening { attempted: "open".into(), at, ifindex: 0 };
+        let (mut ports, mut lost) = (50_000..=50_003, Vec::new());
+        let way = UdpSend { checksum: true, df: true };
+        let pool = opening.pool(way, 3, &mut ports, &mut lost).ok().unwrap();
+        assert_eq!((pool.sockets.len(), lost.len()), (3, 0));
+        // The next one goes on from there.
+        let pool = opening.pool(way, 8, &mut ports, &mut lost).ok().unwrap();
+        assert_eq!(pool.sockets.len(), 1);
+        assert_eq!(lost, ["7 of 8 entropy-ports: no more UDP ports from 49152 on are free"]);
+        let Err(Refusal::Error(e)) = opening.pool(way, 8, &mut ports, &mut lost) else { panic!() };
+        assert!(e.to_string().contains("no UDP port") && e.hint().is_some(), "{e}");
+    }
 }

@@ -9,10 +9,13 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use common::*;
-use datapath_tap::TapOptions;
 use datapath_tap::testing::RawSocket;
-use switch_core::DropReason;
-use switch_core::datapath::{Backend, BackendError, PortEventKind, UnderlaySpec};
+use datapath_tap::{TapBackend, TapOptions};
+use switch_core::datapath::{
+    Backend, BackendError, Datapath, PortEventKind, Ready, UnderlaySpec, Wait,
+};
+use switch_core::stats::PortCounters;
+use switch_core::{Batch, DropReason, WorkerId};
 use underlay::{Packet, VTEP, VXLAN, host, ip, own_files, pattern, spec, wire};
 
 const UNSPECIFIED: [&str; 2] = ["0.0.0.0", "::"];
@@ -268,6 +271,42 @@ fn sending_sockets_keep_nothing_that_arrives() {
         assert!(udp.len() == 1 && udp[0].ends_with(":4789"), "{udp:?}");
         assert_eq!(holding("w").len(), 1);
     }
+}
+
+#[test]
+fn other_workers_send_through_the_one_that_has_the_sockets() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(1500);
+    let (a, b) = (ip("192.0.2.1"), ip("192.0.2.2"));
+    let mut far = Rig::vtep(&pair.far, &spec(b));
+    let open = move || {
+        let mut backend = TapBackend::new(TapOptions::default());
+        let mut workers = [0, 1].map(|n| backend.worker(WorkerId(n)).unwrap());
+        let opened = backend.open_vtep(port(VTEP), &spec(a)).unwrap();
+        for (worker, queue) in workers.iter_mut().zip(opened.queues) {
+            worker.attach(port(VTEP), queue);
+        }
+        (backend, workers, opened.owner)
+    };
+    let (_backend, [mut owner, mut other], first) = spawn_in(&pair.near, open).join().unwrap();
+    assert_eq!(first, WorkerId(0));
+    let counters = PortCounters::default();
+    let mut frame = other.alloc().unwrap();
+    assert!(frame.fill(&Packet::udp(a, b, pattern(99)).bytes()));
+    let mut batch = Batch::new();
+    batch.push(frame).unwrap();
+    other.tx_burst(port(VTEP), &mut batch, &counters);
+    assert_eq!(counters.tx_frames.get(), 0);
+    eventually("the owner hears of it", || {
+        let mut ready = Ready::default();
+        owner.poll(Wait::AtMost(Duration::from_millis(100)), &mut ready);
+        ready.handed_over.contains(&port(VTEP))
+    });
+    owner.tx_handed_over(port(VTEP), &counters);
+    assert_eq!(counters.tx_frames.get(), 1);
+    assert_eq!(far.packets(1)[0].payload, pattern(99));
 }
 
 #[test]
