@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -169,7 +169,11 @@ impl Switch {
     }
 
     /// Makes the configuration that of the daemon, and waits until all of it is in use.
-    fn apply(&self) -> Result<()> {
+    fn apply(&mut self) -> Result<()> {
+        // The port of a tenant that was dropped would wait for its namespace for ever.
+        if matches!(self.running, Running::Machine(_)) {
+            self.ports.retain(|(_, _, netns)| Path::new("/run/netns").join(netns).exists());
+        }
         let text = self.config();
         match &self.running {
             Running::Machine(daemon) => {
