@@ -2,4 +2,6 @@
 
 #![forbid(unsafe_code)]
 
+mod lab;
 mod peers;
+mod switch;

@@ -4,58 +4,12 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use vswitch_e2e::overlay::{
-    Family, GeneveOption, Ground, Linux, OpenVswitch, Peer, Protection, Protocol, Switch, Tenant,
-    Tunnel, Underlay, Wire, checks, connect,
+    Family, Ground, Linux, OpenVswitch, Peer, Protection, Protocol, Switch, Tenant, Tunnel,
+    Underlay, Wire, checks, connect,
 };
-use vswitch_e2e::{Need, missing, size, skip};
+use vswitch_e2e::{Need, size};
 
-/// What the lab needs on the machine.
-const LAB: [Need; 7] = [
-    Need::Root,
-    Need::Program("ethtool", "ethtool"),
-    Need::Program("busybox", "busybox-static"),
-    Need::Program("ping", "iputils-ping"),
-    Need::Program("tcpdump", "tcpdump"),
-    Need::Program("tshark", "tshark"),
-    Need::Program("ovs-vswitchd", "openvswitch-switch"),
-];
-
-/// Whether the test cannot run, which is said.
-fn skipped(test: &str, more: &[Need]) -> bool {
-    let why = missing(&LAB).or_else(|| missing(more));
-    if let Some(why) = &why {
-        skip(test, why);
-    }
-    why.is_some()
-}
-
-fn option() -> GeneveOption {
-    GeneveOption { class: 0x0102, kind: 0x42, data: vec![0xde, 0xad, 0xbe, 0xef] }
-}
-
-/// Joins the peers, runs all checks of the two tenants, and reads what both sent. `b` sends the
-/// tunnel's options, if it has any.
-fn talk(underlay: &Underlay, tunnel: &Tunnel, a: &mut dyn Peer, b: &mut dyn Peer) -> Result<()> {
-    let tenants = connect(tunnel, &mut [&mut *a, &mut *b])?;
-    let wires = [a.site(), b.site()].map(|site| Wire::start(underlay, site, tunnel));
-    checks::pair(&tenants[0], &tenants[1])?;
-    let [from_a, from_b] = wires;
-    let id = match tunnel.protocol {
-        Protocol::Vxlan => "vxlan.vni",
-        Protocol::Geneve => "geneve.vni",
-        Protocol::Gre => "gre.key",
-    };
-    let option = "geneve.option.unknown.data";
-    from_a?.check(&[id])?.same(id, tunnel.id)?;
-    let seen = from_b?.check(&[id, option])?;
-    seen.same(id, tunnel.id)?;
-    ensure!(
-        tunnel.options.is_empty() || seen.values(option)? == ["deadbeef"],
-        "options: {:?}",
-        seen.values(option)?
-    );
-    Ok(())
-}
+use crate::lab::{option, skipped, talk};
 
 #[test]
 fn linux_and_open_vswitch() -> Result<()> {
@@ -175,9 +129,8 @@ fn a_protected_underlay_in_a_guest() -> Result<()> {
         Need::Program("wg", "wireguard-tools"),
         Need::Program("strip", "binutils"),
     ];
-    if missing(Need::GUEST).is_some() && skipped("a_protected_underlay_in_a_guest", Need::GUEST)
-        || skipped("a_protected_underlay_in_a_guest", &NEEDS)
-    {
+    let test = "a_protected_underlay_in_a_guest";
+    if skipped(test, Need::GUEST) || skipped(test, &NEEDS) {
         return Ok(());
     }
     let ground = Ground::boot("guest", &Switch::programs()?)?;
