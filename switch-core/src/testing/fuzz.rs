@@ -3,6 +3,8 @@
 //! They live here and not in the fuzz crate, so that a stable compiler replays the corpus
 //! (`tests/corpus_replay.rs`) and every prefix of the golden frames (`tests/truncate.rs`).
 
+mod decap;
+
 use zerocopy::IntoBytes;
 
 use crate::frame::{Csum, Frame, FramePool, HeapFrame, Offload, PoolConfig};
@@ -18,11 +20,13 @@ use crate::wire::{
     UdpHeader, Vxlan, VxlanHeader, checksum, icmp,
 };
 
+pub use decap::{decap_geneve, decap_gre, decap_vxlan};
+
 /// A fuzz target's body.
 pub type Body = fn(&[u8]);
 
 /// All targets of this crate by name, which is also the name of the corpus' folder.
-pub const TARGETS: [(&str, Body); 9] = [
+pub const TARGETS: [(&str, Body); 12] = [
     ("eth_vlan", eth_vlan),
     ("arp", arp),
     ("ipv4", ipv4),
@@ -30,6 +34,9 @@ pub const TARGETS: [(&str, Body); 9] = [
     ("vxlan", vxlan),
     ("geneve", geneve),
     ("gre", gre),
+    ("decap_vxlan", decap_vxlan),
+    ("decap_geneve", decap_geneve),
+    ("decap_gre", decap_gre),
     ("vnet_hdr", vnet_hdr),
     ("segment", segment),
 ];
