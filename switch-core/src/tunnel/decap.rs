@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{HeaderKind, NetworkKey, Overlay, PeerConf, Proto, TunnelConf, VtepConf};
+use super::{
+    HeaderKind, InnerIp, NetworkKey, Overlay, PeerConf, Proto, TunnelConf, VtepConf, unfinished,
+};
 use crate::config::TunnelType;
 use crate::drop::DropReason;
 use crate::frame::{Csum, Frame, Offload};
@@ -344,7 +346,7 @@ impl<'a> Opened<'a> {
     }
 
     /// Leaves the inner frame alone: outer headers and padding go, congestion that the underlay met
-    /// is marked (RFC 6040 §4.2).
+    /// is marked (RFC 6040 §4.2), and an inner checksum that nobody finished is known as such.
     ///
     /// # Errors
     /// [`DropReason::EcnDropped`]; the frame is to be dropped.
@@ -356,16 +358,17 @@ impl<'a> Opened<'a> {
         if frame.trim_front(self.inner).is_err() {
             return Err(self.refused(DropReason::TunnelHeader));
         }
-        if self.ecn != Ecn::NotEct {
-            self.mark(frame)?;
+        let Some(ip) = InnerIp::of(frame.head()) else { return Ok(()) };
+        let csum = unfinished::state(frame.head(), frame.len(), ip);
+        if csum != Csum::Unknown {
+            frame.set_offload(Offload { csum, gso: None });
         }
-        Ok(())
+        if self.ecn == Ecn::NotEct { Ok(()) } else { self.mark(frame, ip) }
     }
 
-    /// Carries the outer ECN field over to the inner packet, if that is IP.
+    /// Carries the outer ECN field over to the inner packet.
     #[inline(never)]
-    fn mark<F: Frame>(&self, frame: &mut F) -> Result<(), Refused<'a>> {
-        let Some(ip) = super::Inner::of(frame.head()).ip else { return Ok(()) };
+    fn mark<F: Frame>(&self, frame: &mut F, ip: InnerIp) -> Result<(), Refused<'a>> {
         let inner = Ecn::of(ip.traffic_class);
         let Ok(ecn) = ecn::decap(inner, self.ecn) else {
             return Err(self.refused(DropReason::EcnDropped));

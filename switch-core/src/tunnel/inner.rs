@@ -21,6 +21,52 @@ pub struct InnerIp {
     pub v4: bool,
 }
 
+impl InnerIp {
+    /// The IP header of a frame, behind at most two tags; `None` if there is none or it is cut
+    /// short.
+    #[inline]
+    #[must_use]
+    pub fn of(head: &[u8]) -> Option<Self> {
+        let (ethertype, at) = network(head);
+        let packet = head.get(at..)?;
+        match ethertype {
+            EtherType::IPV4 => Self::v4(packet, at),
+            EtherType::IPV6 => Self::v6(packet, at),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn v4(packet: &[u8], at: usize) -> Option<Self> {
+        let &[version_ihl, traffic_class, _, _, _, _, _, _, ttl, ..] =
+            packet.first_chunk::<20>()?;
+        let holds = version_ihl >> 4 == 4 && version_ihl & 0xf >= 5;
+        holds.then_some(Self { traffic_class, ttl, at, v4: true })
+    }
+
+    #[inline]
+    fn v6(packet: &[u8], at: usize) -> Option<Self> {
+        let &[b0, b1, _, _, _, _, _, ttl, ..] = packet.first_chunk::<40>()?;
+        let traffic_class = b0 << 4 | b1 >> 4;
+        (b0 >> 4 == 6).then_some(Self { traffic_class, ttl, at, v4: false })
+    }
+}
+
+/// The type of what a frame carries behind at most two tags, and where that is.
+#[inline]
+fn network(head: &[u8]) -> (EtherType, usize) {
+    let mut at = ETH_HEADER;
+    let mut ethertype = EtherType(word(head, at.wrapping_sub(2)));
+    for _ in 0..TAGS_MAX {
+        if !ethertype.is_vlan() {
+            break;
+        }
+        at = at.wrapping_add(TAG);
+        ethertype = EtherType(word(head, at.wrapping_sub(2)));
+    }
+    (ethertype, at)
+}
+
 /// An inner frame as encapsulation sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Inner<'a> {
@@ -41,17 +87,9 @@ impl<'a> Inner<'a> {
     #[inline]
     #[must_use]
     pub fn of(head: &'a [u8]) -> Self {
-        let mut at = ETH_HEADER;
-        let mut ethertype = word(head, at.wrapping_sub(2));
-        for _ in 0..TAGS_MAX {
-            if !EtherType(ethertype).is_vlan() {
-                break;
-            }
-            at = at.wrapping_add(TAG);
-            ethertype = word(head, at.wrapping_sub(2));
-        }
+        let (ethertype, at) = network(head);
         let packet = head.get(at..).unwrap_or_default();
-        let found = match EtherType(ethertype) {
+        let found = match ethertype {
             EtherType::IPV4 => Self::v4(packet, at),
             EtherType::IPV6 => Self::v6(packet, at),
             _ => None,
@@ -65,33 +103,25 @@ impl<'a> Inner<'a> {
 
     #[inline]
     fn v4(packet: &'a [u8], at: usize) -> Option<Self> {
-        let header = packet.first_chunk::<20>()?;
-        let &[version_ihl, traffic_class, _, _, _, _, f0, f1, ttl, protocol, ..] = header;
+        let ip = InnerIp::v4(packet, at)?;
+        let &[version_ihl, _, _, _, _, _, f0, f1, _, protocol, ..] = packet.first_chunk::<20>()?;
         let header_len = usize::from(version_ihl & 0xf) << 2;
-        if version_ihl >> 4 != 4 || header_len < 20 {
-            return None;
-        }
         // More fragments, or not the first one.
         let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff != 0;
         let addresses = packet.get(12..20)?;
         let ports = if fragment { 0 } else { ports(packet, protocol, header_len) };
         let hash = mix(mix_bytes(u64::from(protocol), addresses), u64::from(ports));
-        let ip = InnerIp { traffic_class, ttl, at, v4: true };
         Some(Self { ip: Some(ip), hash: finish(hash), addresses })
     }
 
     #[inline]
     fn v6(packet: &'a [u8], at: usize) -> Option<Self> {
-        let header = packet.first_chunk::<40>()?;
-        let &[b0, b1, _, _, _, _, next, hops, ..] = header;
-        if b0 >> 4 != 6 {
-            return None;
-        }
+        let ip = InnerIp::v6(packet, at)?;
+        let next = *packet.get(6)?;
         let addresses = packet.get(8..40)?;
         // Behind extension headers, fragments included, the addresses have to do.
         let ports = ports(packet, next, 40);
         let hash = mix(mix_bytes(u64::from(next), addresses), u64::from(ports));
-        let ip = InnerIp { traffic_class: b0 << 4 | b1 >> 4, ttl: hops, at, v4: false };
         Some(Self { ip: Some(ip), hash: finish(hash), addresses })
     }
 

@@ -11,6 +11,7 @@
 //! - `counters.rs`: what is counted of them
 //! - `outer.rs`, `inner.rs`: templates of outer headers, and what they take over from inner frames
 //! - `encap.rs`, `decap.rs`: the two directions
+//! - `unfinished.rs`: inner checksums that arrive undone
 //! - `too_big.rs`, `mss.rs`: what senders are told of the MTU
 
 #![cfg_attr(
@@ -27,6 +28,7 @@ pub mod mss;
 mod outer;
 mod table;
 pub mod too_big;
+mod unfinished;
 
 pub use build::TunnelParts;
 pub use counters::{OverlayCounters, OverlayTotals};

@@ -10,6 +10,8 @@ use crate::wire::{
 const END: u8 = 0;
 const NOP: u8 = 1;
 const MSS: u8 = 2;
+/// Less than this makes connections crawl and fits no path that there is (Linux: `TCP_MIN_MSS`).
+const MSS_MIN: u16 = 88;
 /// Bytes of an MSS option.
 const MSS_LEN: u8 = 4;
 /// Options that fit a header: each has a byte at least.
@@ -72,7 +74,7 @@ fn find<F: Frame>(frame: &F, l3_mtu: u32) -> Option<Found> {
         Network::Other => return None,
     };
     let fits = l3_mtu.saturating_sub((ip.saturating_add(TcpHeader::LEN)) as u32);
-    let new = u16::try_from(fits).unwrap_or(u16::MAX);
+    let new = u16::try_from(fits).unwrap_or(u16::MAX).max(MSS_MIN);
     let from = tcp.saturating_add(TcpHeader::LEN);
     let at = mss_option(head.get(from..layers.payload())?)?.saturating_add(from);
     let old = u16::from_be_bytes(*head.get(at..)?.first_chunk()?);
@@ -89,7 +91,7 @@ fn mss_option(options: &[u8]) -> Option<usize> {
             [NOP, ..] => at = at.saturating_add(1),
             [MSS, MSS_LEN, _, _, ..] => return at.checked_add(2),
             // An option of less than two bytes, or another length of MSS, does not hold.
-            [MSS | _, 0 | 1, ..] | [MSS, ..] | [_] => return None,
+            [_, 0 | 1, ..] | [MSS, ..] | [_] => return None,
             [_, len, ..] => at = at.saturating_add(len.into()),
         }
     }

@@ -98,10 +98,12 @@ impl Message {
 fn message_v4<F: Frame>(head: &[u8], frame: &F, layers: &Layers, mtu: u32) -> Option<Message> {
     const HEADERS: usize = Ipv4Header::LEN + IcmpHeader::LEN;
     let ip = Ipv4Header::at(head, layers.l3()).ok()?;
-    let answered = layers.icmp(head).is_none_or(|icmp| {
-        // Errors are never answered; what asks for an answer is no error.
-        [v4::ECHO_REQUEST, v4::ECHO_REPLY].contains(&icmp.kind())
-    });
+    // Errors are never answered; what asks for an answer is no error. Nor is ICMP whose type is out
+    // of sight.
+    let answered = ip.protocol() != IpProtocol::ICMP
+        || layers
+            .icmp(head)
+            .is_some_and(|icmp| [v4::ECHO_REQUEST, v4::ECHO_REPLY].contains(&icmp.kind()));
     if !ip.dont_fragment() || !answered || !is_host_v4(ip.src()) || !is_host_v4(ip.dst()) {
         return None;
     }
@@ -121,8 +123,10 @@ fn message_v4<F: Frame>(head: &[u8], frame: &F, layers: &Layers, mtu: u32) -> Op
 fn message_v6<F: Frame>(head: &[u8], frame: &F, layers: &Layers, mtu: u32) -> Option<Message> {
     const HEADERS: usize = Ipv6Header::LEN + IcmpHeader::LEN;
     let ip = Ipv6Header::at(head, layers.l3()).ok()?;
-    // Types below 128 are errors (RFC 4443 §2.1).
-    let answered = layers.icmp(head).is_none_or(|icmp| icmp.kind() >= 128);
+    // Types below 128 are errors (RFC 4443 §2.1); redirects are not answered either (§2.4 (e.2)), nor
+    // is a message whose type is out of sight.
+    let answered = layers.protocol() != IpProtocol::ICMPV6
+        || layers.icmp(head).is_some_and(|icmp| icmp.kind() >= 128 && icmp.kind() != v6::REDIRECT);
     if mtu < V6_MAX as u32 || !answered || !is_host_v6(ip.src()) || !is_host_v6(ip.dst()) {
         return None;
     }
@@ -138,8 +142,11 @@ fn message_v6<F: Frame>(head: &[u8], frame: &F, layers: &Layers, mtu: u32) -> Op
     Some(message)
 }
 
+/// Whether the address names one host (RFC 1122 §3.2.2): not this network (0/8), a loopback, a group,
+/// or class E with the broadcast address in it.
 fn is_host_v4(addr: Ipv4Addr) -> bool {
-    !(addr.is_multicast() || addr.is_broadcast() || addr.is_unspecified() || addr.is_loopback())
+    let [first, ..] = addr.octets();
+    !matches!(first, 0 | 127 | 224..)
 }
 
 fn is_host_v6(addr: Ipv6Addr) -> bool {
@@ -256,7 +263,9 @@ mod tests {
         assert!(with(&|b| b[30] = 224).is_none(), "to a group of hosts");
         assert!(with(&|b| b[26] = 224).is_none(), "from a group");
         assert!(with(&|b| b[26..30].fill(0)).is_none(), "from nobody");
+        assert!(with(&|b| b[26..30].copy_from_slice(&[0, 1, 2, 3])).is_none(), "from this network");
         assert!(with(&|b| b[26] = 127).is_none(), "from a loopback address");
+        assert!(with(&|b| b[26] = 240).is_none(), "from class E");
         assert!(with(&|b| b[12] = 0x88).is_none(), "not IP");
         assert!(with(&|b| b[14] = 0x44).is_none(), "a header that lies");
         let icmp = |kind: u8| {
@@ -267,6 +276,20 @@ mod tests {
         };
         assert!(icmp(3).is_none() && icmp(11).is_none(), "an error");
         assert!(icmp(8).is_some(), "a ping");
+        let icmp_v6 = |kind: u8| {
+            let mut bytes = udp_v6(1452);
+            (bytes[20], bytes[54]) = (58, kind);
+            answer(&bytes, 1430)
+        };
+        assert!(icmp_v6(1).is_none() && icmp_v6(127).is_none(), "an error");
+        assert!(icmp_v6(137).is_none(), "a redirect");
+        assert!(icmp_v6(128).is_some(), "a ping");
+        // An error behind 1,456 bytes of destination options, cut off after its checksum.
+        let mut hidden = udp_v6(1452);
+        hidden[20] = 60;
+        hidden[54..1510].fill(0);
+        (hidden[54], hidden[55], hidden[1510]) = (58, 181, 1);
+        assert!(answer(&hidden, 1430).is_none(), "ICMP without a whole header");
         assert!(answer(&udp_v6(1452), 1279).is_none(), "below the least MTU of IPv6");
         let told = answer(&udp_v4(1472), 10).unwrap();
         assert_eq!(told[40..42], 68_u16.to_be_bytes(), "not below the least of IPv4");

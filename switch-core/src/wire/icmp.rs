@@ -36,6 +36,8 @@ pub mod v6 {
     pub const NEIGHBOUR_SOLICITATION: u8 = 135;
     /// Neighbour advertisement (RFC 4861).
     pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    /// Redirect (RFC 4861).
+    pub const REDIRECT: u8 = 137;
 }
 
 /// The first 8 bytes of every ICMP message of either version that is of interest here.

@@ -1,6 +1,7 @@
 //! The third pass of a burst: what was decided is done.
 
 use super::Planned;
+use super::overlay::TooLarge;
 use super::ports::Ports;
 use crate::bridge::{self, Effects, StormBucket};
 use crate::clock::Nanos;
@@ -180,7 +181,9 @@ impl<D: Datapath> Burst<'_, D> {
     fn output_flooded(&mut self, frame: D::Frame, meta: &FrameMeta, out: Member<'_>) {
         match out {
             Member::Port(out) => self.output(frame, meta, out),
-            Member::Remote(tunnel, peer) => self.encapsulate(frame, meta, tunnel, peer),
+            Member::Remote(tunnel, peer) => {
+                self.encapsulate(frame, meta, tunnel, peer, TooLarge::Drop);
+            }
         }
     }
 

@@ -26,6 +26,15 @@ use crate::wire::VlanTag;
 /// How many senders a second a worker tells that their frames are too large.
 const TOO_BIG_PPS: u32 = 100;
 
+/// Whether the sender of a frame that does not fit a tunnel is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TooLarge {
+    /// Yes: the frame goes where its destination is.
+    Tell,
+    /// No: it is a copy for one of several, and only one has the destination.
+    Drop,
+}
+
 /// A frame that came out of a tunnel, between the passes of a burst.
 struct Arrived<'a> {
     frame: Admitted,
@@ -196,7 +205,7 @@ impl<D: Datapath> Burst<'_, D> {
             .filter_map(|id| overlay.tunnel(id))
             .find(|tunnel| tunnel.vtep == peer.vtep && tunnel.proto == peer.proto);
         match tunnel {
-            Some(tunnel) => self.encapsulate(frame, meta, tunnel, peer),
+            Some(tunnel) => self.encapsulate(frame, meta, tunnel, peer, TooLarge::Tell),
             // The entry outlived its tunnel by a moment; the flush is on its way.
             None => self.flood(frame, meta, bridge),
         }
@@ -210,6 +219,7 @@ impl<D: Datapath> Burst<'_, D> {
         meta: &FrameMeta,
         tunnel: &TunnelConf,
         peer: &PeerConf,
+        too_large: TooLarge,
     ) {
         let mut frame = frame;
         let Some(out) = self.snapshot.port(tunnel.vtep) else {
@@ -305,21 +315,26 @@ impl<D: Datapath> Burst<'_, D> {
         }
     }
 
-    /// Drops a frame that is larger than the tunnel carries, and tells its sender, who is behind a
-    /// port. `l3_mtu` is what would have fitted.
+    /// Counts a frame that is larger than the tunnel carries.
     #[cold]
-    #[inline(never)]
-    fn too_large(&mut self, frame: &D::Frame, tunnel: &TunnelConf, peer: &PeerConf, l3_mtu: u32) {
+    fn too_large(&mut self, tunnel: &TunnelConf, peer: &PeerConf) {
         if let Some((slot, _)) = self.egress.slot_mut(tunnel.vtep) {
             slot.counters.count_drop(DropReason::TunnelMtu, 1);
         }
         self.count_overlay(tunnel, Some(peer), DropReason::TunnelMtu);
-        if !self.too_big.take(TOO_BIG_PPS, self.live.now) {
-            return;
-        }
+    }
+
+    /// Tells the sender of a frame, who is behind a port, that `l3_mtu` bytes would have got through.
+    #[cold]
+    #[inline(never)]
+    fn tell_too_large(&mut self, frame: &D::Frame, l3_mtu: u32) {
         let Some(reply) = tunnel::too_big::reply(frame, l3_mtu, || self.datapath.alloc()) else {
             return;
         };
+        // Asked only now, so that frames that get no answer take none from those that do.
+        if !self.too_big.take(TOO_BIG_PPS, self.live.now) {
+            return;
+        }
         // It is tagged as the frame was, hence as the port sends.
         if let Some((slot, dirty)) = self.egress.slot_mut(self.port.id) {
             self.counters.originated.add(1);
