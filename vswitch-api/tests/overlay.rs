@@ -165,7 +165,6 @@ fn addresses_that_no_remote_has() {
         ("0.0.0.0", "no address of a host"),
         ("127.0.0.1", "is a loopback address"),
         ("::ffff:192.0.2.7", "in disguise (write \"192.0.2.7\")"),
-        ("fe80::1", "an address of one link only"),
         ("vtep7.example", "expected an IP address, found \"vtep7.example\""),
         ("192.0.2.7\", \"192.0.2.7", "192.0.2.7 is in the list twice"),
     ] {
@@ -177,6 +176,11 @@ fn addresses_that_no_remote_has() {
     refused(&group("ff02::1", "peers = \"any\""), "tunnel.t.group: ff02::1 is IPv6");
     refused(&group("239.1.1.1", ""), "nobody's packets would be accepted");
     read(&format!("{BASE}{}", tunnel("t", &group("239.1.1.1", "peers = \"any\""))));
+    let on_link = |local: &str| BASE.replace("192.0.2.1", local) + &tunnel("t", &with("fe80::7"));
+    read(&on_link("fe80::1"));
+    assert!(
+        told(&on_link("2001:db8::1"))[0].contains("is of one link, and VTEP \"v4\" is of none")
+    );
     let lab = BASE.replace("192.0.2.1", "127.0.0.1");
     read(&format!("{lab}{}", tunnel("t", &with("127.0.0.2"))));
 }

@@ -260,7 +260,7 @@ where
         known.ok_or_else(|| {
             format!(
                 "{remote} is no remote of tunnel {tunnel}: add it with `vswitch-ctl tunnel peers \
-                 add {tunnel} {remote}`"
+                 {tunnel} add {remote}`"
             )
         })
     }

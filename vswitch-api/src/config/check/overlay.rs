@@ -208,8 +208,17 @@ fn remotes(key: &str, list: &[IpAddr], vtep: &VtepSpec, out: &mut Vec<Problem>) 
         } else if remote.is_loopback() && !vtep.local.is_loopback() {
             let message = format!("{remote} is a loopback address, which no other host has");
             out.push(problem(message).with_hint("name the VTEPs of other hosts"));
+        } else if is_link_local(remote) && !is_link_local(vtep.local) {
+            // Packets to it have to be told the link, which only such an address of ours names.
+            let message = format!("{remote} is of one link, and VTEP {:?} is of none", vtep.name);
+            let hint = "use a global address, or a VTEP with a link-local one";
+            out.push(problem(message).with_hint(hint));
         }
     }
+}
+
+const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// What tunnels of one bridge and protocol cover.

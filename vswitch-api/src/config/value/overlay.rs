@@ -23,10 +23,6 @@ pub(super) fn ip(node: &Node) -> Result<IpAddr, BadValue> {
         IpAddr::V4(v4) if v4.is_broadcast() => Err(refused("the broadcast address")),
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
             Some(v4) => Err(refused("an IPv4 address in disguise").hint(format!("write \"{v4}\""))),
-            // A socket would have to be told the link as well, and a tunnel belongs to none.
-            None if v6.is_unicast_link_local() => {
-                Err(refused("an address of one link only").hint("use a global or a ULA address"))
-            }
             None => Ok(address),
         },
         IpAddr::V4(_) => Ok(address),
