@@ -246,7 +246,11 @@ impl<D: Datapath> Burst<'_, D> {
         let max = inner_max(tunnel, peer);
         let change = tag_change(meta, egress, strip);
         if frame_len(&frame).saturating_add_signed(change) > max {
-            return self.too_large(&frame, tunnel, peer, l3_max(&frame, change, max));
+            self.too_large(tunnel, peer);
+            if too_large == TooLarge::Tell {
+                self.tell_too_large(&frame, l3_max(&frame, change, max));
+            }
+            return;
         }
         if tunnel.mss_clamp {
             let l3_mtu = l3_max(&frame, change, max);
