@@ -206,3 +206,57 @@ impl Housekeeper {
         self.guard.forget(port);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fdb::Entry;
+    use crate::ids::Domain;
+    use crate::wire::MacAddr;
+
+    fn key() -> Key {
+        Key::new(MacAddr::new([2, 0, 0, 0, 0, 1]), Domain::new(BridgeId::new(0), 0))
+    }
+
+    fn entry(switch: &Switch) -> Entry {
+        switch.fdb().peek(key()).unwrap()
+    }
+
+    /// Moves the address to and fro between two remotes, six times in all.
+    fn storm(switch: &Switch, keeper: &mut Housekeeper, now: Nanos) -> Housekept {
+        for n in 0..7 {
+            let at = Dest::Remote(n % 2);
+            let learned = switch.fdb().learn(key(), switch.fdb().hash(key()), at, Tick::from(now));
+            if let crate::fdb::Learn::Moved { from } = learned {
+                assert!(switch.send_event(WorkerEvent::Moved { key: key(), from, to: at }));
+            }
+        }
+        keeper.run(now, |_| 300)
+    }
+
+    #[test]
+    fn an_address_that_moves_between_remotes_is_held_and_released() {
+        let switch = Switch::new(FdbConfig { max_total: 64, max_per_bridge: 64 });
+        let mut keeper = Housekeeper::new(Arc::clone(&switch), LoopGuardConfig::default());
+        let done = storm(&switch, &mut keeper, Nanos::from_secs(1));
+        assert_eq!((done.held.len(), keeper.held(), done.blocked.len()), (1, 1, 0));
+        assert_eq!((entry(&switch).flags, entry(&switch).dest), (Flags::STICKY, Dest::Remote(0)));
+        let done = keeper.run(Nanos::from_secs(30), |_| 300);
+        assert_eq!((done.released.len(), entry(&switch).flags), (0, Flags::STICKY));
+        let done = keeper.run(Nanos::from_secs(31), |_| 300);
+        assert_eq!((done.released.len(), keeper.held()), (1, 0));
+        assert_eq!(entry(&switch).flags, Flags::NONE);
+    }
+
+    #[test]
+    fn what_was_set_meanwhile_stays_as_it_was_set() {
+        let switch = Switch::new(FdbConfig { max_total: 64, max_per_bridge: 64 });
+        let mut keeper = Housekeeper::new(Arc::clone(&switch), LoopGuardConfig::default());
+        storm(&switch, &mut keeper, Nanos::from_secs(1));
+        let sticky = |at| switch.fdb().set(key(), at, Flags::STICKY, Tick::default()).unwrap();
+        sticky(Dest::Remote(0));
+        keeper.settled(key());
+        assert!(keeper.run(Nanos::from_secs(31), |_| 300).released.is_empty());
+        assert_eq!(entry(&switch).flags, Flags::STICKY);
+    }
+}

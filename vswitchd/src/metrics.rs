@@ -2,7 +2,8 @@
 //!
 //! Labels are names of ports, bridges and drop reasons and numbers of workers, all of which are
 //! bounded. A drop reason appears once it has happened, and a bridge while it holds learned entries:
-//! most never do.
+//! most never do. Of tunnels and of peers the first 1,000 are shown, and the sum of the others with
+//! the label `(others)`.
 
 use std::fmt::{Display, Write as _};
 
@@ -10,6 +11,7 @@ use switch_core::DropReason;
 use switch_core::datapath::OutsideLoss;
 use switch_core::drop::Side;
 use switch_core::stats::PortTotals;
+use switch_core::tunnel::OverlayTotals;
 
 /// Media type of the text.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4";
@@ -26,6 +28,10 @@ pub struct Sample {
     pub ports: Vec<PortSample>,
     pub bridges: Vec<BridgeSample>,
     pub workers: Vec<WorkerSample>,
+    pub tunnels: Vec<OverlaySample>,
+    pub peers: Vec<OverlaySample>,
+    /// How often an address was held because it kept moving between remotes.
+    pub held: u64,
     /// What ports counted that were deleted since.
     pub retired: PortTotals,
 }
@@ -51,6 +57,21 @@ pub struct BridgeSample {
     pub fdb: u32,
     pub fdb_limit: u32,
 }
+
+/// One tunnel or one peer, or all that are not shown by themselves.
+#[derive(Clone, Debug)]
+pub struct OverlaySample {
+    /// Its labels with their values.
+    pub labels: Vec<(&'static str, String)>,
+    /// What it counted.
+    pub totals: OverlayTotals,
+}
+
+/// Most tunnels, and most peers, that are shown by themselves: labels are kept in memory by whoever
+/// collects them. The rest is one sum.
+pub const OVERLAY_ROWS: usize = 1000;
+/// The value of their labels in the sum of the others; no tunnel or VTEP can have such a name.
+const OTHERS: &str = "(others)";
 
 /// One worker.
 #[derive(Clone, Debug)]
@@ -101,6 +122,16 @@ const OF_WORKERS: &[OfWorker] = &[
     ("worker_events_lost_total", "Events that found the queue full.", |w| w.events_lost),
 ];
 
+/// A metric of tunnels and peers: name, help, value.
+type OfOverlay = (&'static str, &'static str, fn(&OverlayTotals) -> u64);
+
+const OF_OVERLAYS: &[OfOverlay] = &[
+    ("received_frames_total", "Inner frames received.", |t| t.rx_frames),
+    ("received_bytes_total", "Bytes of inner frames received.", |t| t.rx_bytes),
+    ("sent_frames_total", "Inner frames sent.", |t| t.tx_frames),
+    ("sent_bytes_total", "Bytes of inner frames sent.", |t| t.tx_bytes),
+];
+
 /// The text.
 pub fn render(sample: &Sample) -> String {
     let mut out = Text(String::with_capacity(4096));
@@ -149,6 +180,11 @@ pub fn render(sample: &Sample) -> String {
     out.head("retired_dropped_frames_total", "counter", help);
     drops(&mut out, "retired_dropped_frames_total", None, &sample.retired);
 
+    overlays(&mut out, "tunnel", &sample.tunnels);
+    overlays(&mut out, "peer", &sample.peers);
+    let help = "Addresses held where they are because they kept moving between remotes.";
+    out.single("fdb_held_total", "counter", help, sample.held);
+
     out.head("bridge_fdb_entries", "gauge", "Learned entries of a bridge; absent without any.");
     for bridge in &sample.bridges {
         out.line("bridge_fdb_entries", &[("bridge", &bridge.name)], u64::from(bridge.fdb));
@@ -170,6 +206,41 @@ pub fn render(sample: &Sample) -> String {
         out.line("worker_busy_seconds_total", &worker_labels(&index, &cpu), seconds);
     }
     out.0
+}
+
+fn overlays(out: &mut Text, what: &str, rows: &[OverlaySample]) {
+    for (name, help, value) in OF_OVERLAYS {
+        let name = format!("{what}_{name}");
+        out.head(&name, "counter", help);
+        for row in rows {
+            let labels: Vec<_> = row.labels.iter().map(|(key, text)| (*key, &**text)).collect();
+            out.line(&name, &labels, value(&row.totals));
+        }
+    }
+    let name = format!("{what}_dropped_frames_total");
+    out.head(&name, "counter", "Frames and packets dropped, by reason.");
+    for row in rows {
+        for (reason, frames) in row.totals.drops() {
+            let mut labels: Vec<_> = row.labels.iter().map(|(key, text)| (*key, &**text)).collect();
+            labels.push(("reason", reason.name()));
+            out.line(&name, &labels, frames);
+        }
+    }
+}
+
+/// Rows for all of these, or for the first [`OVERLAY_ROWS`] and the sum of the others.
+pub fn bounded(all: impl Iterator<Item = OverlaySample>) -> Vec<OverlaySample> {
+    let mut all = all;
+    let mut rows: Vec<OverlaySample> = all.by_ref().take(OVERLAY_ROWS).collect();
+    let others = all.reduce(|mut sum, row| {
+        sum.totals.add(&row.totals);
+        sum
+    });
+    rows.extend(others.map(|sum| {
+        let other = |(key, _)| (key, OTHERS.to_owned());
+        OverlaySample { labels: sum.labels.into_iter().map(other).collect(), ..sum }
+    }));
+    rows
 }
 
 fn drops(out: &mut Text, metric: &str, port: Option<&str>, totals: &PortTotals) {
@@ -254,6 +325,9 @@ mod tests {
             ports: vec![port],
             bridges: Vec::new(),
             workers: Vec::new(),
+            tunnels: Vec::new(),
+            peers: Vec::new(),
+            held: 0,
             retired: PortTotals::default(),
         });
         let drops: Vec<_> =
@@ -267,5 +341,19 @@ mod tests {
             assert!(name.starts_with("vswitch_"), "{line}");
             value.parse::<f64>().expect(line);
         }
+    }
+
+    #[test]
+    fn of_many_tunnels_the_rest_is_one_sum() {
+        let row = |n: usize| {
+            let mut totals = OverlayTotals::default();
+            totals.rx_frames = 2;
+            OverlaySample { labels: vec![("tunnel", format!("t{n}"))], totals }
+        };
+        let rows = bounded((0..OVERLAY_ROWS + 5).map(row));
+        assert_eq!(rows.len(), OVERLAY_ROWS + 1);
+        let others = &rows[OVERLAY_ROWS];
+        assert_eq!((&*others.labels[0].1, others.totals.rx_frames), (OTHERS, 10));
+        assert_eq!(bounded((0..OVERLAY_ROWS).map(row)).len(), OVERLAY_ROWS);
     }
 }

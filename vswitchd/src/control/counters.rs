@@ -6,12 +6,14 @@ use switch_core::DropReason;
 use switch_core::datapath::{Backend, OutsideLoss};
 use switch_core::drop::Side;
 use switch_core::stats::PortTotals;
+use switch_core::tunnel::Proto;
 use vswitch_api::types::{CopyCounters, CpuStatus, DropCount, DropRow, PortCounters, PortStats};
 
+use super::overlay_view::totals;
 use super::ports::Port;
 use super::view::port_state;
 use super::{Controller, Queue};
-use crate::metrics::{BridgeSample, PortSample, Sample, WorkerSample};
+use crate::metrics::{BridgeSample, OverlaySample, PortSample, Sample, WorkerSample, bounded};
 
 impl<B> Controller<B>
 where
@@ -156,7 +158,27 @@ where
             ports,
             bridges,
             workers,
+            tunnels: bounded(self.tunnels.by_name.iter().map(|(name, tunnel)| OverlaySample {
+                labels: vec![("tunnel", name.clone())],
+                totals: self.tunnel_totals(tunnel),
+            })),
+            peers: bounded(self.tunnels.peers.iter().map(|(_, peer)| OverlaySample {
+                labels: vec![
+                    ("vtep", self.port_name(peer.vtep)),
+                    ("protocol", protocol(peer.proto)),
+                    ("remote", peer.addr.to_string()),
+                ],
+                totals: totals(&peer.counters),
+            })),
+            held: self.damped,
         }
+    }
+}
+
+fn protocol(proto: Proto) -> String {
+    match proto {
+        Proto::Udp(port) => format!("udp/{port}"),
+        Proto::Gre => "gre".to_owned(),
     }
 }
 

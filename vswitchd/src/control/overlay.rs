@@ -229,8 +229,9 @@ where
         }
         for _ in 0..OPTIONS_MAX {
             let Some(seen) = self.switch.next_options() else { break };
-            let mut tunnels = self.tunnels.by_name.values_mut();
-            let tunnel = tunnels.find(|tunnel| tunnel.id == seen.tunnel);
+            let snapshot = self.switch.snapshot();
+            let Some(conf) = snapshot.overlay().tunnel(seen.tunnel) else { continue };
+            let tunnel = self.tunnels.by_name.get_mut(&*conf.name);
             let (Some(tunnel), Ok(options)) = (tunnel, GeneveOptions::parse(&seen.options)) else {
                 continue;
             };
@@ -291,24 +292,31 @@ where
         self.publish_overlay()
     }
 
-    /// Tells of addresses that are held where they are, and of those that may move again.
+    /// Tells of addresses that are held where they are, and of those that may move again: of one by
+    /// name, as a storm has thousands.
     pub(super) fn damped(&mut self, held: &[Hold], released: &[Hold]) {
-        let subject =
-            |hold: &Hold| format!("bridge {}", self.bridge_name(hold.key.domain().bridge()));
-        for hold in held {
+        let subject = |hold: &Hold| {
+            let bridge = self.bridge_name(hold.key.domain().bridge());
+            format!("bridge {bridge}")
+        };
+        let others = |holds: &[Hold]| match holds.len() {
+            0 | 1 => String::new(),
+            more => format!("; so with {} more", more - 1),
+        };
+        if let Some(hold) = held.first() {
             let domain = hold.key.domain();
             let seconds = (hold.until - self.clock.now()).as_secs() + 1;
+            let (at, other) =
+                (self.dest_words(domain, hold.at), self.dest_words(domain, hold.other));
             let message = format!(
-                "{} keeps moving between {} and {}: held at {} for {seconds} s",
+                "{} keeps moving between {other} and {at}: held at {at} for {seconds} s{}",
                 hold.key.mac(),
-                self.dest_words(domain, hold.other),
-                self.dest_words(domain, hold.at),
-                self.dest_words(domain, hold.at),
+                others(held)
             );
             self.events.add(EventLevel::Warn, "fdb-held", &subject(hold), &message);
         }
-        for hold in released {
-            let message = format!("{} may move again", hold.key.mac());
+        if let Some(hold) = released.first() {
+            let message = format!("{} may move again{}", hold.key.mac(), others(released));
             self.events.add(EventLevel::Info, "fdb-released", &subject(hold), &message);
         }
         self.damped += held.len() as u64;

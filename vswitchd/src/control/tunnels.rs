@@ -454,3 +454,122 @@ impl Tunnels {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use vswitch_api::config::from_toml;
+
+    const TUNNELS: usize = 2_000;
+
+    /// As many bridges as tunnels, all with the VTEP's remotes but for what is said of the first.
+    fn desired(remotes: &[u8], first: &str) -> Desired {
+        let remotes: Vec<_> = remotes.iter().map(|n| format!("\"192.0.2.{n}\"")).collect();
+        let mut toml = format!(
+            "version = 1\n[[vtep]]\nname = \"v\"\nlocal = \"192.0.2.1\"\nremotes = [{}]\n",
+            remotes.join(", ")
+        );
+        for n in 0..TUNNELS {
+            let more = if n == 0 { first } else { "" };
+            writeln!(toml, "[[bridge]]\nname = \"b{n}\"\n[[tunnel]]\nname = \"t{n}\"").unwrap();
+            writeln!(toml, "type = \"vxlan\"\nvni = {n}\nbridge = \"b{n}\"\n{more}").unwrap();
+        }
+        from_toml(&toml).unwrap()
+    }
+
+    struct World {
+        tunnels: Tunnels,
+        bridges: BTreeMap<String, BridgeId>,
+        before: Desired,
+        present: Snapshot,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let names = (0..TUNNELS as u16).map(|n| (format!("b{n}"), BridgeId::new(n)));
+            let before = Desired::default();
+            let bridges = names.collect();
+            Self { tunnels: Tunnels::new(1), bridges, before, present: Snapshot::default() }
+        }
+
+        /// How many tunnels, peers and bridges a change touches.
+        fn adopt(&mut self, desired: Desired) -> (usize, usize, usize) {
+            let needs = underlays(&desired);
+            let ports = [("v", PortId::new(7).unwrap())].into();
+            let around = Surroundings {
+                before: &self.before,
+                desired: &desired,
+                bridges: &self.bridges,
+                ports: &ports,
+                present: &self.present,
+            };
+            self.tunnels.adopt(&around, &needs.values().collect::<Vec<_>>());
+            let (change, left) = self.tunnels.take_change(&self.present);
+            let bridges = change.bridges(&self.present).len();
+            let touched = (change.tunnels.len(), change.peers.len(), bridges);
+            let mut next = self.present.next();
+            change.apply(&mut next);
+            self.present = next;
+            self.tunnels.free(&left);
+            self.before = desired;
+            touched
+        }
+
+        fn conf(&self, name: &str) -> Arc<TunnelConf> {
+            let id = self.tunnels.by_name[name].id;
+            Arc::clone(self.present.overlay().tunnel(id).unwrap())
+        }
+    }
+
+    #[test]
+    fn only_what_changed_is_made_anew_and_lists_are_kept_once() {
+        let mut world = World::new();
+        assert_eq!(world.adopt(desired(&[2, 3], "")), (TUNNELS, 2, TUNNELS));
+        let (first, last) = (world.conf("t0"), world.conf("t1999"));
+        assert!(Arc::ptr_eq(&first.flood, &last.flood));
+        assert_eq!(world.adopt(desired(&[2, 3], "")), (0, 0, 0));
+        // A TTL concerns no bridge, and a VLAN its own.
+        assert_eq!(world.adopt(desired(&[2, 3], "ttl = 9")), (1, 0, 0));
+        assert_eq!(world.adopt(desired(&[2, 3], "vlan = 9")), (1, 0, 1));
+        assert!(Arc::ptr_eq(&last, &world.conf("t1999")));
+        assert!(Arc::ptr_eq(&first.counters, &world.conf("t0").counters));
+        // A list of its own that says the same is the same.
+        world.adopt(desired(&[2, 3], "remotes = [\"192.0.2.3\", \"192.0.2.2\"]"));
+        assert!(Arc::ptr_eq(&world.conf("t0").flood, &world.conf("t1").flood));
+        // The list of the VTEP is that of all its tunnels.
+        assert_eq!(world.adopt(desired(&[3, 4], "")), (TUNNELS, 1, 0));
+        assert_eq!(world.present.overlay().peers().count(), 2);
+        world.adopt(from_toml("version = 1\n").unwrap());
+        assert_eq!(world.present.overlay().peers().count(), 0);
+        assert_eq!(world.present.overlay().tunnels().count(), 0);
+    }
+
+    #[test]
+    fn a_vtep_is_opened_for_what_its_tunnels_need() {
+        let toml = "version = 1\n[[bridge]]\nname = \"b\"\n[[vtep]]\nname = \"v\"\n\
+                    local = \"2001:db8::1\"\nremotes = [\"2001:db8::2\"]\n";
+        let needs = |tunnels: &str| {
+            underlays(&from_toml(&format!("{toml}{tunnels}")).unwrap())["v"].clone()
+        };
+        let tunnel = |name: &str, keys: &str| {
+            format!("[[tunnel]]\nname = \"{name}\"\nbridge = \"b\"\n{keys}\n")
+        };
+        let none = needs("");
+        assert_eq!((none.udp.len(), none.gre, none.send.len()), (0, false, 0));
+        let vxlan = |more: &str| tunnel("x", &format!("type = \"vxlan\"\nvni = 1\n{more}"));
+        let all = tunnel("g", "type = \"geneve\"\nvni = 1\nudp-checksum = false")
+            + &tunnel("n", "type = \"gre\"")
+            + &vxlan("group = \"ff05::1\"");
+        let all = needs(&all);
+        let listen = |port, groups: &[&str], accept_no_checksum| UdpListen {
+            port,
+            groups: groups.iter().map(|group| group.parse().unwrap()).collect(),
+            accept_no_checksum,
+        };
+        assert_eq!(all.udp, [listen(4789, &["ff05::1"], false), listen(6081, &[], true)]);
+        let ways = [false, true].map(|checksum| UdpSend { checksum, df: true });
+        assert_eq!((all.gre, all.send), (true, ways.to_vec()));
+    }
+}
