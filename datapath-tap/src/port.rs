@@ -117,7 +117,10 @@ impl Port {
             mtu: self.link.mtu,
             mac: self.link.mac,
             caps: self.caps,
-            queues: 1,
+            queues: match &self.device {
+                Device::Vtep(vtep) => vtep.source_ports(),
+                _ => 1,
+            },
             link_up: self.link.up && !self.gone,
             lost: self.lost.clone(),
         }

@@ -32,6 +32,8 @@ pub(crate) struct Vtep {
     probe: OwnedFd,
     /// Second handles to the receiving sockets.
     receivers: Vec<OwnedFd>,
+    /// Over how many UDP source ports each way of sending is spread, at least.
+    source_ports: u16,
 }
 
 /// An open VTEP.
@@ -58,6 +60,11 @@ impl Vtep {
         }
         udp::connect(self.probe.as_fd(), SocketAddr::new(remote, DISCARD)).ok()?;
         udp::path_mtu(self.probe.as_fd(), remote).ok()
+    }
+
+    /// Over how many UDP source ports its packets are spread.
+    pub(crate) const fn source_ports(&self) -> u16 {
+        self.source_ports
     }
 
     /// Datagrams that found a receive buffer full.
@@ -158,8 +165,10 @@ impl Opening {
         self.done("bind a socket", udp::bind(probe.as_fd(), self.at))?;
         let second = |r: &Receiver| packet::duplicate(&r.socket);
         let handles: io::Result<Vec<OwnedFd>> = receivers.iter().map(second).collect();
-        let vtep =
-            Vtep { at: self.at, probe, receivers: self.done("duplicate a socket", handles)? };
+        let receivers_too = self.done("duplicate a socket", handles)?;
+        let source_ports = pools.iter().map(|pool: &Pool| pool.sockets.len()).min().unwrap_or(0);
+        let source_ports = u16::try_from(source_ports).unwrap_or(u16::MAX);
+        let vtep = Vtep { at: self.at, probe, receivers: receivers_too, source_ports };
         let underlay = Underlay::new(receivers, pools, gre);
         Ok(Opened { vtep, underlay, lost })
     }

@@ -511,7 +511,7 @@ fn a_port_that_somebody_has_is_named_and_sending_ports_are_skipped() {
         let _held: Vec<_> =
             (0..10).map(|n| UdpSocket::bind(("0.0.0.0", 49_153 + n)).unwrap()).collect();
         let info = rig.open_vtep(&spec(ip("192.0.2.1"))).unwrap();
-        assert_eq!((info.device.as_str(), info.lost), ("underlay 192.0.2.1", Vec::new()));
+        assert_eq!((&*info.device, info.queues, info.lost), ("underlay 192.0.2.1", 64, Vec::new()));
         assert!(info.caps.csum && !info.caps.tso4 && info.link_up);
         let bound = run(&format!("ip netns exec {near} ss -Huan sport >= :49152"));
         assert!(bound.contains("192.0.2.1:49152") && bound.contains("192.0.2.1:49163"));

@@ -134,7 +134,7 @@ pub struct PortInfo {
     pub mac: [u8; 6],
     /// What it can send unfinished.
     pub caps: Caps,
-    /// How many queues it has.
+    /// How many queues it has; for a VTEP, over how many UDP source ports it sends.
     pub queues: u16,
     /// Whether the link is up.
     pub link_up: bool,
