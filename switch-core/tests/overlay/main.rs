@@ -12,6 +12,7 @@ mod lab;
 mod nvgre;
 mod outer;
 mod pmtu;
+mod random;
 mod site;
 mod vxlan;
 
