@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod kernel;
 mod lab;
 mod peers;
+mod rig;
 mod switch;
