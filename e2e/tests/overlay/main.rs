@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod hostile;
 mod kernel;
 mod lab;
+mod packets;
 mod peers;
 mod rig;
 mod switch;
