@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::VtepConf;
 use crate::wire::{EtherType, IpProtocol};
 
 const ETH_HEADER: usize = 14;
@@ -80,6 +81,9 @@ pub struct Inner<'a> {
     pub hash: u32,
     /// Source and destination address of the IP packet.
     addresses: &'a [u8],
+    /// Its protocol, and both ports if it has some.
+    protocol: u8,
+    ports: u32,
 }
 
 impl<'a> Inner<'a> {
@@ -97,7 +101,13 @@ impl<'a> Inner<'a> {
         found.unwrap_or_else(|| {
             // Both addresses of the frame.
             let macs = head.get(..12).unwrap_or_default();
-            Self { ip: None, hash: finish(mix_bytes(0, macs)), addresses: &[] }
+            Self {
+                ip: None,
+                hash: finish(mix_bytes(0, macs)),
+                addresses: &[],
+                protocol: 0,
+                ports: 0,
+            }
         })
     }
 
@@ -111,7 +121,7 @@ impl<'a> Inner<'a> {
         let addresses = packet.get(12..20)?;
         let ports = if fragment { 0 } else { ports(packet, protocol, header_len) };
         let hash = mix(mix_bytes(u64::from(protocol), addresses), u64::from(ports));
-        Some(Self { ip: Some(ip), hash: finish(hash), addresses })
+        Some(Self { ip: Some(ip), hash: finish(hash), addresses, protocol, ports })
     }
 
     #[inline]
@@ -122,14 +132,25 @@ impl<'a> Inner<'a> {
         // Behind extension headers, fragments included, the addresses have to do.
         let ports = ports(packet, next, 40);
         let hash = mix(mix_bytes(u64::from(next), addresses), u64::from(ports));
-        Some(Self { ip: Some(ip), hash: finish(hash), addresses })
+        Some(Self { ip: Some(ip), hash: finish(hash), addresses, protocol: next, ports })
     }
 
-    /// Whether the packet goes from `local` to `remote`: then it is one that was encapsulated here
-    /// already, and the route to the remote leads back into the overlay.
+    /// Whether the packet is one that `vtep` sent to `remote`: then it was encapsulated here already,
+    /// and the route to the remote leads back into the overlay. Tenants may have the addresses of
+    /// the underlay for their own; what they send is seldom a tunnel's.
     #[inline]
     #[must_use]
-    pub fn is_between(&self, local: IpAddr, remote: IpAddr) -> bool {
+    pub fn was_sent_by(&self, vtep: &VtepConf, remote: IpAddr) -> bool {
+        self.is_between(vtep.local, remote)
+            && match IpProtocol(self.protocol) {
+                IpProtocol::GRE => true,
+                IpProtocol::UDP => vtep.udp.iter().any(|(port, _)| *port == self.ports as u16),
+                _ => false,
+            }
+    }
+
+    #[inline]
+    fn is_between(&self, local: IpAddr, remote: IpAddr) -> bool {
         match (local, remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
                 self.addresses.split_first_chunk()

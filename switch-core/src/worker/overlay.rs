@@ -291,8 +291,8 @@ impl<D: Datapath> Burst<'_, D> {
         let inner = Inner::of(frame.head());
         let len = frame.len() as u64;
         let fields = EncapFields::new(tunnel, &inner);
-        let local = self.snapshot.overlay().vtep(tunnel.vtep).map(|vtep| vtep.local);
-        let result = if local.is_some_and(|local| inner.is_between(local, peer.addr)) {
+        let vtep = self.snapshot.overlay().vtep(tunnel.vtep);
+        let result = if vtep.is_some_and(|vtep| inner.was_sent_by(vtep, peer.addr)) {
             Err(DropReason::TunnelLoop)
         } else {
             tunnel::encap(&mut frame, tunnel, peer, &fields)

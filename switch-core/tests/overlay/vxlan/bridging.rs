@@ -1,15 +1,15 @@
 //! RFC 7348 §4 and §6.1: tags, learning, BUM traffic, nesting, and whose packets are taken.
 
-use switch_core::DropReason as R;
 use switch_core::config::{InnerTags, PeerPolicy, PortVlans, TunnelSpec};
 use switch_core::event::WorkerEvent;
-use switch_core::fdb::Dest;
+use switch_core::fdb::{Dest, Flags, Key, Tick};
 use switch_core::testing::frames::{mac, tagged};
 use switch_core::wire::MacAddr;
 use switch_core::wire::vlan::VlanId;
+use switch_core::{Domain, DropReason as R};
 
 use super::{HEADER, behind, in_vxlan};
-use crate::lab::overlay::{geneve, spec, vxlan};
+use crate::lab::overlay::{geneve, gre, spec, vxlan};
 use crate::lab::underlay::{self, Outer, decode};
 use crate::lab::{Lab, Port, small};
 use crate::site::{FAMILIES, Family, Site, VNI};
@@ -135,6 +135,15 @@ pub(super) fn learns_nothing_if_told() {
     site.takes(packet, &call);
     site.lab.send(site.tenant, small(mac(9), mac(1)));
     assert_eq!(site.lab.received(site.vtep).len(), 3, "an unknown station: a copy a remote");
+    // A static address at one of them: unicast goes there, and packets do not move it.
+    let third = site.lab.peer(site.vtep, family.remotes()[2]);
+    let key = Key::new(mac(9), Domain::new(site.bridge, 0));
+    let (at, tick) = (Dest::Remote(third.id.get()), Tick::from(site.lab.now));
+    site.lab.switch.fdb().set(key, at, Flags::STATIC, tick).unwrap();
+    let packet = site.packet(&call);
+    site.takes(packet, &call);
+    let sent = site.sent(small(mac(9), mac(1)));
+    assert_eq!(decode(&sent).0.dst.to_string(), family.remotes()[2]);
     // A bridge that does not learn does not for its tunnels, either.
     let mut site = Site::new(family, vxlan(VNI));
     site.lab.set_bridge(site.bridge, false);
@@ -216,6 +225,17 @@ pub(super) fn nested_packets_are_payload() {
         let sent = site.lab.received(site.vtep);
         site.lab.expect(&[(site.tenant, &nested)]);
         site.is_exactly(&sent[0].bytes, site.out(), family.sum(), &behind(&HEADER, &nested));
+        // A tenant may use the addresses of the underlay for his own stations.
+        for (protocol, payload) in
+            [(1, &[8, 0, 0, 0, 0, 0, 0, 0][..]), (6, &[0x12; 20]), (17, &[0, 1, 0, 53, 0, 8, 0, 0])]
+        {
+            let packet = site.out().packet(protocol, payload);
+            let frame = underlay::in_ethernet(MacAddr::BROADCAST, mac(1), &[], &packet);
+            site.lab.send(other, frame.clone());
+            let sent = site.lab.received(site.vtep);
+            site.lab.expect(&[(site.tenant, &frame)]);
+            site.is_exactly(&sent[0].bytes, site.out(), family.sum(), &behind(&HEADER, &frame));
+        }
     }
 }
 
@@ -231,6 +251,19 @@ pub(super) fn the_own_packets_come_back() {
         for tags in [&[(0x8100, 5)][..], &[(0x88a8, 5), (0x8100, 6)]] {
             let wrapped = underlay::in_ethernet(mac(9), mac(8), tags, &own);
             keep.does_not_send(wrapped, R::TunnelLoop);
+        }
+        // So are those of another tunnel of the VTEP, of whatever protocol.
+        let [remote, ..] = family.remotes();
+        for kind in [geneve(7), gre(None)] {
+            let bridge = site.lab.bridge(1);
+            let port = site.lab.port(bridge);
+            let tunnel = site.lab.tunnel(site.vtep, bridge, &spec(kind, &[remote]));
+            site.lab.send(port, small(MacAddr::BROADCAST, mac(4)));
+            let own = site.lab.received(site.vtep).remove(0).bytes;
+            let wrapped = underlay::in_ethernet(mac(9), mac(8), &[], &own);
+            site.does_not_send(wrapped, R::TunnelLoop);
+            site.lab.remove_tunnel(tunnel);
+            site.lab.close(port);
         }
         // And in large: nothing grows, every packet is dropped once.
         for _ in 0..100 {

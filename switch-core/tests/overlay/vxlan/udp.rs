@@ -6,7 +6,7 @@ use switch_core::DropReason as R;
 use switch_core::config::TunnelKind;
 use switch_core::frame::{Csum, GsoKind, Offload};
 use switch_core::testing::Packet;
-use switch_core::testing::frames::{ethernet, gso, mac, pattern, tcp4};
+use switch_core::testing::frames::{ethernet, finished, gso, mac, pattern, tcp4};
 use switch_core::wire::MacAddr;
 
 use super::{HEADER, behind, from_remote, networks};
@@ -155,6 +155,14 @@ pub(super) fn right_checksums() {
         let packet = site.sent(frame.clone());
         assert_eq!(packet[at..at + 2], [0xff, 0xff]);
         site.is_exactly(&packet, site.out(), Sum::Right, &behind(&HEADER, &frame));
+        // A device that sums itself gets the sum of the pseudo-header, and where to put it.
+        site.lab.change(site.vtep, |conf| conf.caps.csum = true);
+        let frame = crate::lab::frame(MacAddr::BROADCAST, mac(1), 99);
+        site.lab.send(site.tenant, frame.clone());
+        let packet = site.lab.received(site.vtep).remove(0);
+        assert!(!packet.offload.is_finished());
+        site.is_exactly(&finished(&packet), site.out(), Sum::Right, &behind(&HEADER, &frame));
+        site.lab.change(site.vtep, |conf| conf.caps.csum = false);
         // Each segment of a super-frame has its own.
         let tcp = gso(tcp4(MacAddr::BROADCAST, mac(1), &pattern(1, 5000)), GsoKind::TcpV4, 1000);
         site.lab.send(site.tenant, tcp);
