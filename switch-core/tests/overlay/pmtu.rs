@@ -10,9 +10,9 @@ use switch_core::wire::MacAddr;
 use crate::By::Core;
 use crate::Check;
 use crate::Level::{May, Must, Should};
-use crate::lab::frame;
 use crate::lab::overlay::{geneve, gre, nvgre, vxlan};
 use crate::lab::underlay::{self, Outer, decode, udp_frame};
+use crate::lab::{frame, small};
 use crate::site::{FAMILIES, Family, Site};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -268,6 +268,7 @@ fn tells(answer: &[u8], asked: &[u8], mtu: usize) {
 
 fn senders_are_told() {
     for (mut site, over) in sites() {
+        site.meets(mac(2));
         for v6 in [false, true] {
             let mtu = 1500 - over;
             for len in [mtu + 1, 1500, 9000] {
@@ -292,6 +293,10 @@ fn senders_are_told() {
         (InnerTags::Strip, 0xe000, 1450),
     ] {
         let mut site = Site::with(Family::V4, vxlan(1), |spec| spec.tags = tags);
+        let reply = tagged(&small(MacAddr::BROADCAST, mac(2)), 0x8100, tci);
+        let reply = if tags == InnerTags::Keep { reply } else { small(MacAddr::BROADCAST, mac(2)) };
+        let packet = site.packet(&reply);
+        site.takes(packet, &reply);
         let frame = tagged(&of_ip_packet(false, true, 1451), 0x8100, tci);
         let answers = answers(&mut site, frame.clone());
         tells(&answers[0], &frame, mtu);
@@ -301,6 +306,9 @@ fn senders_are_told() {
 
 fn senders_that_are_not_told() {
     for (mut site, _) in sites() {
+        // A copy of a flood says nothing of the path to where the station is.
+        assert_eq!(answers(&mut site, of_ip_packet(false, true, 1500)).len(), 0);
+        site.meets(mac(2));
         let no_df = of_ip_packet(false, false, 1500);
         let arp = frame(mac(2), mac(1), 1500);
         let with = |at: usize, bytes: &[u8]| {
@@ -340,6 +348,7 @@ fn senders_that_are_not_told() {
 
 /// How many of `n` frames in one moment are answered.
 fn answered(site: &mut Site, n: usize) -> usize {
+    site.meets(mac(2));
     (0..n).map(|_| answers(site, of_ip_packet(false, true, 1500)).len()).sum()
 }
 

@@ -230,6 +230,14 @@ impl Site {
         self.takes(good, &call);
     }
 
+    /// The first remote shows that a station is there.
+    #[track_caller]
+    pub(crate) fn meets(&mut self, station: MacAddr) {
+        let call = small(MacAddr::BROADCAST, station);
+        let packet = self.packet(&call);
+        self.takes(packet, &call);
+    }
+
     /// A frame from the tenant is dropped at the VTEP for that reason.
     #[track_caller]
     pub(crate) fn does_not_send(&mut self, frame: impl Into<Packet>, reason: DropReason) {
