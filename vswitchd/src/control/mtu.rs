@@ -59,21 +59,27 @@ where
 
     /// Asks for the next peers in turn, and tells ports if that changes what fits.
     pub(super) fn ask_paths(&mut self) -> Result<(), WorkerError> {
-        let mut changes = Vec::new();
+        let (mut changed, mut news) = (false, Vec::new());
         for _ in 0..ASK_AT_ONCE {
             let Some((id, vtep, addr)) = self.tunnels.peers.next_to_ask() else { break };
             if let Some(mtu) = self.backend.path_mtu(vtep, addr)
-                && let Some(before) = self.tunnels.peers.set_path_mtu(id, mtu)
+                && let Some((before, was_told)) = self.tunnels.peers.set_path_mtu(id, mtu)
             {
-                changes.push((addr, before, mtu));
+                changed = true;
+                news.extend(was_told.then_some((addr, before, mtu)));
             }
         }
-        let Some((addr, before, mtu)) = changes.first().copied() else { return Ok(()) };
-        let mut message = format!("the path to {addr} carries {mtu} bytes now, {before} before");
-        if changes.len() > 1 {
-            message += &format!("; those to {} others changed, too", changes.len() - 1);
+        if let Some((addr, before, mtu)) = news.first() {
+            let mut message =
+                format!("the path to {addr} carries {mtu} bytes now, {before} before");
+            if news.len() > 1 {
+                message += &format!("; those to {} others changed, too", news.len() - 1);
+            }
+            self.events.add(EventLevel::Info, "path-mtu", "", &message);
         }
-        self.events.add(EventLevel::Info, "path-mtu", "", &message);
+        if !changed {
+            return Ok(());
+        }
         let mtus = self.inner_mtus();
         let mut told = Vec::new();
         for (name, port) in &mut self.ports {

@@ -1,11 +1,12 @@
 //! Answers about VTEPs, tunnels and their peers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use switch_core::config::{InnerTags, PeerPolicy, TunnelKind, TunnelSpec};
 use switch_core::datapath::Backend;
 use switch_core::fdb::Dest;
-use switch_core::tunnel::{OverlayCounters, OverlayTotals, Proto};
+use switch_core::tunnel::{OverlayCounters, OverlayTotals, PeerState, Proto};
 use switch_core::{PeerId, TunnelId};
 use vswitch_api::ApiError;
 use vswitch_api::types::{
@@ -16,7 +17,7 @@ use vswitch_api::types::{
 use super::mtu::share;
 use super::mutate::no_such_tunnel;
 use super::overlay::tunnel_to;
-use super::peers::Peer;
+use super::peers::ListId;
 use super::ports::vlans;
 use super::tunnels::{Tunnel, vtep_of};
 use super::view::port_state;
@@ -77,7 +78,9 @@ where
             hint: trouble.and_then(|trouble| trouble.hint.clone()),
             udp_ports: vtep.spec.udp.iter().map(|listen| listen.port).collect(),
             gre: vtep.spec.gre,
-            entropy_ports: info.filter(|_| vtep.open.is_some()).map_or(0, |i| i.queues.into()),
+            entropy_ports: info
+                .filter(|_| vtep.open.is_some())
+                .map_or(0, |i| i.queues.into()),
             tunnels,
             peers: peers as u64,
             counters: stats.counters,
@@ -146,7 +149,7 @@ where
             state: port_state(vtep),
             reason: trouble.map(|trouble| format!("VTEP {}: {}", vtep.spec.name, trouble.reason)),
             hint: trouble.and_then(|trouble| trouble.hint.clone()),
-            remotes: self.remotes_of(tunnel).len() as u64,
+            remotes: self.remotes(tunnel),
             inner_mtu,
             overhead: tunnel.overhead,
             counters: counters(&totals, behind.tunnels.get(&tunnel.id)),
@@ -162,6 +165,13 @@ where
         let snapshot = self.switch.snapshot();
         let conf = snapshot.overlay().tunnel(tunnel.id);
         conf.map(|conf| totals(&conf.counters)).unwrap_or_default()
+    }
+
+    /// How many configured and added remotes a tunnel has.
+    fn remotes(&self, tunnel: &Tunnel) -> u64 {
+        let listed = self.tunnels.peers.members(tunnel.remotes);
+        let new = |added: &&super::tunnels::Added| listed.binary_search(&added.peer).is_err();
+        (listed.len() + tunnel.added.values().filter(new).count()) as u64
     }
 
     /// Configured and added remotes of a tunnel.
@@ -230,35 +240,40 @@ where
         {
             return Err(no_such_tunnel(name));
         }
-        let asked = |spec: &&TunnelSpec| name.is_none_or(|name| spec.name == name);
-        let items = self.desired.tunnels.values().filter(asked).flat_map(|spec| self.rows(spec));
-        Ok(MtuReply { items: items.collect(), ports: self.port_mtus(name) })
+        let mut of_lists: HashMap<ListId, Vec<Path>> = HashMap::new();
+        let mut items = Vec::new();
+        for spec in self.desired.tunnels.values() {
+            let Some(tunnel) = self.tunnels.by_name.get(&spec.name) else { continue };
+            if name.is_some_and(|name| spec.name != name) {
+                continue;
+            }
+            // Many tunnels have the list of their VTEP and nothing else.
+            if tunnel.group.is_none() && tunnel.added.is_empty() {
+                let paths = of_lists.entry(tunnel.remotes).or_insert_with(|| self.paths(tunnel));
+                rows(spec, tunnel, paths, &mut items);
+            } else {
+                rows(spec, tunnel, &self.paths(tunnel), &mut items);
+            }
+        }
+        Ok(MtuReply { items, ports: self.port_mtus(name) })
     }
 
-    /// A row for each path MTU that a tunnel's remotes have.
-    fn rows(&self, spec: &TunnelSpec) -> Vec<TunnelMtu> {
-        let Some(tunnel) = self.tunnels.by_name.get(&spec.name) else { return Vec::new() };
-        let overhead = overhead(spec, tunnel);
-        let row = |underlay_mtu: u32, some: &[&Peer]| TunnelMtu {
-            tunnel: spec.name.clone(),
-            tunnel_type: spec.kind.tunnel_type().name().to_owned(),
-            remote: some.iter().map(|peer| peer.addr).min(),
-            remotes: some.len() as u64,
-            underlay_mtu,
-            overhead,
-            inner_mtu: underlay_mtu.saturating_sub(overhead.total()),
-        };
+    /// The path MTUs that a tunnel's remotes have.
+    fn paths(&self, tunnel: &Tunnel) -> Vec<Path> {
         let mut ids = self.remotes_of(tunnel);
         let group = tunnel.group.map(|group| self.tunnels.peers.members(group));
         ids.extend(group.unwrap_or_default().iter());
-        let mut by_mtu: BTreeMap<u32, Vec<&Peer>> = BTreeMap::new();
+        let mut by_mtu: BTreeMap<u32, Path> = BTreeMap::new();
         for peer in ids.into_iter().filter_map(|id| self.tunnels.peers.get(id)) {
-            by_mtu.entry(peer.state.path_mtu()).or_default().push(peer);
+            let mtu = peer.state.path_mtu();
+            let path = by_mtu.entry(mtu).or_insert(Path { mtu, remotes: 0, first: None });
+            path.remotes += 1;
+            path.first = path.first.into_iter().chain([peer.addr]).min();
         }
         if by_mtu.is_empty() {
-            return vec![row(switch_core::tunnel::PeerState::DEFAULT_PATH_MTU, &[])];
+            return vec![Path { mtu: PeerState::DEFAULT_PATH_MTU, remotes: 0, first: None }];
         }
-        by_mtu.into_iter().map(|(mtu, peers)| row(mtu, &peers)).collect()
+        by_mtu.into_values().collect()
     }
 
     /// Ports that share VLANs with tunnels.
@@ -286,6 +301,27 @@ where
         };
         self.ports.values().filter_map(row).collect()
     }
+}
+
+/// A path MTU, and who has it.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    mtu: u32,
+    remotes: u64,
+    first: Option<IpAddr>,
+}
+
+fn rows(spec: &TunnelSpec, tunnel: &Tunnel, paths: &[Path], out: &mut Vec<TunnelMtu>) {
+    let overhead = overhead(spec, tunnel);
+    out.extend(paths.iter().map(|path| TunnelMtu {
+        tunnel: spec.name.clone(),
+        tunnel_type: spec.kind.tunnel_type().name().to_owned(),
+        remote: path.first,
+        remotes: path.remotes,
+        underlay_mtu: path.mtu,
+        overhead,
+        inner_mtu: path.mtu.saturating_sub(overhead.total()),
+    }));
 }
 
 /// What a packet of a tunnel has around the inner layer-3 packet.

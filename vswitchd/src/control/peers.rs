@@ -333,13 +333,14 @@ impl Peers {
         }
     }
 
-    /// Notes a path MTU. What it was before, if that was another one.
-    pub(super) fn set_path_mtu(&mut self, id: PeerId, mtu: u32) -> Option<u32> {
+    /// Notes a path MTU. If it is another one than before: what it was, and whether that was what
+    /// the underlay had told.
+    pub(super) fn set_path_mtu(&mut self, id: PeerId, mtu: u32) -> Option<(u32, bool)> {
         let peer = self.known.get_mut(&id)?;
+        let before = (peer.state.path_mtu(), peer.asked);
         peer.asked = true;
-        let before = peer.state.path_mtu();
         peer.state.set_path_mtu(mtu);
-        (before != mtu).then_some(before)
+        (before.0 != mtu).then_some(before)
     }
 }
 
@@ -445,7 +446,8 @@ mod tests {
         let c = peers.take(vtep(), VXLAN, addr(3)).unwrap();
         let mut next = || peers.next_to_ask().map(|(id, ..)| id);
         assert_eq!([next(), next(), next(), next()], [Some(c), Some(a), Some(b), None]);
-        assert_eq!(peers.set_path_mtu(a, 1400), Some(1500));
+        assert_eq!(peers.set_path_mtu(a, 1400), Some((1500, false)));
         assert_eq!(peers.set_path_mtu(a, 1400), None);
+        assert_eq!(peers.set_path_mtu(a, 1500), Some((1400, true)));
     }
 }

@@ -20,6 +20,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// … and at last. The time doubles in between.
 const RETRY_LAST: Duration = Duration::from_secs(30);
 
+/// What is to be done about a VTEP that waits.
+const VTEP_WAITS: &str = "the VTEP comes up by itself when this host has the address";
+
 /// A port, as the control thread knows it. The port of a VTEP is asked for in other words, and lives
 /// the same life.
 #[derive(Debug)]
@@ -265,7 +268,13 @@ where
                 self.opened += 1;
                 Ok(vtep.is_open_as(info, owner, spec, self.opened))
             }
-            Err(error) => Err(vtep.is_refused(&error, self.clock.now())),
+            Err(error) => {
+                let news = vtep.is_refused(&error, self.clock.now());
+                if let Some(trouble) = vtep.trouble.as_mut().filter(|trouble| trouble.waits) {
+                    trouble.hint = Some(VTEP_WAITS.to_owned());
+                }
+                Err(news)
+            }
         };
         let trouble = vtep.trouble.as_ref().map(|trouble| &*trouble.reason);
         Ok(tell_opened(&self.events, "vtep", name, opened, trouble))
@@ -336,8 +345,7 @@ where
             return Ok(());
         };
         self.events.add(EventLevel::Info, "vtep-waiting", &format!("vtep {name}"), &reason);
-        let hint = "the VTEP comes up by itself when this host has the address again";
-        vtep.waits(reason, hint, self.clock.now());
+        vtep.waits(reason, VTEP_WAITS, self.clock.now());
         let id = vtep.id;
         let revision = self.publish_without(&[id]);
         self.workers.wait_observed(&self.switch, revision)?;
