@@ -78,9 +78,7 @@ where
             hint: trouble.and_then(|trouble| trouble.hint.clone()),
             udp_ports: vtep.spec.udp.iter().map(|listen| listen.port).collect(),
             gre: vtep.spec.gre,
-            entropy_ports: info
-                .filter(|_| vtep.open.is_some())
-                .map_or(0, |i| i.queues.into()),
+            entropy_ports: info.filter(|_| vtep.open.is_some()).map_or(0, |i| i.queues.into()),
             tunnels,
             peers: peers as u64,
             counters: stats.counters,

@@ -87,16 +87,20 @@ fn sends(bench: &Bench, port: &str, sent: Vec<u8>, copies: usize) -> Vec<(u8, u3
 
 /// A VXLAN packet from a remote to the VTEP.
 fn packet(from: u8, vni: u32, inner: &[u8]) -> Vec<u8> {
-    let len = |before: usize| u16::try_from(before + 16 + inner.len()).unwrap().to_be_bytes();
-    let [ip, udp] = [len(20), len(0)];
+    let header = [[8, 0, 0, 0], (vni << 8).to_be_bytes()].concat();
+    udp(from, 4789, &[&header, inner].concat())
+}
+
+/// A UDP packet from a remote to the VTEP.
+fn udp(from: u8, port: u16, payload: &[u8]) -> Vec<u8> {
+    let len = |before: usize| u16::try_from(before + 8 + payload.len()).unwrap().to_be_bytes();
+    let ([ip, udp], port) = ([len(20), len(0)], port.to_be_bytes());
     let mut bytes = vec![0x45, 0, ip[0], ip[1], 0, 0, 0x40, 0, 64, 17, 0, 0];
     bytes.extend_from_slice(&[192, 0, 2, from, 192, 0, 2, 1]);
     let sum = switch_core::wire::checksum::checksum(&bytes).to_be_bytes();
     bytes[10..12].copy_from_slice(&sum);
-    bytes.extend_from_slice(&[0xc0, 0, 0x12, 0xb5, udp[0], udp[1], 0, 0]);
-    bytes.extend_from_slice(&[8, 0, 0, 0]);
-    bytes.extend_from_slice(&(vni << 8).to_be_bytes());
-    bytes.extend_from_slice(inner);
+    bytes.extend_from_slice(&[0xc0, 0, port[0], port[1], udp[0], udp[1], 0, 0]);
+    bytes.extend_from_slice(payload);
     bytes
 }
 
@@ -419,4 +423,29 @@ fn counters_and_drops_of_a_vtep_are_those_of_a_port() {
     assert_eq!((shown.drops[0].reason.as_str(), shown.drops[0].frames), ("tunnel-peer", 1));
     let peer = peers(&bench, "t").remove(0);
     assert_eq!((peer.counters.rx_frames, peer.counters.tx_frames, peer.counters.fdb), (1, 1, 1));
+}
+
+#[test]
+fn received_options_are_shown_each_once() {
+    let geneve = "[[tunnel]]\nname = \"t\"\ntype = \"geneve\"\nvni = 10\nbridge = \"br0\"\n\
+                  remotes = [\"192.0.2.7\"]\n";
+    let bench = Bench::start(&overlay(&["a"], geneve));
+    let received = || -> Vec<_> {
+        let options = status(&bench, "t").received_options.into_iter();
+        options.map(|o| (o.remote, o.class, o.option_type, o.data)).collect()
+    };
+    let sends = |typ: u8, data: u8| {
+        let header = [2, 0, 0x65, 0x58, 0, 0, 10, 0, 1, 2, typ, 1, data, data, data, data];
+        let inner = frame(2, 1);
+        assert!(bench.wire("v4").inject(udp(7, 6081, &[&header[..], &inner].concat())));
+    };
+    let option = |typ, data: &str| (addr(7), 0x0102, typ, data.to_owned());
+    sends(3, 0xab);
+    until("the option", || received() == [option(3, "abababab")]);
+    sends(3, 0xcd);
+    until("its new data", || received() == [option(3, "cdcdcdcd")]);
+    sends(4, 1);
+    until("another one", || received() == [option(3, "cdcdcdcd"), option(4, "01010101")]);
+    bench.mutate(Mutation::SetTunnel("t".into(), json!({"ttl": 9}))).unwrap();
+    assert_eq!(received().len(), 2);
 }
