@@ -355,6 +355,11 @@ impl<D: LabDatapath> Lab<D> {
         self.blocked.extend(done.blocked);
     }
 
+    /// How many addresses are held because they moved too often.
+    pub(crate) fn held(&self) -> usize {
+        self.keeper.held()
+    }
+
     // What is seen.
 
     /// Takes what came out of a port.

@@ -1,10 +1,11 @@
 //! Tenants' frames between bridges and the underlay. What each RFC says in detail is in
 //! `tests/overlay`.
 
-use switch_core::DropReason;
 use switch_core::config::{InnerTags, TunnelKind, TunnelSpec};
+use switch_core::fdb::Flags;
 use switch_core::testing::frames::{mac, tagged};
 use switch_core::wire::MacAddr;
+use switch_core::{BridgeId, DropReason};
 
 use crate::lab::overlay::{Tunnel, dropped, every_kind, geneve, gre, spec, vxlan};
 use crate::lab::underlay::{self, Outer, Sum};
@@ -254,4 +255,53 @@ pub(crate) fn a_tunnel_goes() {
     site.lab.dropped(site.tenant, to_it, site.tenant, DropReason::NoDestination);
     let late = vxlan_from(REMOTES[0], VNI, &call);
     site.lab.dropped(site.vtep, late, site.vtep, DropReason::TunnelUnknown);
+}
+
+/// An address that keeps moving between two remotes is held at one of them for a while; its frames
+/// pass all the same, and the events end.
+pub(crate) fn an_address_in_two_places() {
+    let mut site = site(&spec(vxlan(VNI), &REMOTES));
+    let call = small(MacAddr::BROADCAST, mac(9));
+    let seen_at = |site: &mut Site, n: usize| {
+        site.lab.send(site.vtep, vxlan_from(REMOTES[n % 2], VNI, &call));
+        site.lab.expect(&[(site.tenant, &call)]);
+        site.lab.housekeep();
+        site.lab.entry(BridgeId::new(0), 0, mac(9)).unwrap()
+    };
+    for n in 0..6 {
+        assert!(seen_at(&mut site, n).flags.is_learned());
+        assert_eq!(site.lab.held(), 0, "after {n} moves");
+    }
+    let held = seen_at(&mut site, 6);
+    assert_eq!(site.lab.held(), 1);
+    let events = site.lab.events.len();
+    for n in 7..50 {
+        assert_eq!(seen_at(&mut site, n).dest, held.dest);
+    }
+    assert_eq!(site.lab.events.len(), events);
+    site.lab.advance(31);
+    assert_eq!(site.lab.held(), 0);
+    assert_ne!(seen_at(&mut site, 7).dest, held.dest);
+}
+
+/// What is static, sticky or of another network a remote does not move.
+pub(crate) fn addresses_that_no_remote_takes() {
+    let mut site = site(&spec(vxlan(VNI), &REMOTES));
+    let bridge = BridgeId::new(0);
+    for (n, flags) in [(1, Flags::STATIC), (2, Flags::STICKY), (3, Flags::LOCAL)] {
+        site.lab.set_entry(bridge, 0, mac(n), site.tenant, flags);
+        let call = small(MacAddr::BROADCAST, mac(n));
+        site.lab.send(site.vtep, vxlan_from(REMOTES[0], VNI, &call));
+        site.lab.expect(&[(site.tenant, &call)]);
+        assert_eq!(site.lab.learned(bridge, 0, mac(n)), Some(site.tenant));
+    }
+    let other = site.lab.bridge(1);
+    let port = site.lab.port(other);
+    site.lab.tunnel(site.vtep, other, &spec(vxlan(VNI + 1), &REMOTES));
+    let call = small(MacAddr::BROADCAST, mac(7));
+    site.lab.send(port, call.clone());
+    assert_eq!(site.lab.received(site.vtep).len(), REMOTES.len());
+    site.lab.send(site.vtep, vxlan_from(REMOTES[0], VNI, &call));
+    site.lab.expect(&[(site.tenant, &call)]);
+    assert_eq!(site.lab.learned(other, 0, mac(7)), Some(port));
 }
