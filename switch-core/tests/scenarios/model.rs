@@ -1,14 +1,17 @@
-//! Random bridges, VLANs, ports and frames, against a model of its own: plain maps, written from
+//! Random bridges, VLANs, ports, remotes and frames, against a model of its own: plain maps, written from
 //! the rules of IEEE 802.1Q and not from the code.
 
 use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use switch_core::config::PortVlans;
+use switch_core::config::{InnerTags, PortVlans, TunnelSpec};
+use switch_core::testing::Packet;
 use switch_core::testing::frames::{ethernet, mac, pattern};
 use switch_core::wire::MacAddr;
 
+use crate::lab::overlay::{spec, vxlan};
+use crate::lab::underlay::{self, Outer, Sum};
 use crate::lab::{Lab, LabConfig, Port};
 
 #[derive(Clone, Debug)]
@@ -23,6 +26,9 @@ struct ModelPort {
     bridge: usize,
     mode: Mode,
     isolated: bool,
+    /// A remote that the bridge has a tunnel to, which is like a transparent port but for split
+    /// horizon.
+    remote: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -116,6 +122,7 @@ impl Model {
                 *n != probe.from
                     && out.bridge == port.bridge
                     && !(out.isolated && port.isolated)
+                    && !(out.remote && port.remote)
                     && known.is_none_or(|known| known == *n)
             })
             .filter_map(|(n, out)| Some((n, bytes(probe, number, out.leave(vid, probe.tag)?))))
@@ -134,10 +141,12 @@ fn port() -> impl Strategy<Value = ModelPort> {
         2 => (proptest::collection::vec(vid(), 0..4), proptest::option::of(vid()))
             .prop_map(|(some, native)| Mode::Trunk(some, native)),
     ];
-    (0usize..3, mode, any::<bool>(), any::<bool>()).prop_map(|(bridge, mode, a, b)| ModelPort {
+    let flags = (any::<bool>(), any::<bool>(), proptest::bool::weighted(0.3));
+    (0usize..3, mode, flags).prop_map(|(bridge, mode, (a, b, remote))| ModelPort {
         bridge,
-        mode,
-        isolated: a && b,
+        mode: if remote { Mode::Transparent } else { mode },
+        isolated: a && b && !remote,
+        remote,
     })
 }
 
@@ -162,31 +171,109 @@ fn case() -> impl Strategy<Value = (Vec<ModelPort>, Vec<Probe>, usize, usize)> {
     })
 }
 
+/// The switch that the model is of: ports, and a tunnel of each bridge to its remotes.
+struct Rig {
+    lab: Lab,
+    vtep: Port,
+    ends: Vec<End>,
+}
+
+/// The far end of a port of the model.
+#[derive(Clone, Copy)]
+enum End {
+    Port(Port),
+    /// The remote with that number, in the network that has its bridge's.
+    Remote {
+        number: usize,
+        network: usize,
+    },
+}
+
+impl Rig {
+    fn new(ports: &[ModelPort], burst: usize, workers: usize) -> Self {
+        let mut lab = Lab::with(LabConfig { workers, ..LabConfig::default() });
+        lab.set_burst(burst);
+        let bridges: Vec<_> = (0..3).map(|n| lab.bridge(n)).collect();
+        let vtep = lab.vtep(LOCAL);
+        let ends = ports.iter().enumerate().map(|(number, port)| {
+            if port.remote {
+                return End::Remote { number, network: port.bridge };
+            }
+            End::Port(lab.port_with(|setup| {
+                setup.conf.bridge = Some(bridges[port.bridge]);
+                setup.conf.vlans = port.vlans();
+                setup.conf.isolated = port.isolated;
+            }))
+        });
+        let ends = ends.collect();
+        for (network, bridge) in bridges.into_iter().enumerate() {
+            let of_it = |(_, port): &(usize, &ModelPort)| port.remote && port.bridge == network;
+            let remotes = ports.iter().enumerate().filter(of_it).map(|(n, _)| address(n));
+            let remotes = remotes.collect::<Vec<_>>();
+            let remotes: Vec<_> = remotes.iter().map(String::as_str).collect();
+            let spec = spec(vxlan(network as u32), &remotes);
+            lab.tunnel(vtep, bridge, &TunnelSpec { tags: InnerTags::Keep, ..spec });
+        }
+        Self { lab, vtep, ends }
+    }
+
+    fn inject(&mut self, from: usize, frame: Vec<u8>) {
+        match self.ends[from] {
+            End::Port(port) => self.lab.inject(port, frame),
+            End::Remote { number, network } => {
+                let payload = underlay::vxlan(network as u32, &frame);
+                let outer = Outer::new(&address(number), LOCAL);
+                self.lab.inject(self.vtep, outer.udp((50_000, 4789), Sum::None, &payload));
+            }
+        }
+    }
+
+    /// What came out, by the number of the port.
+    fn collect(&mut self) -> Vec<Vec<Vec<u8>>> {
+        let packets = self.lab.received(self.vtep);
+        let to_remote = |number: usize, network: usize| {
+            let is_its = |packet: &&Packet| {
+                let (outer, _, datagram) = underlay::decode(&packet.bytes);
+                let vni = usize::from(datagram[14]);
+                outer.dst.to_string() == address(number) && vni == network
+            };
+            packets.iter().filter(is_its).map(|packet| packet.bytes[36..].to_vec()).collect()
+        };
+        let got: Vec<Vec<_>> = self
+            .ends
+            .iter()
+            .map(|end| match *end {
+                End::Port(port) => self.lab.received(port).into_iter().map(|p| p.bytes).collect(),
+                End::Remote { number, network } => to_remote(number, network),
+            })
+            .collect();
+        let remotes =
+            self.ends.iter().zip(&got).filter(|(end, _)| matches!(end, End::Remote { .. }));
+        let sent = remotes.map(|(_, got)| got.len()).sum::<usize>();
+        assert_eq!(sent, packets.len(), "each packet is one remote's");
+        got
+    }
+}
+
+const LOCAL: &str = "192.0.2.1";
+
+fn address(number: usize) -> String {
+    format!("192.0.2.{}", 100 + number)
+}
+
 /// Every frame comes out where the model says, as the model says, exactly once.
 pub(crate) fn random_switches_do_as_the_model() {
     let mut runner =
         TestRunner::new(Config { cases: 256, failure_persistence: None, ..Config::default() });
     runner
         .run(&case(), |(ports, probes, burst, workers)| {
-            let mut lab = Lab::with(LabConfig { workers, ..LabConfig::default() });
-            lab.set_burst(burst);
-            let bridges: Vec<_> = (0..3).map(|n| lab.bridge(n)).collect();
-            let handles: Vec<Port> = ports
-                .iter()
-                .map(|port| {
-                    lab.port_with(|setup| {
-                        setup.conf.bridge = Some(bridges[port.bridge]);
-                        setup.conf.vlans = port.vlans();
-                        setup.conf.isolated = port.isolated;
-                    })
-                })
-                .collect();
+            let mut rig = Rig::new(&ports, burst, workers);
             let mut model = Model::default();
             for (number, probe) in probes.iter().enumerate() {
                 let expected = model.handle(&ports, probe, number);
-                lab.send(handles[probe.from], bytes(probe, number, probe.tag));
-                for (n, handle) in handles.iter().enumerate() {
-                    let got: Vec<_> = lab.received(*handle).into_iter().map(|p| p.bytes).collect();
+                rig.inject(probe.from, bytes(probe, number, probe.tag));
+                rig.lab.run();
+                for (n, got) in rig.collect().into_iter().enumerate() {
                     let want: Vec<_> = expected.get(&n).cloned().into_iter().collect();
                     prop_assert_eq!(got, want, "frame {} {:?} at port {}", number, probe, n);
                 }
@@ -203,26 +290,14 @@ pub(crate) fn random_bursts_stay_apart() {
         TestRunner::new(Config { cases: 256, failure_persistence: None, ..Config::default() });
     runner
         .run(&case(), |(ports, probes, burst, workers)| {
-            let mut lab = Lab::with(LabConfig { workers, ..LabConfig::default() });
-            lab.set_burst(burst);
-            let bridges: Vec<_> = (0..3).map(|n| lab.bridge(n)).collect();
-            let handles: Vec<Port> = ports
-                .iter()
-                .map(|port| {
-                    lab.port_with(|setup| {
-                        setup.conf.bridge = Some(bridges[port.bridge]);
-                        setup.conf.vlans = port.vlans();
-                        setup.conf.isolated = port.isolated;
-                    })
-                })
-                .collect();
+            let mut rig = Rig::new(&ports, burst, workers);
             for (number, probe) in probes.iter().enumerate() {
-                lab.inject(handles[probe.from], bytes(probe, number, probe.tag));
+                rig.inject(probe.from, bytes(probe, number, probe.tag));
             }
-            lab.run();
-            for (n, handle) in handles.iter().enumerate() {
+            rig.lab.run();
+            for (n, frames) in rig.collect().into_iter().enumerate() {
                 let mut seen = HashMap::new();
-                for packet in lab.received(*handle) {
+                for frame in frames {
                     // Whoever sent it, a flood by an empty table says where it may come out.
                     let allowed = probes.iter().enumerate().find(|(number, probe)| {
                         let mut flood = Model::default();
@@ -230,11 +305,10 @@ pub(crate) fn random_bursts_stay_apart() {
                         let may = flood.handle(&ports, &group, *number);
                         may.get(&n).is_some_and(|as_group| {
                             // But for the destination, which the model replaced.
-                            as_group[6..] == packet.bytes[6..]
-                                && as_group.len() == packet.bytes.len()
+                            as_group[6..] == frame[6..] && as_group.len() == frame.len()
                         })
                     });
-                    prop_assert!(allowed.is_some(), "port {} got {:?}", n, packet.bytes);
+                    prop_assert!(allowed.is_some(), "port {} got {:?}", n, frame);
                     let number = allowed.map(|(number, _)| number);
                     *seen.entry(number).or_insert(0) += 1;
                 }
