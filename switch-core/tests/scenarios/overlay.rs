@@ -3,7 +3,8 @@
 
 use switch_core::config::{InnerTags, TunnelKind, TunnelSpec};
 use switch_core::fdb::Flags;
-use switch_core::testing::frames::{mac, tagged};
+use switch_core::testing::Packet;
+use switch_core::testing::frames::{finished, mac, pattern, tagged, tcp4, tcp6, udp4};
 use switch_core::wire::MacAddr;
 use switch_core::{BridgeId, DropReason};
 
@@ -304,4 +305,26 @@ pub(crate) fn addresses_that_no_remote_takes() {
     site.lab.send(site.vtep, vxlan_from(REMOTES[0], VNI, &call));
     site.lab.expect(&[(site.tenant, &call)]);
     assert_eq!(site.lab.learned(other, 0, mac(7)), Some(port));
+}
+
+type Build = fn(MacAddr, MacAddr, &[u8]) -> Packet;
+
+/// A kernel that encapsulates leaves the inner checksum to its NIC. Where no NIC was on the way it is
+/// finished here, unless the port takes it as it is.
+pub(crate) fn checksums_that_nobody_finished() {
+    let mut site = site(&spec(vxlan(VNI), &REMOTES));
+    for (inner, len) in [(tcp4 as Build, 0), (tcp4, 1), (tcp4, 1300), (tcp6, 99), (udp4, 7)] {
+        let inner = inner(MacAddr::BROADCAST, mac(2), &pattern(1, len));
+        let whole = finished(&inner);
+        assert_ne!(whole, inner.bytes);
+        for bytes in [&inner.bytes, &whole] {
+            site.lab.change(site.tenant, |conf| conf.caps.csum = false);
+            site.lab.send(site.vtep, vxlan_from(REMOTES[0], VNI, bytes));
+            site.lab.expect(&[(site.tenant, &whole)]);
+            site.lab.change(site.tenant, |conf| conf.caps.csum = true);
+            site.lab.send(site.vtep, vxlan_from(REMOTES[0], VNI, bytes));
+            let got = site.lab.received(site.tenant).remove(0);
+            assert_eq!((finished(&got), &got.bytes), (whole.clone(), bytes));
+        }
+    }
 }
