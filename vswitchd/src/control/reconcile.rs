@@ -92,8 +92,9 @@ where
             self.bridge_ids.give_back(id.index());
         }
         self.open_vteps()?;
-        self.open_ports()?;
-        self.ask_paths()
+        // Before the ports, so that they are opened with the MTU that fits.
+        self.ask_paths()?;
+        self.open_ports()
     }
 
     /// Gives every desired bridge a number, its limit and its ageing time.

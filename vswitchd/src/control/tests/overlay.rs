@@ -386,6 +386,17 @@ fn ports_are_told_what_fits_and_follow_the_path() {
 }
 
 #[test]
+fn a_port_is_opened_with_what_fits() {
+    let mut world = World::default();
+    world.paths.insert(addr(7), 1400);
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let toml = overlay(&["a"], &tunnel("t", 10, &to(&[7])));
+    let bench = Bench::start_with(dir, &toml, world);
+    assert_eq!(bench.port("a").mtu, Some(1350));
+    assert!(bench.world().closed.is_empty());
+}
+
+#[test]
 fn an_address_that_keeps_moving_between_remotes_is_held() {
     let bench = Bench::start(&overlay(&["a"], &tunnel("t", 10, &to(&[7, 8]))));
     for round in 0..10 {
