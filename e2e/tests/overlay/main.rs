@@ -7,5 +7,8 @@ mod kernel;
 mod lab;
 mod packets;
 mod peers;
+mod pmtu;
 mod rig;
 mod switch;
+mod switches;
+mod vlans;

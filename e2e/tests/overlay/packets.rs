@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use etherparse::PacketBuilder;
+use etherparse::{Icmpv4Type, PacketBuilder};
 use vswitch_e2e::Host;
 use vswitch_e2e::overlay::{Protocol, Site};
 use vswitch_e2e::raw::{Sender, ethernet, mac};
@@ -71,6 +71,19 @@ impl Wire {
         let mut frame = Vec::new();
         builder.write(&mut frame, GRE, packet)?;
         Ok(frame)
+    }
+
+    /// Sends an ICMP message about a packet that is quoted.
+    pub(crate) fn icmp(&self, message: Icmpv4Type, quoted: &[u8]) -> Result<()> {
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (self.src, self.dst) else {
+            bail!("ICMP is for IPv4")
+        };
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(self.source, self.to)
+            .ipv4(src.octets(), dst.octets(), 64)
+            .icmpv4(message)
+            .write(&mut frame, quoted)?;
+        self.send(&frame)
     }
 
     /// The frame on the cable that carries `payload` in a tunnel of that protocol.
