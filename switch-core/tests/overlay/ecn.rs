@@ -8,7 +8,7 @@ use crate::By::Core;
 use crate::Check;
 use crate::Level::{May, Must, Should};
 use crate::lab::frame;
-use crate::lab::overlay::{every_kind, vxlan};
+use crate::lab::overlay::{dropped, every_kind, vxlan};
 use crate::lab::underlay::{self, Outer, decode, udp_frame};
 use crate::site::{FAMILIES, Family, Site};
 
@@ -50,6 +50,16 @@ pub(crate) const CHECKS: &[Check] = &[
         behind_tags,
         where_there_is_no_ip,
     ),
+    Check::new(
+        "E6040-4.2-6",
+        "RFC 6040 §4.2",
+        May,
+        Core,
+        "not: combinations that nobody makes today raise an alarm",
+        the_cells_that_pass,
+        drops_are_counted,
+    )
+    .note("of these only the drop has consequences, and is counted: ecn-dropped"),
     Check::new(
         "D2983-3-5",
         "RFC 2983 §3",
@@ -171,6 +181,17 @@ fn the_cell_that_drops() {
             INNER.into_iter().for_each(|inner| cells(&mut site, tags, inner, true));
         }
     }
+}
+
+fn drops_are_counted() {
+    let mut site = Site::new(Family::V4, vxlan(1));
+    let marked_ce = Outer { traffic_class: 3, ..site.from() };
+    for _ in 0..3 {
+        let packet = site.packet_by(marked_ce, &marked(&[], INNER[0], 0));
+        site.refuses(packet, R::EcnDropped);
+    }
+    assert_eq!(dropped(&site.lab.tunnel_totals(site.tunnel), R::EcnDropped), 3);
+    assert_eq!(dropped(&site.lab.peer_totals(site.vtep, "192.0.2.2"), R::EcnDropped), 3);
 }
 
 fn behind_tags() {

@@ -7,7 +7,7 @@ use switch_core::frame::GsoKind;
 use switch_core::testing::frames::{gso, mac, pattern, sum, tagged, tcp4, tcp6};
 use switch_core::wire::MacAddr;
 
-use crate::By::Core;
+use crate::By::{Core, Kernel};
 use crate::Check;
 use crate::Level::{May, Must, Should};
 use crate::lab::overlay::{geneve, gre, nvgre, vxlan};
@@ -61,6 +61,16 @@ pub(crate) const CHECKS: &[Check] = &[
         some_are_told_each_second,
         not_all_are_told,
     ),
+    Check::new(
+        "P8201-4-8",
+        "RFC 1191 §6, RFC 8201 §4",
+        Must,
+        Kernel,
+        "messages about outer packets are believed only if they are about one that was sent",
+        a_path_that_shrinks_and_grows,
+        forged_messages,
+    )
+    .note("the kernel keeps the path MTU of its sockets; the core takes no message at all"),
     Check::new(
         "P4821-7.7-6",
         "RFC 4821 §7.7",
@@ -228,6 +238,23 @@ fn of_ip_packet(v6: bool, df: bool, len: usize) -> Vec<u8> {
         (Outer { df, ..Outer::new("10.0.0.1", "10.0.0.2") }, 28)
     };
     udp_frame(mac(2), mac(1), &[], &ip, (1, 2), len - headers)
+}
+
+/// ICMP that comes in at the VTEP is no tunnel's packet, and changes no path MTU.
+fn forged_messages() {
+    for (mut site, _) in sites() {
+        let call = site.call();
+        let quoted = site.sent(call);
+        let (protocol, message) = match site.family {
+            Family::V4 => (1, [3, 4, 0, 0, 0, 0, 0x02, 0x40]),
+            Family::V6 => (58, [2, 0, 0, 0, 0, 0, 0x05, 0x00]),
+        };
+        let icmp = [&message[..], &quoted].concat();
+        let packet = site.from().packet(protocol, &icmp);
+        site.refuses(packet, R::TunnelUnknown);
+        let peer = site.lab.peer(site.vtep, site.family.remotes()[0]);
+        assert_eq!(peer.state.path_mtu(), 1500);
+    }
 }
 
 /// Sends a frame that is too large; what comes back to its sender.
