@@ -343,19 +343,31 @@ impl Overlay {
 
     /// Adds or replaces a tunnel; the bridges it is and was in are then to be rebuilt.
     pub(crate) fn set_tunnel(&mut self, tunnel: TunnelConf) {
-        self.remove_tunnel(tunnel.id);
-        self.networks.insert(tunnel.network, tunnel.id);
-        self.members.entry(tunnel.bridge).or_default().push(tunnel.id);
-        put(&mut self.tunnels, tunnel.id.index(), tunnel);
+        let (id, bridge) = (tunnel.id, tunnel.bridge);
+        let old = self.tunnels.get(id.index()).and_then(Option::as_ref).map(|old| old.bridge);
+        // One that stays in its bridge is not looked for among the members, which are thousands.
+        if old == Some(bridge) {
+            self.forget_network(id);
+        } else {
+            self.remove_tunnel(id);
+            self.members.entry(bridge).or_default().push(id);
+        }
+        self.networks.insert(tunnel.network, id);
+        put(&mut self.tunnels, id.index(), tunnel);
     }
 
-    /// Removes a tunnel. The bridge it was in is then to be rebuilt.
-    pub(crate) fn remove_tunnel(&mut self, id: TunnelId) -> Option<BridgeId> {
-        let tunnel = self.tunnels.get_mut(id.index()).and_then(Option::take)?;
+    fn forget_network(&mut self, id: TunnelId) {
+        let Some(tunnel) = self.tunnels.get(id.index()).and_then(Option::as_ref) else { return };
         // Another tunnel may have taken the network over in the same change.
         if self.networks.get(&tunnel.network) == Some(&id) {
             self.networks.remove(&tunnel.network);
         }
+    }
+
+    /// Removes a tunnel. The bridge it was in is then to be rebuilt.
+    pub(crate) fn remove_tunnel(&mut self, id: TunnelId) -> Option<BridgeId> {
+        self.forget_network(id);
+        let tunnel = self.tunnels.get_mut(id.index()).and_then(Option::take)?;
         if let Some(members) = self.members.get_mut(&tunnel.bridge) {
             members.retain(|member| *member != id);
             if members.is_empty() {
