@@ -31,7 +31,7 @@ pub(crate) const CHECKS: &[Check] = &[
         normal_mode_by_default,
         no_mode_but_normal,
     )
-    .note("for remotes that would lose marks; every one tested with decapsulates by RFC 6040"),
+    .note("for remotes that would lose marks; Linux and Open vSwitch decapsulate by RFC 6040"),
     Check::new(
         "E6040-4.2-3",
         "RFC 6040 §4.2",
