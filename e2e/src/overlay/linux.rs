@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::peer::Peer;
 use super::tenant::Tenant;
@@ -65,6 +65,10 @@ impl Linux {
         let local = self.site.address(tunnel.family);
         let (id, port) = (tunnel.id, tunnel.port);
         let remote = remote.map(|r| format!("remote {r}")).unwrap_or_default();
+        let key = match tunnel.protocol {
+            Protocol::GreKeyless => String::new(),
+            _ => format!("key {id}"),
+        };
         match (tunnel.protocol, tunnel.family) {
             (Protocol::Vxlan, _) => {
                 let group = tunnel.group.map(|g| format!("group {g} dev {}", self.site.device));
@@ -72,10 +76,10 @@ impl Linux {
                 format!("vxlan id {id} dstport {port} local {local} {group}")
             }
             (Protocol::Geneve, _) => format!("geneve id {id} dstport {port} {remote}"),
-            (Protocol::Gre, Family::V4) => format!("gretap key {id} local {local} {remote}"),
-            (Protocol::Gre, Family::V6) => {
+            (_, Family::V4) => format!("gretap {key} local {local} {remote}"),
+            (_, Family::V6) => {
                 // Unless told otherwise Linux puts a destination option of 8 bytes before GRE.
-                format!("ip6gretap key {id} local {local} {remote} encaplimit none")
+                format!("ip6gretap {key} local {local} {remote} encaplimit none")
             }
         }
     }
@@ -87,6 +91,8 @@ impl Peer for Linux {
     }
 
     fn join(&mut self, tunnel: &Tunnel, remotes: &[IpAddr]) -> Result<()> {
+        // Its devices send one key and take no other.
+        ensure!(tunnel.protocol != Protocol::Nvgre, "Linux has no devices for FlowIDs");
         let n = self.tunnels.len();
         let mtu = tunnel.inner_mtu(self.site.mtu);
         // A bridge that talks IPv6 itself would be one more tenant.

@@ -11,6 +11,9 @@ use super::underlay::Site;
 use crate::command::Host;
 use crate::ovs::Ovs;
 
+/// The FlowID of NVGRE packets that it sends.
+const NVGRE_FLOW_ID: u32 = 0x5a;
+
 /// Open vSwitch on a host: the bridge `phy` holds the underlay's device and addresses, and each
 /// tunnel has a bridge of its own.
 #[derive(Debug)]
@@ -90,7 +93,13 @@ impl Peer for OpenVswitch {
         let (kind, port) = match tunnel.protocol {
             Protocol::Vxlan => ("vxlan", format!("options:dst_port={}", tunnel.port)),
             Protocol::Geneve => ("geneve", format!("options:dst_port={}", tunnel.port)),
-            Protocol::Gre => ("gre", String::new()),
+            Protocol::Gre | Protocol::GreKeyless | Protocol::Nvgre => ("gre", String::new()),
+        };
+        let key = match tunnel.protocol {
+            Protocol::GreKeyless => String::new(),
+            // Any FlowID is to arrive; the one that is sent is a flow's matter.
+            Protocol::Nvgre => "options:key=flow".to_owned(),
+            _ => format!("options:key={}", tunnel.id),
         };
         for (i, remote) in remotes.iter().enumerate() {
             let name = format!("tun{n}-{i}");
@@ -98,8 +107,8 @@ impl Peer for OpenVswitch {
             self.ovs.vsctl(&format!(
                 "add-port br{n} {name} -- set port {name} protected=true -- \
                  set interface {name} type={kind} options:local_ip={local} \
-                 options:remote_ip={remote} options:key={} {port} {}",
-                tunnel.id, self.more
+                 options:remote_ip={remote} {key} {port} {}",
+                self.more
             ))?;
         }
         for (i, option) in tunnel.options.iter().enumerate() {
@@ -124,10 +133,13 @@ impl Peer for OpenVswitch {
         tenant.plug(space, &port)?;
         space.sh(&format!("echo 1 >/proc/sys/net/ipv6/conf/{port}/disable_ipv6"))?.ok()?;
         self.ovs.vsctl(&format!("add-port br{n} {port}"))?;
-        if !tunnel.options.is_empty() {
-            let fields = tunnel.options.iter().enumerate();
-            let set: Vec<String> =
-                fields.map(|(i, o)| format!("set_field:0x{}->tun_metadata{i}", o.hex())).collect();
+        let fields = tunnel.options.iter().enumerate();
+        let mut set: Vec<String> =
+            fields.map(|(i, o)| format!("set_field:0x{}->tun_metadata{i}", o.hex())).collect();
+        if tunnel.protocol == Protocol::Nvgre {
+            set.push(format!("set_field:{:#x}->tun_id", tunnel.id << 8 | NVGRE_FLOW_ID));
+        }
+        if !set.is_empty() {
             let flow =
                 format!("table=0,priority=10,in_port={port},actions={},NORMAL", set.join(","));
             self.ovs.ofctl(&["add-flow", &format!("br{n}"), &flow])?;

@@ -194,10 +194,13 @@ impl Switch {
 }
 
 fn tunnel_text(n: usize, tunnel: &Tunnel, remotes: &[IpAddr]) -> String {
-    let (kind, id, port) = match tunnel.protocol {
-        Protocol::Vxlan => ("vxlan", "vni", format!("udp-port = {}\n", tunnel.port)),
-        Protocol::Geneve => ("geneve", "vni", format!("udp-port = {}\n", tunnel.port)),
-        Protocol::Gre => ("gre", "key", String::new()),
+    let (id, port) = (tunnel.id, tunnel.port);
+    let (kind, keys) = match tunnel.protocol {
+        Protocol::Vxlan => ("vxlan", format!("vni = {id}\nudp-port = {port}\n")),
+        Protocol::Geneve => ("geneve", format!("vni = {id}\nudp-port = {port}\n")),
+        Protocol::Gre => ("gre", format!("key = {id}\n")),
+        Protocol::GreKeyless => ("gre", String::new()),
+        Protocol::Nvgre => ("nvgre", format!("vni = {id}\n")),
     };
     let vtep = match tunnel.family {
         Family::V4 => "v4",
@@ -205,9 +208,8 @@ fn tunnel_text(n: usize, tunnel: &Tunnel, remotes: &[IpAddr]) -> String {
     };
     let remotes: Vec<String> = remotes.iter().map(|r| format!("\"{r}\"")).collect();
     let mut text = format!(
-        "[[tunnel]]\nname = \"tun{n}\"\ntype = \"{kind}\"\nvtep = \"{vtep}\"\n{id} = {}\n\
-         bridge = \"br{n}\"\nremotes = [{}]\n{port}",
-        tunnel.id,
+        "[[tunnel]]\nname = \"tun{n}\"\ntype = \"{kind}\"\nvtep = \"{vtep}\"\n\
+         bridge = \"br{n}\"\nremotes = [{}]\n{keys}",
         remotes.join(", ")
     );
     if let Some(group) = tunnel.group {

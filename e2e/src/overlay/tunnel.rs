@@ -11,6 +11,21 @@ pub enum Protocol {
     Geneve,
     /// RFC 2784 with a key (RFC 2890), carrying Ethernet.
     Gre,
+    /// RFC 2784 without a key: [`Tunnel::id`] is nowhere in its packets.
+    GreKeyless,
+    /// RFC 7637: GRE whose key is a VSID of 24 bits and a FlowID of the sender's choice.
+    Nvgre,
+}
+
+impl Protocol {
+    /// The field of [`Tunnel::id`] as tshark calls it. NVGRE's holds the FlowID as well.
+    pub fn id_field(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan.vni",
+            Self::Geneve => "geneve.vni",
+            Self::Gre | Self::GreKeyless | Self::Nvgre => "gre.key",
+        }
+    }
 }
 
 /// A GENEVE option (RFC 8926, section 3.5).
@@ -36,7 +51,7 @@ impl GeneveOption {
 pub struct Tunnel {
     /// How frames are wrapped.
     pub protocol: Protocol,
-    /// VNI (24 bits) or GRE key (32 bits).
+    /// VNI or VSID (24 bits), or GRE key (32 bits).
     pub id: u32,
     /// The outer IP header's version.
     pub family: Family,
@@ -54,7 +69,7 @@ impl Tunnel {
         let port = match protocol {
             Protocol::Vxlan => 4789,
             Protocol::Geneve => 6081,
-            Protocol::Gre => 0,
+            Protocol::Gre | Protocol::GreKeyless | Protocol::Nvgre => 0,
         };
         Self { protocol, id, family, port, options: Vec::new(), group: None }
     }
@@ -71,7 +86,8 @@ impl Tunnel {
             Protocol::Vxlan => 8 + 8,
             Protocol::Geneve => 8 + 8 + u32::try_from(options).unwrap_or(u32::MAX),
             // Flags, protocol and key.
-            Protocol::Gre => 8,
+            Protocol::Gre | Protocol::Nvgre => 8,
+            Protocol::GreKeyless => 4,
         };
         ip + header + 14
     }
@@ -93,6 +109,7 @@ mod tests {
         assert_eq!(inner(Protocol::Vxlan, Family::V6), 1430);
         assert_eq!(inner(Protocol::Geneve, Family::V4), 1450);
         assert_eq!(inner(Protocol::Gre, Family::V4), 1458);
+        assert_eq!(inner(Protocol::GreKeyless, Family::V6), 1442);
         let mut with_option = Tunnel::new(Protocol::Geneve, 1, Family::V4);
         with_option.options.push(GeneveOption { class: 1, kind: 2, data: vec![0; 8] });
         assert_eq!(with_option.inner_mtu(1500), 1438);

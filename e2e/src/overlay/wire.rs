@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::checks::TCP_PORT;
 use super::tunnel::{Protocol, Tunnel};
-use super::underlay::{Site, Underlay};
+use super::underlay::{Family, Site, Underlay};
 use crate::capture::Capture;
 
 /// A capture at the hub's end of one host's cable: all that the host sends.
@@ -15,15 +15,19 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Starts capturing what `site` sends of `tunnel`.
+    /// Starts capturing what `site` sends of `tunnel`'s protocol, port and family.
     ///
     /// # Errors
     /// tcpdump failed, or the hub is in a guest.
     pub fn start(underlay: &Underlay, site: &Site, tunnel: &Tunnel) -> Result<Self> {
-        // GRE is IP protocol 47. Later fragments have no UDP header and must be seen as well.
-        let filter = match tunnel.protocol {
-            Protocol::Gre => "proto gre".to_owned(),
-            _ => format!("udp dst port {} or ip[6:2] & 0x3fff != 0 or ip6 proto 44", tunnel.port),
+        // Later fragments have no UDP header and must be seen as well.
+        let (ip, fragment) = match tunnel.family {
+            Family::V4 => ("ip", "ip[6:2] & 0x3fff != 0"),
+            Family::V6 => ("ip6", "ip6 proto 44"),
+        };
+        let filter = match tunnel.port {
+            0 => format!("{ip} proto gre or {fragment}"),
+            port => format!("{ip} and udp dst port {port} or {fragment}"),
         };
         let capture = Capture::start(underlay.hub().netns()?, &site.port, &filter)?;
         Ok(Self { capture, tunnel: tunnel.clone() })
@@ -76,7 +80,7 @@ impl Wire {
         match self.tunnel.protocol {
             Protocol::Vxlan => "vxlan",
             Protocol::Geneve => "geneve",
-            Protocol::Gre => "gre",
+            Protocol::Gre | Protocol::GreKeyless | Protocol::Nvgre => "gre",
         }
     }
 
@@ -90,7 +94,7 @@ impl Wire {
             words.extend(["-o", check]);
         }
         let port = format!("udp.port=={},{}", self.tunnel.port, self.protocol());
-        if self.tunnel.protocol != Protocol::Gre {
+        if self.tunnel.port != 0 {
             words.extend(["-d", &port]);
         }
         // The bytes of a test are not to be taken for some protocol.

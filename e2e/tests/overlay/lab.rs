@@ -1,7 +1,7 @@
 //! What the tests of this directory share.
 
 use anyhow::{Result, ensure};
-use vswitch_e2e::overlay::{GeneveOption, Peer, Protocol, Tunnel, Underlay, Wire, checks, connect};
+use vswitch_e2e::overlay::{GeneveOption, Peer, Tunnel, Underlay, Wire, checks, connect};
 use vswitch_e2e::{Need, missing, skip};
 
 /// What the lab needs on the machine.
@@ -41,11 +41,7 @@ pub(crate) fn talk(
     let wires = [a.site(), b.site()].map(|site| Wire::start(underlay, site, tunnel));
     checks::pair(&tenants[0], &tenants[1])?;
     let [from_a, from_b] = wires;
-    let id = match tunnel.protocol {
-        Protocol::Vxlan => "vxlan.vni",
-        Protocol::Geneve => "geneve.vni",
-        Protocol::Gre => "gre.key",
-    };
+    let id = tunnel.protocol.id_field();
     let option = "geneve.option.unknown.data";
     from_a?.check(&[id])?.same(id, tunnel.id)?;
     let seen = from_b?.check(&[id, option])?;

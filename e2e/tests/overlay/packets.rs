@@ -26,6 +26,8 @@ pub(crate) fn header(protocol: Protocol, id: u32) -> Vec<u8> {
         Protocol::Vxlan => vec![0x08, 0, 0, 0, a, b, c, 0],
         Protocol::Geneve => vec![0, 0, 0x65, 0x58, a, b, c, 0],
         Protocol::Gre => [&[0x20, 0, 0x65, 0x58][..], &id.to_be_bytes()].concat(),
+        Protocol::GreKeyless => vec![0, 0, 0x65, 0x58],
+        Protocol::Nvgre => vec![0x20, 0, 0x65, 0x58, a, b, c, 0],
     }
 }
 
@@ -91,7 +93,7 @@ impl Wire {
         match protocol {
             Protocol::Vxlan => self.udp(4789, payload),
             Protocol::Geneve => self.udp(6081, payload),
-            Protocol::Gre => self.gre(payload),
+            Protocol::Gre | Protocol::GreKeyless | Protocol::Nvgre => self.gre(payload),
         }
     }
 
