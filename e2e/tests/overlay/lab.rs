@@ -1,7 +1,10 @@
 //! What the tests of this directory share.
 
-use anyhow::{Result, ensure};
-use vswitch_e2e::overlay::{GeneveOption, Peer, Tunnel, Underlay, Wire, checks, connect};
+use anyhow::{Context, Result, anyhow, ensure};
+use vswitch_e2e::overlay::checks::{self, TooLarge};
+use vswitch_e2e::overlay::{
+    Decoded, Family, GeneveOption, Peer, Switch, Tenant, Tunnel, Underlay, Wire, connect,
+};
 use vswitch_e2e::{Need, missing, skip};
 
 /// What the lab needs on the machine.
@@ -51,5 +54,56 @@ pub(crate) fn talk(
         "options: {:?}",
         seen.values(option)?
     );
+    Ok(())
+}
+
+/// Everything that must hold between a tenant of the switch and one of `peer`: the checks of a
+/// pair, MAC moves over the tunnel and back, and that who does not know the MTU is told. Answers
+/// `fields` of what the switch sent meanwhile, and the tenants: two at each side, of which the first
+/// was busy. A port that goes takes its counters along, and the books would not balance.
+pub(crate) fn all_checks(
+    underlay: &Underlay,
+    tunnel: &Tunnel,
+    ours: &mut Switch,
+    peer: &mut dyn Peer,
+    fields: &[&str],
+) -> Result<(Decoded, [Tenant; 4])> {
+    let tenants = connect(tunnel, &mut [&mut *ours, &mut *peer])?;
+    let [a, b]: [Tenant; 2] = tenants.try_into().map_err(|_| anyhow!("two tenants"))?;
+    let wire = Wire::start(underlay, ours.site(), tunnel)?;
+    checks::pair(&a, &b)?;
+    // Watched by a neighbour that stays, on either side.
+    let near = ours.tenant(tunnel, 3)?;
+    checks::moves(&a, &b, &near).context("from the switch to the peer and back")?;
+    let far = peer.tenant(tunnel, 4)?;
+    checks::moves(&b, &a, &far).context("from the peer to the switch and back")?;
+    told(&a, &b)?;
+
+    let (outer, header) = match tunnel.family {
+        Family::V4 => ("ip.len", 0),
+        Family::V6 => ("ipv6.plen", 40),
+    };
+    let largest = wire.check(&[outer])?.values(outer)?;
+    let largest = largest.iter().filter_map(|l| l.parse::<u32>().ok()).max();
+    ensure!(
+        largest.map(|l| l + header) == Some(underlay.mtu()),
+        "the largest inner packet fills the underlay's MTU: {largest:?}"
+    );
+    Ok((wire.check(fields)?, [a, b, near, far]))
+}
+
+/// With a device of 1500 bytes, `a` learns the MTU from the switch, and TCP gets through.
+fn told(a: &Tenant, b: &Tenant) -> Result<()> {
+    a.space.ip(&format!("link set {} mtu 1500", a.device))?;
+    for to in [b.v4(), b.v6()] {
+        let found = checks::of_size(a, &to, a.mtu + 1)?;
+        ensure!(
+            matches!(found, TooLarge::Icmp { mtu, .. } if mtu == a.mtu),
+            "an ICMP message with the MTU {} to {to}, not {found:?}",
+            a.mtu
+        );
+        ensure!(checks::of_size(a, &to, a.mtu)? == TooLarge::Answered, "{} bytes to {to}", a.mtu);
+        checks::tcp(a, b, &to, 1 << 18)?;
+    }
     Ok(())
 }

@@ -5,6 +5,7 @@
 mod hostile;
 mod kernel;
 mod lab;
+mod ovs;
 mod packets;
 mod peers;
 mod pmtu;

@@ -1,9 +1,7 @@
 //! The switch and every peer: all checks of two tenants, and what both send decoded.
 
 use anyhow::Result;
-use vswitch_e2e::overlay::{
-    Family, Ground, Linux, OpenVswitch, Peer, Protocol, Switch, Tunnel, Underlay,
-};
+use vswitch_e2e::overlay::{Family, Ground, Linux, Peer, Protocol, Switch, Tunnel, Underlay};
 use vswitch_e2e::{Need, size};
 
 use crate::lab::{option, skipped, talk};
@@ -35,16 +33,6 @@ fn linux_vxlan() -> Result<()> {
     let underlay = Underlay::new(&Ground::Machine, 1500)?;
     let mut linux = Linux::new(underlay.site("linux")?)?;
     with(&underlay, &mut linux, &tunnels(&[Protocol::Vxlan]))
-}
-
-#[test]
-fn open_vswitch() -> Result<()> {
-    if skipped("open_vswitch", &NEEDS) {
-        return Ok(());
-    }
-    let underlay = Underlay::new(&Ground::Machine, 1500)?;
-    let mut ovs = OpenVswitch::new(underlay.site("ovs")?)?;
-    with(&underlay, &mut ovs, &tunnels(&ALL))
 }
 
 #[test]
