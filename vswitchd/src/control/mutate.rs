@@ -161,7 +161,7 @@ where
                     ));
                 }
                 let desired = config::from_toml_bytes(&file)?;
-                let objects = self.objects_with(&desired, false)?;
+                let objects = self.objects_with(desired, false)?;
                 let plan = self.plan_of("reload the configuration file", objects, Origin::File);
                 Ok(Plan { file: Some(file), ..plan })
             }
@@ -182,9 +182,10 @@ where
     }
 
     /// The objects as they are once a file is loaded.
-    pub(super) fn objects_with(&self, file: &Desired, wins: bool) -> Result<Objects, ApiError> {
+    pub(super) fn objects_with(&self, file: Desired, wins: bool) -> Result<Objects, ApiError> {
         let next = self.store.revision() + 1;
-        with_file(self.store.objects(), file, wins, next).map_err(|misfit| match misfit {
+        let loaded = with_file(self.store.objects(), file, wins, next);
+        loaded.map(|(objects, _)| objects).map_err(|misfit| match misfit {
             Misfit::Whole(problems) => problems.into(),
             Misfit::Collision(problems) => {
                 ApiError { code: Code::OriginConflict, ..ApiError::from(problems) }
@@ -199,7 +200,7 @@ where
             let message = format!("confirm is {seconds} seconds; it is 1 to {CONFIRM_MOST}");
             return Err(ApiError::new(Code::InvalidRequest, message));
         }
-        let objects = self.objects_with(&config::from_toml(toml)?, false)?;
+        let objects = self.objects_with(config::from_toml(toml)?, false)?;
         Ok(Plan { confirm, ..self.plan_of("config apply", objects, Origin::Api) })
     }
 

@@ -242,7 +242,7 @@ where
 
     /// What applying a file would change; where it collides with another origin, as if it won.
     pub(super) fn diff(&self, toml: &str) -> Result<DiffReply, ApiError> {
-        let objects = self.objects_with(&config::from_toml(toml)?, true)?;
+        let objects = self.objects_with(config::from_toml(toml)?, true)?;
         let specs = objects.iter().map(|(id, object)| (id, &object.spec));
         let changes = config::diff(&self.desired, &crate::store::desired(specs)?);
         Ok(DiffReply { revision: self.store.revision(), changes })

@@ -54,20 +54,19 @@ pub fn load(
             pending: None,
         })?;
     }
-    let mut loaded = Loaded::Unchanged;
-    if store.file()?.as_deref() != Some(file) {
-        let desired = config::from_toml_bytes(file).map_err(LoadError::File)?;
-        let next = store.revision() + 1;
-        let objects =
-            with_file(store.objects(), &desired, config_wins, next).map_err(LoadError::Misfit)?;
-        let deltas = store.commit(Commit {
-            origin: Origin::File,
-            what: "load the configuration file".to_owned(),
-            objects,
-            file: Some(file),
-            pending: None,
-        })?;
-        loaded = Loaded::Replaced(deltas.len());
+    if store.file()?.as_deref() == Some(file) {
+        return Ok((store.desired().map_err(LoadError::Stored)?, Loaded::Unchanged));
     }
-    Ok((store.desired().map_err(LoadError::Stored)?, loaded))
+    let desired = config::from_toml_bytes(file).map_err(LoadError::File)?;
+    let next = store.revision() + 1;
+    let (objects, desired) =
+        with_file(store.objects(), desired, config_wins, next).map_err(LoadError::Misfit)?;
+    let deltas = store.commit(Commit {
+        origin: Origin::File,
+        what: "load the configuration file".to_owned(),
+        objects,
+        file: Some(file),
+        pending: None,
+    })?;
+    Ok((desired, Loaded::Replaced(deltas.len())))
 }

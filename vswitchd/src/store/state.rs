@@ -183,7 +183,8 @@ impl Misfit {
 }
 
 /// Objects as they become when a file is loaded: it replaces all of origin `file` and leaves the
-/// others. An object that both have in the same words belongs to the file from then on.
+/// others. An object that both have in the same words belongs to the file from then on. Answers also
+/// with the configuration that they make up.
 ///
 /// # Errors
 /// A name that the file and another origin have in different words, unless `config_wins`; and what
@@ -191,18 +192,19 @@ impl Misfit {
 /// the file are left out.
 pub fn with_file(
     old: &Objects,
-    file: &Desired,
+    file: Desired,
     config_wins: bool,
     revision: u64,
-) -> Result<Objects, Misfit> {
-    let file = specs(file);
+) -> Result<(Objects, Desired), Misfit> {
+    let specs = specs(&file);
     let mut problems = Vec::new();
     let mut new: Objects = old
         .iter()
         .filter(|(_, object)| object.origin != Origin::File)
         .map(|(id, object)| (id.clone(), object.clone()))
         .collect();
-    for (id, spec) in file {
+    let alone = new.is_empty();
+    for (id, spec) in specs {
         let other = new.get(&id).filter(|other| other.spec != spec);
         if let Some(other) = other
             && !config_wins
@@ -217,15 +219,18 @@ pub fn with_file(
     if !problems.is_empty() {
         return Err(Misfit::Collision(Problems(problems)));
     }
-    fit(&mut new, config_wins).map_err(Misfit::Whole)?;
-    Ok(new)
+    // A file that was read by itself fits together; nothing is put together again for that.
+    let whole = if alone { file } else { fit(&mut new, config_wins).map_err(Misfit::Whole)? };
+    Ok((new, whole))
 }
 
 /// Checks the whole; with `config_wins` leaves out objects of other origins until it fits.
-fn fit(objects: &mut Objects, config_wins: bool) -> Result<(), Problems> {
+fn fit(objects: &mut Objects, config_wins: bool) -> Result<Desired, Problems> {
     loop {
-        let Err(problems) = desired(objects.iter().map(|(id, object)| (id, &object.spec))) else {
-            return Ok(());
+        let whole = desired(objects.iter().map(|(id, object)| (id, &object.spec)));
+        let problems = match whole {
+            Ok(whole) => return Ok(whole),
+            Err(problems) => problems,
         };
         let named = |id: &ObjectId| {
             let prefix = format!("{}.{}.", id.kind.name(), id.name);
@@ -267,6 +272,13 @@ mod tests {
         config::from_toml(text).unwrap()
     }
 
+    fn loaded(old: &Objects, text: &str, wins: bool, revision: u64) -> Result<Objects, Misfit> {
+        let (objects, whole) = with_file(old, file(text), wins, revision)?;
+        let pairs = objects.iter().map(|(id, object)| (id, &object.spec));
+        assert_eq!(desired(pairs).unwrap(), whole, "what they make up");
+        Ok(objects)
+    }
+
     const BR0: &str = "version = 1\n[[bridge]]\nname = \"br0\"\n";
     const WEB: &str = "[[port]]\nname = \"web\"\ntype = \"tap\"\nbridge = \"br0\"\n";
 
@@ -285,9 +297,9 @@ mod tests {
 
     #[test]
     fn a_file_replaces_its_own_objects_and_leaves_the_others() {
-        let first = with_file(&Objects::new(), &file(&format!("{BR0}{WEB}")), false, 1).unwrap();
+        let first = loaded(&Objects::new(), &format!("{BR0}{WEB}"), false, 1).unwrap();
         let both = api(&first, &format!("{BR0}{WEB}[[bridge]]\nname = \"br1\"\n"), 2);
-        let second = with_file(&both, &file(BR0), false, 3).unwrap();
+        let second = loaded(&both, BR0, false, 3).unwrap();
         let origins: Vec<_> =
             second.iter().map(|(id, o)| (id.to_string(), o.origin, o.revision)).collect();
         assert_eq!(
@@ -299,26 +311,26 @@ mod tests {
     #[test]
     fn a_collision_is_an_error_unless_the_file_wins() {
         let mine = api(&Objects::new(), &format!("{BR0}ageing = \"60s\"\n"), 1);
-        let problems = with_file(&mine, &file(BR0), false, 2).unwrap_err().into_problems();
+        let problems = loaded(&mine, BR0, false, 2).unwrap_err().into_problems();
         assert_eq!(problems.0.len(), 1);
         let message = problems.0[0].to_string();
         assert!(message.contains("bridge br0 is in the configuration file"), "{message}");
         assert!(message.contains("made by the api in revision 1"), "{message}");
-        let settled = with_file(&mine, &file(BR0), true, 2).unwrap();
+        let settled = loaded(&mine, BR0, true, 2).unwrap();
         assert_eq!(settled.values().next().unwrap().origin, Origin::File);
         // The same in the same words is no collision.
-        let adopted = with_file(&mine, &file(&format!("{BR0}ageing = \"60s\"\n")), false, 2);
+        let adopted = loaded(&mine, &format!("{BR0}ageing = \"60s\"\n"), false, 2);
         assert_eq!(adopted.unwrap().values().next().unwrap().origin, Origin::File);
     }
 
     #[test]
     fn what_no_longer_fits_the_file_is_an_error_unless_the_file_wins() {
-        let first = with_file(&Objects::new(), &file(BR0), false, 1).unwrap();
+        let first = loaded(&Objects::new(), BR0, false, 1).unwrap();
         let both = api(&first, &format!("{BR0}{WEB}"), 2);
-        let empty = file("version = 1\n");
-        let problems = with_file(&both, &empty, false, 3).unwrap_err().into_problems();
+        let empty = "version = 1\n";
+        let problems = loaded(&both, empty, false, 3).unwrap_err().into_problems();
         assert_eq!(problems.0[0].key, "port.web.bridge");
-        assert!(with_file(&both, &empty, true, 3).unwrap().is_empty());
+        assert!(loaded(&both, empty, true, 3).unwrap().is_empty());
     }
 
     #[test]
