@@ -1,5 +1,6 @@
 //! Open vSwitch with a database and a directory of its own: the machine's is left alone.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -45,6 +46,11 @@ impl Ovs {
         })?;
         let switch = spawn("ovs-vswitchd", &[remote])?;
         Ok(Self { dir, _switch: switch, _database: database })
+    }
+
+    /// Where its sockets are: `OVS_RUNDIR` for its tools.
+    pub fn run_dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Runs `ovs-vsctl ARGS` (split at spaces) and waits until the switch has done it.

@@ -5,23 +5,49 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use switch_core::DropReason;
 use vswitch_e2e::bins::binary;
 use vswitch_e2e::guest::ensure_image;
-use vswitch_e2e::{Cmd, Daemon, Need, Output, need, until_ok};
+use vswitch_e2e::overlay::{Ground, OpenVswitch, Peer, Site, Underlay};
+use vswitch_e2e::{Cmd, Daemon, DaemonSpec, Need, Output, need, until_ok};
 
-/// A Markdown file's blocks of one language, in order.
-fn blocks(file: &str, language: &str) -> Result<Vec<String>> {
+/// A Markdown file's blocks, in order: what stands behind the opening fence, and the block.
+fn all_blocks(file: &str) -> Result<Vec<(String, String)>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let mut blocks = Vec::new();
     let mut rest = text.as_str();
-    let opening = format!("```{language}\n");
-    while let Some((_, after)) = rest.split_once(&opening) {
+    while let Some((_, after)) = rest.split_once("\n```") {
+        let (info, after) = after.split_once('\n').context("an open block")?;
         let (block, after) = after.split_once("```").context("an open block")?;
-        blocks.push(block.to_owned());
+        blocks.push((info.to_owned(), block.to_owned()));
         rest = after;
     }
     Ok(blocks)
+}
+
+/// Those of one language.
+fn blocks(file: &str, language: &str) -> Result<Vec<String>> {
+    let all = all_blocks(file)?.into_iter();
+    Ok(all.filter(|(info, _)| info == language).map(|(_, block)| block).collect())
+}
+
+/// `PATH` with the built programs in front.
+fn path() -> Result<String> {
+    let tools = binary("vswitch-ctl")?;
+    let tools = tools.parent().context("the directory of the binaries")?;
+    Ok(format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default()))
+}
+
+/// Runs a block in a network namespace. Not by `ip netns exec`: its own mounts would hide the
+/// namespaces that a document makes.
+fn block_in(netns: &str, block: &str, env: &[(&str, String)]) -> Result<Output> {
+    let enter = format!("--net=/run/netns/{netns}");
+    let mut cmd = Cmd::new("nsenter").arg(enter).args(["bash", "-ec", block]);
+    for (key, value) in env {
+        cmd = cmd.env(key, value);
+    }
+    cmd.env("PATH", &path()?).limit(Duration::from_secs(60)).run()?.ok()
 }
 
 #[test]
@@ -47,20 +73,9 @@ fn a_vm_is_plugged_in_as_the_document_says() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let host = daemon.netns().context("the daemon has a namespace")?.to_owned();
     let run = |step: &str| -> Result<Output> {
-        let tools = binary("vswitch-ctl")?;
-        let tools = tools.parent().context("the directory of the binaries")?;
-        let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
-        // Not `ip netns exec`: its own mounts would hide the namespace that the document makes.
-        Cmd::new("nsenter")
-            .arg(format!("--net=/run/netns/{host}"))
-            .args(["bash", "-ec"])
-            .arg(format!("cd {}\n{step}", dir.path().display()))
-            .env("PATH", &path)
-            .env("DISK", &disk)
-            .env("VSWITCH_RUN_DIR", &daemon.run_dir().display().to_string())
-            .limit(Duration::from_secs(60))
-            .run()?
-            .ok()
+        let env =
+            [("DISK", disk.clone()), ("VSWITCH_RUN_DIR", daemon.run_dir().display().to_string())];
+        block_in(&host, &format!("cd {}\n{step}", dir.path().display()), &env)
     };
 
     // If a step fails, QEMU must not stay.
@@ -93,7 +108,9 @@ fn a_vm_is_plugged_in_as_the_document_says() -> Result<()> {
 fn the_documented_configuration_is_valid() -> Result<()> {
     need!("the_documented_configuration_is_valid", Need::Binaries);
     let dir = tempfile::tempdir()?;
-    for (n, text) in blocks("qemu-libvirt.md", "toml")?.iter().enumerate() {
+    let mut texts = blocks("qemu-libvirt.md", "toml")?;
+    texts.extend(blocks("overlays.md", "toml")?);
+    for (n, text) in texts.iter().enumerate() {
         let file = dir.path().join(format!("{n}.toml"));
         fs::write(&file, text)?;
         Cmd::new(binary("vswitch-ctl")?)
@@ -101,6 +118,93 @@ fn the_documented_configuration_is_valid() -> Result<()> {
             .arg(file.display())
             .run()?
             .ok()?;
+    }
+    Ok(())
+}
+
+/// The hosts of docs/overlays.md, as they stand behind the blocks' language, in the order of their
+/// addresses.
+const HOSTS: [&str; 4] = ["host1", "host2", "linux", "ovs"];
+
+#[test]
+fn overlays_are_built_as_the_document_says() -> Result<()> {
+    need!(
+        "overlays_are_built_as_the_document_says",
+        Need::Root,
+        Need::Tun,
+        Need::Program("ethtool", "ethtool"),
+        Need::Program("ovs-vswitchd", "openvswitch-switch"),
+        Need::Binaries
+    );
+    let underlay = Underlay::new(&Ground::Machine, 1500)?;
+    let [one, two, linux, ovs] = HOSTS.map(|host| underlay.site(host));
+    let (one, two, linux, ovs) = (one?, two?, linux?, OpenVswitch::new(ovs?)?);
+    let start = |site: &Site| -> Result<Daemon> {
+        site.take_addresses(&site.device)?;
+        let mut spec = DaemonSpec::new("version = 1\n[daemon]\nmax-fdb-total = 16384\n");
+        spec.netns = Some(site.space.name().to_owned());
+        spec.start()
+    };
+    let (mut first, mut second) = (start(&one)?, start(&two)?);
+    linux.take_addresses(&linux.device)?;
+    for other in [&two, &linux, ovs.site()] {
+        one.reaches(other)?;
+    }
+    let run_dir = |daemon: &Daemon| ("VSWITCH_RUN_DIR", daemon.run_dir().display().to_string());
+    let ovs_dir = ("OVS_RUNDIR", ovs.ovs().run_dir().display().to_string());
+    let run = |host: &str, block: &str| -> Result<String> {
+        let (site, env) = match host {
+            "host1" => (&one, vec![run_dir(&first)]),
+            "host2" => (&two, vec![run_dir(&second)]),
+            "linux" => (&linux, vec![]),
+            "ovs" => (ovs.site(), vec![ovs_dir.clone()]),
+            _ => anyhow::bail!("no host {host}"),
+        };
+        let done = block_in(site.space.name(), block, &env);
+        Ok(done.with_context(|| format!("on {host}:\n{block}"))?.stdout)
+    };
+    let blocks = all_blocks("overlays.md")?;
+    let steps = blocks.iter().filter_map(|(info, block)| Some((info.strip_prefix("sh ")?, block)));
+    // If a step fails, the namespaces must not stay.
+    let result = (|| -> Result<String> {
+        let mut shown = String::new();
+        for (host, block) in steps {
+            shown += &run(host, block)?;
+        }
+        Ok(shown)
+    })();
+    if result.is_err() {
+        for netns in ["app", "db"] {
+            let _ = Cmd::new("ip").args(["netns", "delete", netns]).run();
+        }
+    }
+    let shown = result?;
+    for part in [
+        "1500 underlay − 20 IPv4 − 8 UDP − 8 VXLAN − 14 Ethernet = 1450",
+        "mtu 1450",
+        "0x0102:0x42:deadbeef from 192.0.2.1",
+        "02:00:00:00:00:02",
+    ] {
+        ensure!(shown.contains(part), "no {part:?} in\n{shown}");
+    }
+    let pings = shown.matches("packets transmitted").count();
+    ensure!(pings == 9, "{pings} pings, and each block is to have its own");
+    for daemon in [&mut first, &mut second] {
+        daemon.wait_healthy()?;
+        daemon.stop()?;
+    }
+    Ok(())
+}
+
+/// Each drop that tunnels have of their own stands in the document's table.
+#[test]
+fn the_document_names_the_drops_of_tunnels() -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/overlays.md");
+    let text = fs::read_to_string(path)?;
+    let prefixes = ["outer-", "tunnel-", "geneve-", "gre-", "inner-", "ecn-", "split-"];
+    let named = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    for reason in DropReason::ALL.into_iter().filter(|r| named(r.name())) {
+        ensure!(text.contains(&format!("| `{reason}` |")), "{reason} is not in the table");
     }
     Ok(())
 }
