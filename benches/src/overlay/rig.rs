@@ -25,7 +25,7 @@ use switch_core::{DropReason, Nanos};
 
 use super::belt::{Belt, INNER, Parcel, Source, Varies};
 
-/// Frames after which a workload repeats.
+/// Frames after which a workload repeats, at least.
 const ORDER: usize = 1 << 14;
 /// Networks in one bridge, a VLAN each, where there are more than one.
 const VLANS: u32 = 4_000;
@@ -187,7 +187,8 @@ impl Load {
     pub(super) fn order(&self) -> Vec<(u32, u32)> {
         let mut rng = Rng(0x0bad_5eed);
         let mut below = |n: u32| rng.below(n as usize) as u32;
-        (0..ORDER).map(|_| (below(self.networks), below(self.flows))).collect()
+        let len = ORDER.max(2 * self.networks as usize);
+        (0..len).map(|_| (below(self.networks), below(self.flows))).collect()
     }
 
     /// The inner frame of a flow, from its near station to its far one or back.
