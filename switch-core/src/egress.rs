@@ -18,6 +18,7 @@ const TAGS_MAX: usize = 2;
 ///
 /// # Errors
 /// [`NoHeadroom`] if there is no room for the tag; the frame is then to be dropped.
+#[inline(always)]
 pub(crate) fn retag<F: Frame>(
     frame: &mut F,
     meta: &FrameMeta,
@@ -44,6 +45,7 @@ pub(crate) fn retag<F: Frame>(
     }
 }
 
+#[inline(never)]
 fn push_tag<F: Frame>(frame: &mut F, vid: u16) -> Result<(), NoHeadroom> {
     frame.prepend(TAG)?;
     let head = frame.head_mut();
@@ -57,6 +59,7 @@ fn push_tag<F: Frame>(frame: &mut F, vid: u16) -> Result<(), NoHeadroom> {
 }
 
 /// Takes the outer tag off. A frame that was admitted with one has it whole.
+#[inline(never)]
 pub(crate) fn pop_tag<F: Frame>(frame: &mut F) {
     let head = frame.head_mut();
     if head.len() >= ETH_HEADER + TAG {

@@ -42,14 +42,36 @@ pub trait Effects {
 /// A frame that may come in, and what is known of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Admitted {
-    /// In-port, bridge and VLAN, tag.
-    pub meta: FrameMeta,
     /// Its source, to be learned.
     pub src: Key,
     /// Its destination, to be looked up.
     pub dst: Key,
+    /// How it was tagged.
+    pub tag: InTag,
     /// Whether the destination is a group address.
     pub group: bool,
+}
+
+impl Admitted {
+    /// Bridge and VLAN it was admitted to.
+    #[inline]
+    pub fn domain(&self) -> Domain {
+        self.src.domain()
+    }
+
+    /// What travels beside the frame from now on. Made no earlier, as it is not needed between the
+    /// passes of a burst.
+    #[inline]
+    pub fn meta(&self, in_port: PortId) -> FrameMeta {
+        FrameMeta {
+            in_port,
+            domain: self.domain(),
+            tag: self.tag,
+            mark: 0,
+            tunnel: None,
+            options: Options::default(),
+        }
+    }
 }
 
 /// Says whether a frame that starts with `head` may come in on `port`, and in which VLAN.
@@ -58,10 +80,10 @@ pub struct Admitted {
 /// The reason it may not: any of the drop reasons that concern addresses and tags.
 #[inline]
 pub fn admit(port: &PortConf, head: &[u8]) -> Result<Admitted, DropReason> {
-    admit_to(port.bridge, &port.vlans, port.id, head)
+    admit_to(port.bridge, &port.vlans, head)
 }
 
-/// The same for a frame that came out of `tunnel`, whose VTEP's port is `vtep`.
+/// The same for a frame that came out of `tunnel`.
 ///
 /// # Errors
 /// As [`admit`]; [`DropReason::InnerTag`] for a tagged frame where the tunnel takes none.
@@ -70,16 +92,13 @@ pub fn admit_inner(tunnel: &TunnelConf, head: &[u8]) -> Result<Admitted, DropRea
     if tunnel.vlans.is_access() && head.get(12..14) == Some(&EtherType::VLAN.0.to_be_bytes()) {
         return Err(DropReason::InnerTag);
     }
-    let mut admitted = admit_to(Some(tunnel.bridge), &tunnel.vlans, tunnel.vtep, head)?;
-    admitted.meta.tunnel = Some(tunnel.id);
-    Ok(admitted)
+    admit_to(Some(tunnel.bridge), &tunnel.vlans, head)
 }
 
 #[inline]
 fn admit_to(
     bridge: Option<BridgeId>,
     vlans: &PortVlans,
-    in_port: PortId,
     head: &[u8],
 ) -> Result<Admitted, DropReason> {
     let l2 = L2::parse(head)?;
@@ -106,16 +125,9 @@ fn admit_to(
     };
     let domain = Domain::new(bridge, vid);
     Ok(Admitted {
-        meta: FrameMeta {
-            in_port,
-            domain,
-            tag,
-            mark: 0,
-            tunnel: None,
-            options: Options::default(),
-        },
         src: Key::new(l2.src, domain),
         dst: Key::new(l2.dst, domain),
+        tag,
         group: l2.dst.is_multicast(),
     })
 }
@@ -124,7 +136,8 @@ fn admit_to(
 ///
 /// `src` and `dst` are the hashes of the frame's keys. A flood may still find nobody:
 /// [`floods_to`] tells for each member.
-#[inline]
+// In line wherever it is called: both ways into a bridge have it in their innermost loop.
+#[inline(always)]
 pub fn decide(
     snapshot: &Snapshot,
     port: &PortConf,
@@ -159,7 +172,7 @@ pub fn decide(
 
 /// The same for a frame that came out of `tunnel`. `vtep` is the VTEP's port, and `peer` who sent
 /// it, if that is somebody who can be learned.
-#[inline]
+#[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "what `decide` takes, and where it came from")]
 pub fn decide_inner(
     snapshot: &Snapshot,
@@ -188,7 +201,7 @@ pub fn decide_inner(
 }
 
 /// What happens to a frame whose destination is behind `out`, which is not where it came from.
-#[inline]
+#[inline(always)]
 fn to_port(
     snapshot: &Snapshot,
     port: &PortConf,
@@ -196,7 +209,7 @@ fn to_port(
     frame: &Admitted,
     fx: &impl Effects,
 ) -> Verdict {
-    let domain = frame.meta.domain;
+    let domain = frame.domain();
     let Some(out) = snapshot.port(out) else {
         // The entry outlived its port by a moment; the flush is on its way.
         return Verdict::new(Action::Flood);

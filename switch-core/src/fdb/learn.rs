@@ -66,7 +66,7 @@ impl Fdb {
     }
 
     /// Where frames for `key` go. `hash` is [`hash`](Self::hash) of `key`.
-    #[inline]
+    #[inline(always)]
     pub fn lookup(&self, key: Key, hash: Hash) -> Option<Dest> {
         self.table.find(key, hash).and_then(|(_, value)| value.dest())
     }
@@ -84,7 +84,7 @@ impl Fdb {
 
     /// The part of [`learn`](Self::learn) that is all there is to do for nearly every frame: true
     /// if the station is known and where it was, and its age is fresh now.
-    #[inline]
+    #[inline(always)]
     pub fn refresh(&self, key: Key, hash: Hash, dest: Dest, now: Tick) -> bool {
         let Some(place) = Place::of(dest) else { return false };
         let Some((slot, value)) = self.table.find(key, hash) else { return false };

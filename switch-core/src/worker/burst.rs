@@ -55,7 +55,7 @@ impl Live<'_> {
 }
 
 impl Effects for Live<'_> {
-    #[inline]
+    #[inline(always)]
     fn learn(&mut self, key: Key, hash: Hash, dest: Dest) -> Learn {
         if self.fdb.refresh(key, hash, dest, self.tick) {
             return Learn::Refreshed;
@@ -63,7 +63,7 @@ impl Effects for Live<'_> {
         self.learn_news(key, hash, dest)
     }
 
-    #[inline]
+    #[inline(always)]
     fn lookup(&mut self, key: Key, hash: Hash) -> Option<Dest> {
         self.fdb.lookup(key, hash)
     }
@@ -91,16 +91,16 @@ pub(super) struct Burst<'a, D: Datapath> {
 
 impl<D: Datapath> Burst<'_, D> {
     /// The third pass, for one frame: decides and does it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn forward(&mut self, frame: D::Frame, plan: &Planned, bridge: &BridgeConf) {
         let Planned { frame: admitted, src, dst } = plan;
         let fx = &mut self.live;
         let verdict = bridge::decide(self.snapshot, self.port, bridge, admitted, *src, *dst, fx);
-        self.execute(frame, &admitted.meta, bridge, &verdict);
+        self.execute(frame, &admitted.meta(self.port.id), bridge, &verdict);
     }
 
     /// Does what a verdict says. The last action gets the frame, earlier ones copies.
-    #[inline]
+    #[inline(always)]
     pub(super) fn execute(
         &mut self,
         frame: D::Frame,
@@ -110,15 +110,30 @@ impl<D: Datapath> Burst<'_, D> {
     ) {
         let mut frame = frame;
         let (last, before) = verdict.split_last();
-        for action in before {
-            if let Some(copy) = self.copy(&mut frame) {
-                self.act(copy, meta, bridge, *action);
-            }
+        if !before.is_empty() {
+            self.execute_on_copies(&mut frame, meta, bridge, before);
         }
         self.act(frame, meta, bridge, last);
     }
 
-    #[inline]
+    /// Out of line, so that [`Self::act`] is in line where it is for nearly every frame.
+    #[cold]
+    #[inline(never)]
+    fn execute_on_copies(
+        &mut self,
+        frame: &mut D::Frame,
+        meta: &FrameMeta,
+        bridge: &BridgeConf,
+        actions: &[Action],
+    ) {
+        for action in actions {
+            if let Some(copy) = self.copy(frame) {
+                self.act(copy, meta, bridge, *action);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn act(&mut self, frame: D::Frame, meta: &FrameMeta, bridge: &BridgeConf, action: Action) {
         match action {
             Action::Drop(reason) => self.counters.count_drop(reason, 1),

@@ -38,6 +38,7 @@ pub(super) enum TooLarge {
 /// A frame that came out of a tunnel, between the passes of a burst.
 struct Arrived<'a> {
     frame: Admitted,
+    options: Options,
     src: Hash,
     dst: Hash,
     tunnel: &'a TunnelConf,
@@ -67,11 +68,12 @@ impl<D: Datapath> Worker<D> {
                 let kept = Options::keep(options, &mut self.options);
                 opened.take_out(frame)?;
                 clamp_inner(&opened, frame);
-                arrive(&opened, frame, kept, fdb, worker)
+                let arrived = arrive(&opened, frame, kept, fdb, worker)?;
+                report(&self.switch, &opened, kept.of(&self.options));
+                Ok(arrived)
             });
             match arrived {
-                Ok((arrived, opened)) => {
-                    report(&self.switch, &opened, arrived.frame.meta.options.of(&self.options));
+                Ok(arrived) => {
                     let _ = planned.try_push(Some(arrived));
                 }
                 Err(refused) => {
@@ -99,25 +101,24 @@ fn arrive<'a, F: Frame>(
     options: Options,
     fdb: &Fdb,
     worker: usize,
-) -> Result<(Arrived<'a>, Opened<'a>), Refused<'a>> {
+) -> Result<Arrived<'a>, Refused<'a>> {
     let tunnel = &**opened.tunnel;
-    let mut admitted =
+    let admitted =
         bridge::admit_inner(tunnel, frame.head()).map_err(|reason| opened.refused(reason))?;
-    admitted.meta.options = options;
     for counters in [Some(&tunnel.counters), opened.peer.map(|peer| &peer.counters)] {
         if let Some(counters) = counters.and_then(|all| all.get(worker)) {
             counters.rx_frames.add(1);
             counters.rx_bytes.add(frame.len() as u64);
         }
     }
-    let arrived = Arrived {
+    Ok(Arrived {
         src: fdb.hash(admitted.src),
         dst: fdb.hash(admitted.dst),
         frame: admitted,
+        options,
         tunnel,
         peer: opened.peer.map(|peer| peer.id),
-    };
-    Ok((arrived, *opened))
+    })
 }
 
 /// Clamps what the far end announces, too, so that one end is enough.
@@ -167,7 +168,7 @@ impl<D: Datapath> Burst<'_, D> {
     /// The third pass, for one frame that came out of a tunnel.
     #[inline]
     fn forward_inner(&mut self, frame: D::Frame, arrived: &Arrived<'_>) {
-        let Arrived { frame: admitted, src, dst, tunnel, peer } = arrived;
+        let Arrived { frame: admitted, options, src, dst, tunnel, peer } = arrived;
         let Some(bridge) = self.snapshot.bridge(tunnel.bridge) else {
             self.counters.count_drop(DropReason::NoDestination, 1);
             return;
@@ -186,11 +187,13 @@ impl<D: Datapath> Burst<'_, D> {
         if verdict.split_last().0 == crate::verdict::Action::Drop(DropReason::SplitHorizon) {
             self.count_overlay(tunnel, None, DropReason::SplitHorizon);
         }
-        self.execute(frame, &admitted.meta, bridge, &verdict);
+        let (tunnel, options) = (Some(tunnel.id), *options);
+        let meta = FrameMeta { tunnel, options, ..admitted.meta(self.port.id) };
+        self.execute(frame, &meta, bridge, &verdict);
     }
 
     /// Sends a frame to a remote by the tunnel that its VLAN has to it.
-    #[inline]
+    #[inline(never)]
     pub(super) fn output_remote(
         &mut self,
         frame: D::Frame,

@@ -18,7 +18,7 @@ pub(super) struct PortSlot<F> {
 
 impl<F> PortSlot<F> {
     /// Adds a frame to the batch, which is sent when full. `dirty` is the list that came with it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send<D: Datapath<Frame = F>>(
         &mut self,
         frame: F,
