@@ -205,10 +205,23 @@ impl TunnelLists {
 
     #[inline]
     fn get(&self, vid: u16) -> impl Iterator<Item = TunnelId> + '_ {
-        let from = self.by_vid.partition_point(|(v, _)| *v < vid);
+        let from = self.first(vid);
         let of_vid = self.by_vid.get(from..).unwrap_or_default().iter();
         let of_vid = of_vid.take_while(move |(v, _)| *v == vid).map(|(_, id)| *id);
         of_vid.chain(self.everywhere.iter().copied())
+    }
+
+    /// Where those of a VLAN begin.
+    #[inline]
+    fn first(&self, vid: u16) -> usize {
+        // Thousands of VLANs have one tunnel each, and numbers in a row: no need to search.
+        let at = |index: usize| self.by_vid.get(index).map(|(v, _)| *v);
+        let guess = usize::from(vid.wrapping_sub(at(0).unwrap_or_default()));
+        let is_first = guess == 0 || at(guess.wrapping_sub(1)) != Some(vid);
+        if at(guess) == Some(vid) && is_first {
+            return guess;
+        }
+        self.by_vid.partition_point(|(v, _)| *v < vid)
     }
 }
 

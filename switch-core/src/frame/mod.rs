@@ -223,7 +223,12 @@ pub struct Options {
 impl Options {
     /// Keeps the options of one more frame of a burst in `burst`: lengths checked, at most 252
     /// bytes. Without options, or if they do not fit, there are none.
+    #[inline]
     pub fn keep(options: &[u8], burst: &mut Vec<u8>) -> Self {
+        if options.is_empty() { Self::default() } else { Self::keep_some(options, burst) }
+    }
+
+    fn keep_some(options: &[u8], burst: &mut Vec<u8>) -> Self {
         match (u16::try_from(burst.len()), u8::try_from(options.len())) {
             (Ok(start), Ok(len @ 1..)) => {
                 burst.extend_from_slice(options);

@@ -17,7 +17,7 @@ use crate::segment::sum_range;
 use crate::wire::ecn::{self, Ecn};
 use crate::wire::{
     EtherType, Fragment, Geneve, Gre, Header, IpProtocol, Ipv4, Ipv4Header, Ipv6, Ipv6Header, Udp,
-    Vxlan, gre,
+    Vni, Vxlan, gre,
 };
 
 const ETH_HEADER: usize = 14;
@@ -99,6 +99,34 @@ pub fn open<'a, F: Frame>(
     }
 }
 
+/// The tunnel that a packet seems to be for, so that it can be fetched before it is needed. Nothing
+/// is checked, and a packet with IP options is not understood.
+#[inline]
+pub fn guess<'a>(
+    overlay: &'a Overlay,
+    vtep: &VtepConf,
+    head: &[u8],
+) -> Option<&'a Arc<TunnelConf>> {
+    let (protocol, payload) = match head.first()? >> 4 {
+        4 => (head.get(9)?, head.get(Ipv4Header::LEN..)?),
+        6 => (head.get(6)?, head.get(Ipv6Header::LEN..)?),
+        _ => return None,
+    };
+    let network = match IpProtocol(*protocol) {
+        // VXLAN and GENEVE have the VNI at the same place.
+        IpProtocol::UDP => {
+            let &[_, _, p0, p1, _, _, _, _, _, _, _, _, v0, v1, v2, _] = payload.first_chunk()?;
+            let vni = Vni::new(u32::from_be_bytes([0, v0, v1, v2]))?;
+            NetworkKey::udp(vtep.port, u16::from_be_bytes([p0, p1]), vni)
+        }
+        _ => {
+            let &[_, _, _, _, k0, k1, k2, k3] = payload.first_chunk()?;
+            NetworkKey::gre(vtep.port, Some(u32::from_be_bytes([k0, k1, k2, k3])))
+        }
+    };
+    overlay.network(network)
+}
+
 /// Whether packets can come from there: from another host, and only from one.
 #[inline]
 fn is_a_hosts(src: IpAddr, local: IpAddr) -> bool {
@@ -111,7 +139,7 @@ fn is_a_hosts(src: IpAddr, local: IpAddr) -> bool {
     !martian && !loopback && !src.is_unspecified() && src != local
 }
 
-#[inline]
+#[inline(always)]
 fn outer_ip(head: &[u8], len: usize) -> Result<OuterIp<'_>, DropReason> {
     const INVALID: DropReason = DropReason::OuterInvalid;
     match head.first().map(|byte| byte >> 4) {

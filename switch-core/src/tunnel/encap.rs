@@ -51,10 +51,9 @@ pub fn encap<F: Frame>(
     let Some((outer, room)) = front.split_at_mut_checked(outer_len) else {
         return Err(DropReason::NoHeadroom);
     };
-    if !peer.outer.write(outer, &fields) || room.len() != header.len() {
+    if !peer.outer.write(outer, &fields) || !put(room, header) {
         return Err(DropReason::NoHeadroom);
     }
-    room.copy_from_slice(header);
     let csum = match tunnel.header.kind {
         HeaderKind::Vxlan | HeaderKind::Geneve if tunnel.udp_checksum => Csum::Partial {
             start: (outer_len as u16).wrapping_sub(UdpHeader::LEN as u16),
@@ -80,6 +79,23 @@ pub fn encap<F: Frame>(
     };
     frame.set_offload(Offload { csum, gso: None });
     Ok(())
+}
+
+/// Copies a tunnel header. False if it does not fit.
+#[inline]
+fn put(room: &mut [u8], header: &[u8]) -> bool {
+    // Nearly every one has 8 bytes: no call to copy those.
+    if let (Some((start, [])), Some((header, []))) =
+        (room.split_first_chunk_mut::<8>(), header.split_first_chunk())
+    {
+        *start = *header;
+        return true;
+    }
+    let fits = room.len() == header.len();
+    if fits {
+        room.copy_from_slice(header);
+    }
+    fits
 }
 
 /// What an outer header takes over from an inner frame.

@@ -188,16 +188,18 @@ fn mix(hash: u64, value: u64) -> u64 {
     (product >> 64) as u64 ^ product as u64
 }
 
-/// The same for bytes, 4 at a time: all that comes here is a multiple of that.
+/// The same for bytes: all that comes here is a multiple of 4.
 #[inline]
 fn mix_bytes(hash: u64, bytes: &[u8]) -> u64 {
     let mut hash = hash.wrapping_add(0x51_7c_c1_b7_27_22_0a_95);
-    let mut words = bytes.chunks_exact(4);
-    for chunk in &mut words {
-        let word = chunk.first_chunk().copied().unwrap_or_default();
-        hash = mix(hash, u64::from(u32::from_be_bytes(word)));
+    let (words, rest) = bytes.as_chunks();
+    for word in words {
+        hash = mix(hash, u64::from_be_bytes(*word));
     }
-    hash
+    match rest.first_chunk() {
+        Some(half) => mix(hash, u64::from(u32::from_be_bytes(*half))),
+        None => hash,
+    }
 }
 
 #[inline]

@@ -32,7 +32,7 @@ mod unfinished;
 
 pub use build::TunnelParts;
 pub use counters::{OverlayCounters, OverlayTotals};
-pub use decap::{Opened, Refused, open};
+pub use decap::{Opened, Refused, guess, open};
 pub use encap::{EncapFields, encap};
 pub use inner::{Inner, InnerIp};
 pub use outer::{ENTROPY_FIRST, OuterHeader};

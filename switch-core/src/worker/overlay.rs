@@ -1,5 +1,6 @@
 //! The two ways between a bridge and the underlay.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -20,7 +21,7 @@ use crate::segment;
 use crate::stats::PortCounters;
 use crate::switch::Switch;
 use crate::tunnel::{self, EncapFields, Inner, Opened, OverlayCounters, PeerConf, Refused};
-use crate::tunnel::{TunnelConf, VtepConf};
+use crate::tunnel::{Overlay, TunnelConf, VtepConf};
 use crate::wire::VlanTag;
 
 /// How many senders a second a worker tells that their frames are too large.
@@ -60,6 +61,9 @@ impl<D: Datapath> Worker<D> {
         let (overlay, fdb) = (snapshot.overlay(), self.switch.fdb());
         let worker = self.id.index();
         self.options.clear();
+        if overlay.is_crowded() {
+            fetch(overlay, vtep, self.rx.as_slice(), worker);
+        }
         let mut planned = ArrayVec::<_, BURST_MAX>::new();
         for frame in self.rx.as_mut_slice() {
             let arrived = tunnel::open(overlay, vtep, frame).and_then(|opened| {
@@ -91,6 +95,21 @@ impl<D: Datapath> Worker<D> {
             }
         }
     }
+}
+
+/// Has the tunnels of a burst fetched, where there are too many for the caches: all misses at once.
+#[inline(never)]
+fn fetch<F: Frame>(overlay: &Overlay, vtep: &VtepConf, frames: &[F], worker: usize) {
+    let mut tunnels = ArrayVec::<_, BURST_MAX>::new();
+    tunnels.extend(frames.iter().filter_map(|frame| tunnel::guess(overlay, vtep, frame.head())));
+    let mut touched = 0;
+    for tunnel in &tunnels {
+        touched ^= tunnel.touch();
+    }
+    for tunnel in &tunnels {
+        touched ^= tunnel.counters.get(worker).map_or(0, |counters| counters.rx_frames.get());
+    }
+    black_box(touched);
 }
 
 /// Whether and where the inner frame may come in.
