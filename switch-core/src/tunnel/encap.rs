@@ -9,7 +9,7 @@ use crate::drop::DropReason;
 use crate::frame::{Csum, Frame, Offload};
 use crate::segment::sum_range;
 use crate::wire::UdpHeader;
-use crate::wire::ecn::{Ecn, EcnMode};
+use crate::wire::ecn::Ecn;
 
 /// TTL of outer packets whose inner ones have none to copy.
 const DEFAULT_TTL: u8 = 64;
@@ -124,8 +124,7 @@ impl EncapFields {
             // A TTL of 0 would not leave this host.
             Ttl::Copy => inner.ip.map_or(DEFAULT_TTL, |ip| ip.ttl.max(1)),
         };
-        let ecn = EcnMode::Normal.encap(Ecn::of(class));
-        Self { traffic_class: ecn.in_traffic_class(dscp), ttl, hash: inner.hash }
+        Self { traffic_class: Ecn::of(class).in_traffic_class(dscp), ttl, hash: inner.hash }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Explicit congestion notification through a tunnel (RFC 6040, which RFC 9601 extends to VXLAN,
-//! GENEVE and GRE).
+//! GENEVE and GRE). An encapsulator copies the inner field ("normal mode", §4.1); what is not IP goes
+//! in as [`Ecn::NotEct`].
 
 /// The ECN field: the lower two bits of the traffic class (RFC 3168 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,29 +39,6 @@ impl Ecn {
     }
 }
 
-/// What an encapsulator does with the ECN field (RFC 6040 §4.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EcnMode {
-    /// The outer field is a copy of the inner one.
-    #[default]
-    Normal,
-    /// The outer field is Not-ECT, for a decapsulator that would lose a congestion mark.
-    Compatibility,
-}
-
-impl EcnMode {
-    /// The outer field of a packet whose inner field is `inner`. What is not IP goes in as
-    /// [`Ecn::NotEct`].
-    #[inline]
-    #[must_use]
-    pub const fn encap(self, inner: Ecn) -> Ecn {
-        match self {
-            Self::Normal => inner,
-            Self::Compatibility => Ecn::NotEct,
-        }
-    }
-}
-
 /// The packet must be dropped: congestion was marked on a packet whose transport cannot see marks,
 /// for which a loss is the only signal (RFC 6040 §4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,28 +60,6 @@ pub const fn decap(inner: Ecn, outer: Ecn) -> Result<Ecn, CeOverNotEct> {
     }
 }
 
-/// A combination that no encapsulator and no router on the way makes today.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EcnAnomaly {
-    /// Marked "(!)" in figure 4: unused, and harmless so far.
-    Unused,
-    /// Marked "(!!!)": unused, and a sign of a fault or an attack on the way.
-    Dangerous,
-}
-
-/// Whether fields that arrived together are a combination worth counting (RFC 6040 §4.2 figure 4).
-#[inline]
-#[must_use]
-pub const fn anomaly(inner: Ecn, outer: Ecn) -> Option<EcnAnomaly> {
-    match (inner, outer) {
-        (Ecn::NotEct, Ecn::Ect0 | Ecn::Ect1 | Ecn::Ce) | (Ecn::Ce, Ecn::Ect1) => {
-            Some(EcnAnomaly::Dangerous)
-        }
-        (Ecn::Ect1, Ecn::Ect0) => Some(EcnAnomaly::Unused),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::Ecn::{Ce, Ect0, Ect1, NotEct};
@@ -122,32 +78,20 @@ mod tests {
         }
     }
 
-    #[test]
-    fn both_modes_of_encapsulation() {
-        for inner in [NotEct, Ect0, Ect1, Ce] {
-            assert_eq!(EcnMode::Normal.encap(inner), inner);
-            assert_eq!(EcnMode::Compatibility.encap(inner), NotEct);
-        }
-        assert_eq!(EcnMode::default(), EcnMode::Normal);
-    }
-
     /// RFC 6040 §4.2 figure 4, row by row.
     #[test]
     fn all_sixteen_combinations_of_decapsulation() {
-        use EcnAnomaly::{Dangerous, Unused};
         const DROP: Result<Ecn, CeOverNotEct> = Err(CeOverNotEct);
         let outers = [NotEct, Ect0, Ect1, Ce];
-        let (odd, bad) = (Some(Unused), Some(Dangerous));
         let table = [
-            (NotEct, [(Ok(NotEct), None), (Ok(NotEct), bad), (Ok(NotEct), bad), (DROP, bad)]),
-            (Ect0, [(Ok(Ect0), None), (Ok(Ect0), None), (Ok(Ect1), None), (Ok(Ce), None)]),
-            (Ect1, [(Ok(Ect1), None), (Ok(Ect1), odd), (Ok(Ect1), None), (Ok(Ce), None)]),
-            (Ce, [(Ok(Ce), None), (Ok(Ce), None), (Ok(Ce), bad), (Ok(Ce), None)]),
+            (NotEct, [Ok(NotEct), Ok(NotEct), Ok(NotEct), DROP]),
+            (Ect0, [Ok(Ect0), Ok(Ect0), Ok(Ect1), Ok(Ce)]),
+            (Ect1, [Ok(Ect1), Ok(Ect1), Ok(Ect1), Ok(Ce)]),
+            (Ce, [Ok(Ce), Ok(Ce), Ok(Ce), Ok(Ce)]),
         ];
         for (inner, row) in table {
-            for (outer, (arrives, flagged)) in outers.into_iter().zip(row) {
+            for (outer, arrives) in outers.into_iter().zip(row) {
                 assert_eq!(decap(inner, outer), arrives, "{inner:?} in {outer:?}");
-                assert_eq!(anomaly(inner, outer), flagged, "{inner:?} in {outer:?}");
             }
         }
     }
