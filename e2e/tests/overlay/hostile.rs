@@ -399,6 +399,23 @@ fn learning_stays_in_its_network() -> Result<()> {
     let shown = entries(&siege.ours, "br0")?;
     let line = shown.lines().find(|l| l.contains(&siege.tenants[0].mac()));
     ensure!(line.is_some_and(|l| l.contains("p0-1")), "moved across networks: {shown}");
+    // In the same network a remote may claim it, unless the address is said to stay.
+    let victim = siege.tenants[0].mac();
+    siege.ours.ctl(&format!("fdb add {victim} --port p0-1"))?.ok()?;
+    siege.wire.tunnel(Protocol::Vxlan, ID, &claim)?;
+    siege.good(Protocol::Vxlan)?;
+    let shown = entries(&siege.ours, "br0")?;
+    let line = shown.lines().find(|l| l.contains(&victim));
+    ensure!(line.is_some_and(|l| l.contains("p0-1")), "a static address was moved: {shown}");
+    // The same VNI on another UDP port is another network.
+    let base = Tunnel::new(Protocol::Vxlan, ID, Family::V4);
+    siege.ours.join(&Tunnel { port: 8472, ..base }, &[siege.remote.v4.into()])?;
+    let payload = join(&[&header(Protocol::Vxlan, ID), &call(0x55, BAD)]);
+    siege.wire.send(&siege.wire.udp(8472, &payload)?)?;
+    until(SOON, "the station to be learned there", || {
+        Ok(entries(&siege.ours, "br4")?.contains("02:00:00:00:00:55").then_some(()))
+    })?;
+    ensure!(!entries(&siege.ours, "br0")?.contains("02:00:00:00:00:55"), "both ports are one");
     siege.good(Protocol::Vxlan)?;
     siege.end()
 }
@@ -451,16 +468,27 @@ fn a_route_into_the_overlay() -> Result<()> {
     let remote = siege.remote.v4;
     siege.ours.ctl("port add inside --type tap --bridge br0 --storm-limit off")?.ok()?;
     let host = &siege.ours.site().space;
-    // The neighbour is known, so that packets leave at once.
     host.sh(&format!(
         "set -e; ip link set inside up; ip addr add 198.51.100.200/24 dev inside; \
-         ip route add {remote}/32 dev inside; \
-         ip neigh replace {remote} lladdr 02:00:00:00:77:77 dev inside nud permanent"
+         ip route add {remote}/32 dev inside"
     ))?
     .ok()?;
-    let before = siege.ours.daemon()?.settle()?;
+    // The kernel asks the overlay for the remote's address, which is asked in the overlay …
     let (netns, device) = (siege.tenants[0].space.netns()?, &siege.tenants[0].device);
     let tap = vswitch_e2e::raw::Sender::open(netns, device)?;
+    let packets = |siege: &mut Siege| -> Result<u64> {
+        Ok(siege.ours.daemon()?.accounting()?.port("v4")?.tx_frames)
+    };
+    let before = packets(&mut siege)?;
+    tap.send(&call(1, b"who has the remote?"))?;
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let asked = packets(&mut siege)? - before;
+    ensure!((1..50).contains(&asked), "one frame became {asked} packets");
+    // … and with a neighbour that is known packets leave at once.
+    let known = "lladdr 02:00:00:00:77:77 dev inside nud permanent";
+    let host = &siege.ours.site().space;
+    host.ip(&format!("neigh replace {remote} {known}"))?;
+    let before = siege.ours.daemon()?.settle()?;
     const SENT: u64 = 100;
     for _ in 0..SENT {
         tap.send(&call(1, b"round and round"))?;

@@ -12,4 +12,5 @@ mod pmtu;
 mod rig;
 mod switch;
 mod switches;
+mod trouble;
 mod vlans;
