@@ -53,7 +53,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub use arp::{ArpError, ArpOperation, ArpPacket};
 pub use checksum::Checksum;
-pub use ecn::{Ecn, EcnAnomaly, EcnMode};
+pub use ecn::Ecn;
 pub use ethernet::{EtherType, EthernetHeader};
 pub use geneve::{Geneve, GeneveError, GeneveHeader, GeneveOption, GeneveOptions};
 pub use gre::{Gre, GreError, GreFields, GreHeader};
