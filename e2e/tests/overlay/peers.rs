@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use vswitch_e2e::overlay::{
-    Family, Ground, Linux, OpenVswitch, Peer, Protection, Protocol, Switch, Tenant, Tunnel,
-    Underlay, Wire, checks, connect,
+    Family, Ground, Linux, OpenVswitch, Peer, Protocol, Tunnel, Underlay, Wire, checks, connect,
 };
 use vswitch_e2e::{Need, size};
 
@@ -119,50 +118,4 @@ fn a_group_and_static_entries() -> Result<()> {
         ensure!(seen.contains(&other.site().address(family).to_string()), "{seen:?}");
     }
     Ok(())
-}
-
-/// A guest's kernel to itself, over WireGuard and over IPsec; and the switch runs there.
-#[test]
-fn a_protected_underlay_in_a_guest() -> Result<()> {
-    const NEEDS: [Need; 3] = [
-        Need::Binaries,
-        Need::Program("wg", "wireguard-tools"),
-        Need::Program("strip", "binutils"),
-    ];
-    let test = "a_protected_underlay_in_a_guest";
-    if skipped(test, Need::GUEST) || skipped(test, &NEEDS) {
-        return Ok(());
-    }
-    let ground = Ground::boot("guest", &Switch::programs()?)?;
-    let underlay = Underlay::new(&ground, 1500)?;
-    for (protection, protocol, family) in [
-        (Protection::WireGuard, Protocol::Vxlan, Family::V4),
-        (Protection::Ipsec, Protocol::Geneve, Family::V6),
-    ] {
-        let (mut a, mut b) = (underlay.site("a")?, underlay.site("b")?);
-        protection.between(&mut a, &mut b)?;
-        let (mut a, mut b) = (Linux::new(a)?, Linux::new(b)?);
-        let tunnel = Tunnel::new(protocol, 9, family);
-        let tenants = connect(&tunnel, &mut [&mut a, &mut b])?;
-        let before = protection.bytes(a.site())?;
-        checks::reach(&tenants[0], &tenants[1])?;
-        checks::largest(&tenants[0], &tenants[1])?;
-        checks::tcp(&tenants[0], &tenants[1], &tenants[1].v6(), 1 << 18)?;
-        let bytes = protection.bytes(a.site())? - before;
-        ensure!(bytes > 1 << 18, "{protection:?} carried {bytes} bytes only");
-    }
-
-    let mut switch = Switch::new(underlay.site("switch")?)?;
-    switch.ctl("bridge add br")?.ok()?;
-    let mut tenants = Vec::new();
-    for number in [1, 2] {
-        let tenant = Tenant::new(&ground, number, &format!("p{number}"), 1500)?;
-        let (device, netns) = (&tenant.device, tenant.space.name());
-        switch.ctl(&format!("port add {device} --type tap --bridge br --netns {netns}"))?.ok()?;
-        tenant.configure()?;
-        tenants.push(tenant);
-    }
-    checks::reach(&tenants[0], &tenants[1]).with_context(|| switch.log().unwrap_or_default())?;
-    checks::largest(&tenants[0], &tenants[1])?;
-    switch.stop()
 }

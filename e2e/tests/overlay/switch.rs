@@ -1,8 +1,8 @@
 //! The switch and every peer: all checks of two tenants, and what both send decoded.
 
 use anyhow::Result;
+use vswitch_e2e::Need;
 use vswitch_e2e::overlay::{Family, Ground, Linux, Peer, Protocol, Switch, Tunnel, Underlay};
-use vswitch_e2e::{Need, size};
 
 use crate::lab::{option, skipped, talk};
 
@@ -44,21 +44,6 @@ fn another_switch() -> Result<()> {
     let mut other = Switch::new(underlay.site("other")?)?;
     with(&underlay, &mut other, &tunnels(&ALL))?;
     other.stop()
-}
-
-/// Linux's geneve, gretap and ip6gretap devices.
-#[test]
-fn a_guests_kernel() -> Result<()> {
-    if skipped("a_guests_kernel", &NEEDS) || skipped("a_guests_kernel", Need::GUEST) {
-        return Ok(());
-    }
-    let underlay = Underlay::new(&Ground::Machine, 1500)?;
-    let mut guest = Linux::new(underlay.guest("guest", &[])?)?;
-    let mut tunnels = tunnels(&[Protocol::Geneve, Protocol::Gre]);
-    // The first is GENEVE over IPv4, the last GRE over IPv6: an emulated machine takes its time.
-    tunnels.rotate_right(1);
-    tunnels.truncate(size(2, 4) as usize);
-    with(&underlay, &mut guest, &tunnels)
 }
 
 fn with(underlay: &Underlay, peer: &mut dyn Peer, tunnels: &[Tunnel]) -> Result<()> {
