@@ -78,7 +78,7 @@ fn main() -> Result<()> {
     });
     println!("\nA snapshot of the core; tunnels share {REMOTES} remotes.");
     println!(
-        "                                    build ms  bytes  a tunnel with its bridge, or VLAN"
+        "                                    build ms      bytes  a tunnel with its bridge or VLAN"
     );
     for shape in &SHAPES {
         core(shape)?;
