@@ -6,9 +6,9 @@ use etherparse::{Icmpv4Type, PacketBuilder};
 use serde_json::Value;
 use vswitch_e2e::overlay::checks::{self, TooLarge};
 use vswitch_e2e::overlay::{
-    Family, Ground, Peer, Protocol, Site, Space, Switch, Tenant, Tunnel, Underlay,
+    Family, Ground, Peer, Protocol, Site, Space, Switch, Tenant, Tunnel, Underlay, connect,
 };
-use vswitch_e2e::{Host, until};
+use vswitch_e2e::{Host, size, until};
 
 use crate::packets::Wire;
 use crate::rig::{SOON, finish, skipped};
@@ -126,6 +126,88 @@ fn tcp_finds_its_way_through() -> Result<()> {
     checks::tcp(a, b, &b.v4(), 1 << 20)?;
     ensure!(lab.peer()?["path-mtu"] == NARROW, "{}", lab.peer()?);
     finish(lab.ours)
+}
+
+/// Every protocol, over both families, with a switch on the far side.
+#[test]
+fn each_protocol_learns_of_a_narrow_link() -> Result<()> {
+    if skipped("each_protocol_learns_of_a_narrow_link") {
+        return Ok(());
+    }
+    let all = [
+        (Protocol::Vxlan, Family::V6),
+        (Protocol::Gre, Family::V4),
+        (Protocol::Geneve, Family::V4),
+        (Protocol::Gre, Family::V6),
+    ];
+    for (protocol, family) in all.into_iter().take(size(2, 4) as usize) {
+        learns(protocol, family).with_context(|| format!("{protocol:?} over {family:?}"))?;
+    }
+    Ok(())
+}
+
+fn learns(protocol: Protocol, family: Family) -> Result<()> {
+    let underlay = Underlay::new(&Ground::Machine, 1500)?;
+    let ours = underlay.site("ours")?;
+    let router = underlay.site("router")?;
+    let far = underlay.site("far")?;
+    let (mut ours, mut far) = (Switch::new(ours)?, Switch::new(far)?);
+    router.take_addresses(&router.device)?;
+    behind(&underlay, &router, ours.site(), far.site())?;
+    let tunnel = Tunnel::new(protocol, 7, family);
+    let tenants = connect(&tunnel, &mut [&mut ours, &mut far])?;
+    let [a, b] = &tenants[..] else { anyhow::bail!("two tenants") };
+    checks::reach(a, b)?;
+    let (wide, narrow) = (tunnel.inner_mtu(1500), tunnel.inner_mtu(NARROW));
+    let peer = || -> Result<Value> {
+        Ok(ours.ctl("-o json tunnel peers tun0")?.ok()?.json()?["items"][0].clone())
+    };
+    ensure!(peer()?["inner-mtu"] == wide, "{}", peer()?);
+    until(SOON, "the path's MTU to be learned", || {
+        checks::of_size(a, &b.v4(), wide)?;
+        Ok((peer()?["path-mtu"] == NARROW).then_some(()))
+    })?;
+    until(SOON, "the TAP's MTU", || {
+        let found = checks::of_size(a, &b.v4(), narrow + 1)?;
+        Ok((found == TooLarge::Local(narrow)).then_some(()))
+    })?;
+    ensure!(checks::of_size(a, &b.v4(), narrow)? == TooLarge::Answered);
+    checks::tcp(a, b, &b.v6(), 1 << 19)?;
+    finish(ours)?;
+    finish(far)
+}
+
+/// Takes a host's cable out of the hub and plugs it into the router, as the narrow link.
+fn behind(underlay: &Underlay, router: &Site, near: &Site, far: &Site) -> Result<()> {
+    let port = &far.port;
+    underlay.hub().ip(&format!("link set {port} netns {}", router.space.name()))?;
+    router
+        .space
+        .sh(&format!(
+            "set -e; echo 1 >/proc/sys/net/ipv4/ip_forward; \
+             echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; \
+             echo 0 >/proc/sys/net/ipv4/conf/all/send_redirects; \
+             ip link set {port} mtu {NARROW} up; ip addr add 203.0.113.1/24 dev {port}; \
+             ip addr add 2001:db8:f::1/64 dev {port} nodad; \
+             ip route add {}/32 dev {port}; ip route add {}/128 dev {port}",
+            far.v4, far.v6
+        ))?
+        .ok()?;
+    far.space
+        .sh(&format!(
+            "set -e; ip link set {0} mtu {NARROW}; ip addr add 203.0.113.2/24 dev {0}; \
+             ip addr add 2001:db8:f::2/64 dev {0} nodad; ip route add {1}/32 via 203.0.113.1; \
+             ip route add {2}/128 via 2001:db8:f::1",
+            far.device, near.v4, near.v6
+        ))?
+        .ok()?;
+    near.space
+        .sh(&format!(
+            "set -e; ip route add {}/32 via {}; ip route add {}/128 via {}",
+            far.v4, router.v4, far.v6, router.v6
+        ))?
+        .ok()
+        .map(drop)
 }
 
 /// ICMP messages that quote what the switch never sent.

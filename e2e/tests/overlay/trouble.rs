@@ -34,7 +34,7 @@ fn dead_remotes_disturb_nobody() -> Result<()> {
              exec ping -n -q -i 0.002 198.51.100.99",
             a.device
         ))?;
-        let count = u32::try_from(vswitch_e2e::size(30, 300))?;
+        let count = u32::try_from(vswitch_e2e::size(30, 200))?;
         let through = ping(&a.space, &b.v4(), count)?;
         ensure!(through.received == count, "{through:?}");
         checks::tcp(&a, &b, &b.v6(), 1 << 20)?;
