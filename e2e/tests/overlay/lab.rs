@@ -78,6 +78,12 @@ pub(crate) fn all_checks(
     let far = peer.tenant(tunnel, 4)?;
     checks::moves(&b, &a, &far).context("from the peer to the switch and back")?;
     told(&a, &b)?;
+    let (mac, remote) = (b.mac(), peer.site().address(tunnel.family).to_string());
+    let fdb = ours.ctl("fdb show")?.ok()?.stdout;
+    ensure!(
+        fdb.lines().any(|line| line.contains(&mac) && line.contains(&remote)),
+        "{mac} is behind {remote}:\n{fdb}"
+    );
 
     let (outer, header) = match tunnel.family {
         Family::V4 => ("ip.len", 0),
@@ -93,7 +99,7 @@ pub(crate) fn all_checks(
 }
 
 /// With a device of 1500 bytes, `a` learns the MTU from the switch, and TCP gets through.
-fn told(a: &Tenant, b: &Tenant) -> Result<()> {
+pub(crate) fn told(a: &Tenant, b: &Tenant) -> Result<()> {
     a.space.ip(&format!("link set {} mtu 1500", a.device))?;
     for to in [b.v4(), b.v6()] {
         let found = checks::of_size(a, &to, a.mtu + 1)?;
