@@ -173,7 +173,8 @@ fn geneve_options_both_ways() -> Result<()> {
         ];
         let seen = lab.all_checks(&tunnel, &fields)?;
         seen.same("geneve.vni", tunnel.id)?;
-        // C: there is a critical option (RFC 8926, section 3.4).
+        // C and not O: there is a critical option (RFC 8926, section 3.4).
+        seen.same("geneve.flags", 0x40)?;
         for row in &seen.rows {
             ensure!(row[2..5] == options_shown(&options), "options as tshark has them: {row:?}");
         }
