@@ -1,15 +1,16 @@
 //! `bridge show|add|del|set`.
 
 use clap::Subcommand;
-use serde_json::{Value as Json, json};
 use vswitch_api::Code;
-use vswitch_api::client::{Client, path};
-use vswitch_api::types::{BridgeStatus, List};
+use vswitch_api::client::Client;
+use vswitch_api::types::BridgeStatus;
 
 use crate::failure::VerbDone;
-use crate::keys::{self, BridgeKeys};
+use crate::keys::BridgeKeys;
+use crate::object::Kind;
 use crate::output::{Column, Output, yes};
-use crate::reply::{Tolerate, change};
+
+const BRIDGES: Kind = Kind { plural: "bridges", missing: Code::NoSuchBridge };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -52,32 +53,15 @@ pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
     match verb {
         Verb::Show { names } => show(client, output, &names),
         Verb::Add { name, if_not_exists, keys } => {
-            let mut body = keys.0;
-            body.insert("name".into(), json!(name));
-            let tolerate = Tolerate::when(if_not_exists, &[Code::Exists]);
-            change(client, output, "POST", "/v1/bridges", Some(&body), tolerate)
+            BRIDGES.add(client, output, &name, keys.0, if_not_exists)
         }
-        Verb::Del { name, if_exists } => {
-            let tolerate = Tolerate::when(if_exists, &[Code::NoSuchBridge]);
-            let path = path(&["v1", "bridges", &name]);
-            change(client, output, "DELETE", &path, None::<&Json>, tolerate)
-        }
-        Verb::Set { name, unset, keys } => {
-            let mut body = keys.0;
-            keys::unset(&mut body, &unset);
-            let path = path(&["v1", "bridges", &name]);
-            change(client, output, "PATCH", &path, Some(&body), Tolerate::NOTHING)
-        }
+        Verb::Del { name, if_exists } => BRIDGES.del(client, output, &name, if_exists),
+        Verb::Set { name, unset, keys } => BRIDGES.set(client, output, &name, keys.0, &unset),
     }
 }
 
 fn show(client: &Client, output: &Output, names: &[String]) -> VerbDone {
-    let bridges: Vec<BridgeStatus> = if names.is_empty() {
-        client.get::<List<_>>("/v1/bridges")?.items
-    } else {
-        let one = |name: &String| client.get(&path(&["v1", "bridges", name]));
-        names.iter().map(one).collect::<Result<_, _>>()?
-    };
+    let bridges = BRIDGES.get::<BridgeStatus>(client, names, &[])?;
     output.list(
         &bridges,
         &[

@@ -130,8 +130,3 @@ fn json_value(value: KeyType, text: &str) -> Json {
         _ => json!(text),
     }
 }
-
-/// Null for each key that is to get its default back.
-pub(crate) fn unset(into: &mut Map<String, Json>, keys: &[String]) {
-    into.extend(keys.iter().map(|key| (key.clone(), Json::Null)));
-}

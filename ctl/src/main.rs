@@ -16,6 +16,7 @@ mod fdb;
 mod keys;
 mod metrics;
 mod mtu;
+mod object;
 mod output;
 mod port;
 mod reply;

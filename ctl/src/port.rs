@@ -1,15 +1,17 @@
 //! `port show|add|del|set|stats`.
 
 use clap::Subcommand;
-use serde_json::{Value as Json, json};
 use vswitch_api::Code;
-use vswitch_api::client::{Client, path, query};
+use vswitch_api::client::{Client, path};
 use vswitch_api::types::{List, PortStats, PortStatus};
 
 use crate::failure::VerbDone;
-use crate::keys::{self, PortKeys};
+use crate::keys::PortKeys;
+use crate::object::Kind;
 use crate::output::{Column, Output, maybe};
-use crate::reply::{Tolerate, by_reason, change};
+use crate::reply::by_reason;
+
+const PORTS: Kind = Kind { plural: "ports", missing: Code::NoSuchPort };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -60,33 +62,16 @@ pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
     match verb {
         Verb::Show { names, bridge } => show(client, output, &names, bridge.as_deref()),
         Verb::Add { name, if_not_exists, keys } => {
-            let mut body = keys.0;
-            body.insert("name".into(), json!(name));
-            let tolerate = Tolerate::when(if_not_exists, &[Code::Exists]);
-            change(client, output, "POST", "/v1/ports", Some(&body), tolerate)
+            PORTS.add(client, output, &name, keys.0, if_not_exists)
         }
-        Verb::Del { name, if_exists } => {
-            let tolerate = Tolerate::when(if_exists, &[Code::NoSuchPort]);
-            let path = path(&["v1", "ports", &name]);
-            change(client, output, "DELETE", &path, None::<&Json>, tolerate)
-        }
-        Verb::Set { name, unset, keys } => {
-            let mut body = keys.0;
-            keys::unset(&mut body, &unset);
-            let path = path(&["v1", "ports", &name]);
-            change(client, output, "PATCH", &path, Some(&body), Tolerate::NOTHING)
-        }
+        Verb::Del { name, if_exists } => PORTS.del(client, output, &name, if_exists),
+        Verb::Set { name, unset, keys } => PORTS.set(client, output, &name, keys.0, &unset),
         Verb::Stats { names } => stats(client, output, &names),
     }
 }
 
 fn show(client: &Client, output: &Output, names: &[String], bridge: Option<&str>) -> VerbDone {
-    let ports: Vec<PortStatus> = if names.is_empty() {
-        client.get::<List<_>>(&query("/v1/ports", &[("bridge", bridge)]))?.items
-    } else {
-        let one = |name: &String| client.get(&path(&["v1", "ports", name]));
-        names.iter().map(one).collect::<Result<_, _>>()?
-    };
+    let ports = PORTS.get::<PortStatus>(client, names, &[("bridge", bridge)])?;
     output.list(
         &ports,
         &[

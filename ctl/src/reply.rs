@@ -14,15 +14,15 @@ use crate::output::Output;
 
 /// What an error may be if it was asked to be none.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tolerate(pub(crate) Option<&'static [Code]>);
+pub(crate) struct Tolerate(Option<Code>);
 
 impl Tolerate {
     /// Every error counts.
     pub(crate) const NOTHING: Self = Self(None);
 
-    /// These are none if `flag` is set.
-    pub(crate) const fn when(flag: bool, codes: &'static [Code]) -> Self {
-        Self(if flag { Some(codes) } else { None })
+    /// This one is none if `flag` is set.
+    pub(crate) const fn when(flag: bool, code: Code) -> Self {
+        Self(if flag { Some(code) } else { None })
     }
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn change<B: Serialize>(
 ) -> VerbDone {
     match client.send::<B, MutationReply>(method, path, body) {
         Ok(reply) => tell(output, &reply.body),
-        Err(error) if tolerate.0.is_some_and(|codes| codes.contains(&error.code)) => Ok(None),
+        Err(error) if tolerate.0 == Some(error.code) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

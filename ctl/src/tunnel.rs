@@ -3,17 +3,19 @@
 use std::net::IpAddr;
 
 use clap::Subcommand;
-use serde_json::{Value as Json, json};
 use vswitch_api::Code;
-use vswitch_api::client::{Client, path, query};
+use vswitch_api::client::{Client, path};
 use vswitch_api::types::{
     List, PeersReply, PeersRequest, ReceivedOption, TunnelPeer, TunnelStatus,
 };
 
 use crate::failure::VerbDone;
-use crate::keys::{self, TunnelKeys};
+use crate::keys::TunnelKeys;
+use crate::object::Kind;
 use crate::output::{Column, Output, maybe, yes};
-use crate::reply::{Tolerate, by_reason, change};
+use crate::reply::by_reason;
+
+const TUNNELS: Kind = Kind { plural: "tunnels", missing: Code::NoSuchTunnel };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -96,22 +98,10 @@ pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
             &[("bridge", bridge.as_deref()), ("vtep", vtep.as_deref())],
         ),
         Verb::Add { name, if_not_exists, keys } => {
-            let mut body = keys.0;
-            body.insert("name".into(), json!(name));
-            let tolerate = Tolerate::when(if_not_exists, &[Code::Exists]);
-            change(client, output, "POST", "/v1/tunnels", Some(&body), tolerate)
+            TUNNELS.add(client, output, &name, keys.0, if_not_exists)
         }
-        Verb::Del { name, if_exists } => {
-            let tolerate = Tolerate::when(if_exists, &[Code::NoSuchTunnel]);
-            let path = path(&["v1", "tunnels", &name]);
-            change(client, output, "DELETE", &path, None::<&Json>, tolerate)
-        }
-        Verb::Set { name, unset, keys } => {
-            let mut body = keys.0;
-            keys::unset(&mut body, &unset);
-            let path = path(&["v1", "tunnels", &name]);
-            change(client, output, "PATCH", &path, Some(&body), Tolerate::NOTHING)
-        }
+        Verb::Del { name, if_exists } => TUNNELS.del(client, output, &name, if_exists),
+        Verb::Set { name, unset, keys } => TUNNELS.set(client, output, &name, keys.0, &unset),
         Verb::Peers { name, verb } => {
             let at = path(&["v1", "tunnels", &name, "peers"]);
             match verb {
@@ -135,12 +125,7 @@ fn show(
     names: &[String],
     filter: &[(&str, Option<&str>)],
 ) -> VerbDone {
-    let tunnels: Vec<TunnelStatus> = if names.is_empty() {
-        client.get::<List<_>>(&query("/v1/tunnels", filter))?.items
-    } else {
-        let one = |name: &String| client.get(&path(&["v1", "tunnels", name]));
-        names.iter().map(one).collect::<Result<_, _>>()?
-    };
+    let tunnels = TUNNELS.get::<TunnelStatus>(client, names, filter)?;
     output.list(
         &tunnels,
         &[

@@ -63,7 +63,7 @@ pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
             change(client, output, "POST", "/v1/vlans", Some(&body), Tolerate::NOTHING)
         }
         Verb::Del { vlan, port, if_exists } => {
-            let tolerate = Tolerate::when(if_exists, &[Code::NoSuchVlan]);
+            let tolerate = Tolerate::when(if_exists, Code::NoSuchVlan);
             let path = path(&["v1", "vlans", &port, &vlan.to_string()]);
             change(client, output, "DELETE", &path, None::<&Json>, tolerate)
         }

@@ -1,15 +1,17 @@
 //! `vtep show|add|del|set`.
 
 use clap::Subcommand;
-use serde_json::{Value as Json, json};
 use vswitch_api::Code;
-use vswitch_api::client::{Client, path};
-use vswitch_api::types::{List, VtepStatus};
+use vswitch_api::client::Client;
+use vswitch_api::types::VtepStatus;
 
 use crate::failure::VerbDone;
-use crate::keys::{self, VtepKeys};
+use crate::keys::VtepKeys;
+use crate::object::Kind;
 use crate::output::{Column, Output, yes};
-use crate::reply::{Tolerate, by_reason, change};
+use crate::reply::by_reason;
+
+const VTEPS: Kind = Kind { plural: "vteps", missing: Code::NoSuchVtep };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -52,32 +54,15 @@ pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
     match verb {
         Verb::Show { names } => show(client, output, &names),
         Verb::Add { name, if_not_exists, keys } => {
-            let mut body = keys.0;
-            body.insert("name".into(), json!(name));
-            let tolerate = Tolerate::when(if_not_exists, &[Code::Exists]);
-            change(client, output, "POST", "/v1/vteps", Some(&body), tolerate)
+            VTEPS.add(client, output, &name, keys.0, if_not_exists)
         }
-        Verb::Del { name, if_exists } => {
-            let tolerate = Tolerate::when(if_exists, &[Code::NoSuchVtep]);
-            let path = path(&["v1", "vteps", &name]);
-            change(client, output, "DELETE", &path, None::<&Json>, tolerate)
-        }
-        Verb::Set { name, unset, keys } => {
-            let mut body = keys.0;
-            keys::unset(&mut body, &unset);
-            let path = path(&["v1", "vteps", &name]);
-            change(client, output, "PATCH", &path, Some(&body), Tolerate::NOTHING)
-        }
+        Verb::Del { name, if_exists } => VTEPS.del(client, output, &name, if_exists),
+        Verb::Set { name, unset, keys } => VTEPS.set(client, output, &name, keys.0, &unset),
     }
 }
 
 fn show(client: &Client, output: &Output, names: &[String]) -> VerbDone {
-    let vteps: Vec<VtepStatus> = if names.is_empty() {
-        client.get::<List<_>>("/v1/vteps")?.items
-    } else {
-        let one = |name: &String| client.get(&path(&["v1", "vteps", name]));
-        names.iter().map(one).collect::<Result<_, _>>()?
-    };
+    let vteps = VTEPS.get::<VtepStatus>(client, names, &[])?;
     output.list(
         &vteps,
         &[

@@ -1,21 +1,25 @@
 //! `/v1/bridges`.
 
 use axum::extract::State;
-use axum::response::Response;
-use axum::routing::get;
-use axum::{Extension, Json, Router};
-use serde_json::Value;
+use axum::{Json, Router};
 use vswitch_api::config::bridge_from_json;
 use vswitch_api::types::{BridgeStatus, List};
 
-use super::reply::{Answer, Failure, Input, Path, changed, list};
-use super::{App, Caller};
+use super::App;
+use super::object::Object;
+use super::reply::{Answer, Path, list};
 use crate::control::{Action, Mutation, no_such_bridge};
+
+const BRIDGE: Object = Object {
+    add: |body| Ok(Mutation::AddBridge(bridge_from_json(body)?)),
+    set: Mutation::SetBridge,
+    remove: Mutation::RemoveBridge,
+};
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
-        .route("/v1/bridges", get(all).post(add))
-        .route("/v1/bridges/{name}", get(one).patch(set).delete(delete))
+        .route("/v1/bridges", BRIDGE.added().get(all))
+        .route("/v1/bridges/{name}", BRIDGE.changed().get(one))
 }
 
 async fn all(State(app): State<App>) -> Answer<List<BridgeStatus>> {
@@ -26,30 +30,4 @@ async fn one(State(app): State<App>, Path(name): Path<String>) -> Answer<BridgeS
     let bridges = app.control.ask(Action::Bridges).await?;
     let found = bridges.into_iter().find(|bridge| bridge.name == name);
     Ok(Json(found.ok_or_else(|| no_such_bridge(&name))?))
-}
-
-async fn add(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    Input(body): Input<Value>,
-) -> Result<Response, Failure> {
-    let mutation = Mutation::AddBridge(bridge_from_json(&body)?);
-    changed(app.mutate(caller, mutation).await)
-}
-
-async fn set(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-    Input(patch): Input<Value>,
-) -> Result<Response, Failure> {
-    changed(app.mutate(caller, Mutation::SetBridge(name, patch)).await)
-}
-
-async fn delete(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-) -> Result<Response, Failure> {
-    changed(app.mutate(caller, Mutation::RemoveBridge(name)).await)
 }

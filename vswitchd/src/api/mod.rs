@@ -8,6 +8,7 @@
 mod bridges;
 mod config;
 mod fdb;
+mod object;
 mod patience;
 mod ports;
 mod reply;

@@ -1,22 +1,27 @@
 //! `/v1/ports` and `/v1/stats`.
 
 use axum::extract::State;
-use axum::response::Response;
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::Value;
 use vswitch_api::config::port_from_json;
 use vswitch_api::types::{List, PortStats, PortStatus};
 
-use super::reply::{Answer, Asked, Failure, Input, Path, changed, list};
-use super::{App, Caller};
+use super::App;
+use super::object::Object;
+use super::reply::{Answer, Asked, Path, list};
 use crate::control::{Action, Mutation, no_such_port};
+
+const PORT: Object = Object {
+    add: |body| Ok(Mutation::AddPort(port_from_json(body)?)),
+    set: Mutation::SetPort,
+    remove: Mutation::RemovePort,
+};
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
-        .route("/v1/ports", get(all).post(add))
-        .route("/v1/ports/{name}", get(one).patch(set).delete(delete))
+        .route("/v1/ports", PORT.added().get(all))
+        .route("/v1/ports/{name}", PORT.changed().get(one))
         .route("/v1/ports/{name}/stats", get(stats_of))
         .route("/v1/stats", get(stats))
 }
@@ -37,32 +42,6 @@ async fn one(State(app): State<App>, Path(name): Path<String>) -> Answer<PortSta
     let ports = app.control.ask(Action::Ports).await?;
     let found = ports.into_iter().find(|port| port.name == name);
     Ok(Json(found.ok_or_else(|| no_such_port(&name))?))
-}
-
-async fn add(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    Input(body): Input<Value>,
-) -> Result<Response, Failure> {
-    let mutation = Mutation::AddPort(port_from_json(&body)?);
-    changed(app.mutate(caller, mutation).await)
-}
-
-async fn set(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-    Input(patch): Input<Value>,
-) -> Result<Response, Failure> {
-    changed(app.mutate(caller, Mutation::SetPort(name, patch)).await)
-}
-
-async fn delete(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-) -> Result<Response, Failure> {
-    changed(app.mutate(caller, Mutation::RemovePort(name)).await)
 }
 
 async fn stats(State(app): State<App>) -> Answer<List<PortStats>> {

@@ -1,22 +1,27 @@
 //! `/v1/tunnels` and `/v1/mtu`.
 
 use axum::extract::State;
-use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
-use serde_json::Value;
 use vswitch_api::config::tunnel_from_json;
 use vswitch_api::types::{List, MtuReply, PeersReply, PeersRequest, TunnelPeer, TunnelStatus};
 
-use super::reply::{Answer, Asked, Failure, Input, Path, changed, list};
+use super::object::Object;
+use super::reply::{Answer, Asked, Input, Path, list};
 use super::{App, Caller};
 use crate::control::{Action, Author, Mutation, TunnelFilter, no_such_tunnel};
 
+const TUNNEL: Object = Object {
+    add: |body| Ok(Mutation::AddTunnel(tunnel_from_json(body)?)),
+    set: Mutation::SetTunnel,
+    remove: Mutation::RemoveTunnel,
+};
+
 pub(super) fn routes() -> Router<App> {
     Router::new()
-        .route("/v1/tunnels", get(all).post(add))
-        .route("/v1/tunnels/{name}", get(one).patch(set).delete(delete))
+        .route("/v1/tunnels", TUNNEL.added().get(all))
+        .route("/v1/tunnels/{name}", TUNNEL.changed().get(one))
         .route("/v1/tunnels/{name}/peers", get(peers).post(add_peers))
         .route("/v1/tunnels/{name}/peers/delete", post(delete_peers))
         .route("/v1/mtu", get(mtu))
@@ -33,32 +38,6 @@ async fn one(State(app): State<App>, Path(name): Path<String>) -> Answer<TunnelS
     let filter = TunnelFilter { name: Some(name.clone()), ..TunnelFilter::default() };
     let found = app.control.ask(|reply| Action::Tunnels(filter, reply)).await?;
     Ok(Json(found.into_iter().next().ok_or_else(|| no_such_tunnel(&name))?))
-}
-
-async fn add(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    Input(body): Input<Value>,
-) -> Result<Response, Failure> {
-    let mutation = Mutation::AddTunnel(tunnel_from_json(&body)?);
-    changed(app.mutate(caller, mutation).await)
-}
-
-async fn set(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-    Input(patch): Input<Value>,
-) -> Result<Response, Failure> {
-    changed(app.mutate(caller, Mutation::SetTunnel(name, patch)).await)
-}
-
-async fn delete(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-) -> Result<Response, Failure> {
-    changed(app.mutate(caller, Mutation::RemoveTunnel(name)).await)
 }
 
 async fn peers(State(app): State<App>, Path(name): Path<String>) -> Answer<List<TunnelPeer>> {
