@@ -388,10 +388,19 @@ impl<'a> Opened<'a> {
         }
         let Some(ip) = InnerIp::of(frame.head()) else { return Ok(()) };
         let csum = unfinished::state(frame.head(), frame.len(), ip);
-        if csum != Csum::Unknown {
-            frame.set_offload(Offload { csum, gso: None });
+        if let Csum::Partial { start, offset } = csum {
+            let (head, len, left) = (frame.head(), frame.len(), (start, offset));
+            let uncut = self.room().filter(|room| len > *room);
+            let uncut = uncut.and_then(|room| unfinished::uncut(head, len, room, ip.v4, left));
+            frame.set_offload(uncut.unwrap_or(Offload { csum, gso: None }));
         }
         if self.ecn == Ecn::NotEct { Ok(()) } else { self.mark(frame, ip) }
+    }
+
+    /// Longest inner frame that a packet of the path's MTU has room for behind these outer headers.
+    fn room(&self) -> Option<usize> {
+        let path = self.peer?.state.path_mtu() as usize;
+        path.checked_sub(self.inner)
     }
 
     /// Carries the outer ECN field over to the inner packet.

@@ -1,4 +1,5 @@
-//! Inner checksums that a sender on the same host left to a NIC that never came.
+//! Inner checksums, and the cutting of super-frames, that a sender on the same host left to a NIC that
+//! never came.
 //!
 //! A kernel that encapsulates marks the inner checksum as work for the NIC. Where the packet goes
 //! over a virtual cable instead, as from one namespace or guest to another, nobody does that work,
@@ -6,8 +7,11 @@
 //! sum of the pseudo-header. A finished checksum has that value once in 65,536 times, and to finish
 //! it again then gives the same value.
 
-use crate::frame::Csum;
-use crate::wire::{Checksum, Header, IpProtocol, Ipv4Header, Ipv6Header, TcpHeader, UdpHeader};
+use crate::frame::{Csum, Offload};
+use crate::segment::{VnetHeader, validate, vnet};
+use crate::wire::{
+    Checksum, Header, IpProtocol, Ipv4Header, Ipv6Header, TcpFlags, TcpHeader, UdpHeader,
+};
 
 use super::InnerIp;
 
@@ -57,11 +61,40 @@ fn unfinished(head: &[u8], len: usize, ip: InnerIp) -> Option<Csum> {
         .then_some(Csum::Partial { start: u16::try_from(start).ok()?, offset })
 }
 
+/// What is left to do for a frame whose checksum is unfinished, where frames of up to `room` bytes
+/// fit through the tunnel. A longer one was never cut: cutting, too, is left to the NIC, and a
+/// socket receives such a super-frame whole. How long its segments were to be is not known; TCP
+/// takes them as long as they fit. `None` for what cannot be cut: UDP's are messages, whose ends
+/// are lost.
+#[cold]
+#[inline(never)]
+pub(super) fn uncut(
+    head: &[u8],
+    len: usize,
+    room: usize,
+    v4: bool,
+    (start, offset): (u16, u16),
+) -> Option<Offload> {
+    let tcp = TcpHeader::at(head, start.into()).ok()?;
+    let headers = usize::from(start).checked_add(tcp.header_len())?;
+    let ecn = if tcp.flags().any(TcpFlags::CWR) { vnet::GSO_ECN } else { 0 };
+    let claim = VnetHeader {
+        flags: vnet::F_NEEDS_CSUM,
+        gso_type: ecn | if v4 { vnet::GSO_TCPV4 } else { vnet::GSO_TCPV6 },
+        hdr_len: 0,
+        gso_size: u16::try_from(room.checked_sub(headers)?).ok()?,
+        csum_start: start,
+        csum_offset: offset,
+    };
+    validate(head, len, &claim).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use etherparse::PacketBuilder;
 
     use super::*;
+    use crate::frame::{Gso, GsoKind};
     use crate::tunnel::Inner;
 
     fn found(bytes: &[u8]) -> Csum {
@@ -119,6 +152,30 @@ mod tests {
                     assert_eq!(state(&bytes[..len], len, ip), Csum::Unknown, "cut to {len}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_was_not_cut_is_cut_to_what_fits() {
+        for v6 in [false, true] {
+            let start: u16 = if v6 { 54 } else { 34 };
+            let mut bytes = packet(v6, true);
+            // Behind Ethernet, IP and TCP there is room for three bytes.
+            let room = usize::from(start) + 20 + 3;
+            let of = |bytes: &[u8], v4| uncut(bytes, bytes.len(), room, v4, (start, 16));
+            let kind = if v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
+            let csum = Csum::Partial { start, offset: 16 };
+            let gso = |ecn| Offload { csum, gso: Some(Gso { kind, size: 3, ecn }) };
+            assert_eq!(of(&bytes, !v6), Some(gso(false)));
+            assert_eq!(of(&bytes, v6), None, "another family");
+            bytes[usize::from(start) + 13] |= 0x80;
+            assert_eq!(of(&bytes, !v6), Some(gso(true)), "CWR is for the first one");
+            bytes[usize::from(start) + 13] |= 0x02;
+            assert_eq!(of(&bytes, !v6), None, "SYN");
+            let none = usize::from(start) + 20;
+            assert_eq!(uncut(&bytes, bytes.len(), none, !v6, (start, 16)), None, "no room");
+            let udp = packet(v6, false);
+            assert_eq!(uncut(&udp, udp.len(), room, !v6, (start, 6)), None, "UDP");
         }
     }
 
