@@ -388,3 +388,32 @@ fn flows_spread_over_source_ports() -> Result<()> {
     ensure!(distinct.iter().all(|p| *p >= 49152), "{distinct:?}");
     finish(rig.ours)
 }
+
+/// A host that leaves checksums and cutting to its NIC, which is a cable: what arrives was neither
+/// summed up nor cut by anybody.
+#[test]
+fn offloads_that_nobody_does() -> Result<()> {
+    if skipped("offloads_that_nobody_does") {
+        return Ok(());
+    }
+    for family in [Family::V4, Family::V6] {
+        let mut rig = Rig::new()?;
+        let tunnel = Tunnel::new(Protocol::Vxlan, 23, family);
+        let tenants = connect(&tunnel, &mut [&mut rig.ours, &mut rig.linux])?;
+        let [a, b] = &tenants[..] else { anyhow::bail!("two tenants") };
+        let on = |device: &str| format!("ethtool -K {device} tx on tso on gso on gro on");
+        b.space.sh(&on(&b.device))?.ok()?;
+        rig.linux.site().space.sh(&on("u0"))?.ok()?;
+        for site in [rig.linux.site(), rig.ours.site()] {
+            rig.underlay.hub().sh(&on(&site.port))?.ok()?;
+        }
+        rig.ours.site().space.sh(&on("u0"))?.ok()?;
+        checks::reach(a, b)?;
+        for (to, back) in [(b.v4(), a.v4()), (b.v6(), a.v6())] {
+            checks::tcp(a, b, &to, 1 << 20)?;
+            checks::tcp(b, a, &back, 1 << 22)?;
+        }
+        finish(rig.ours)?;
+    }
+    Ok(())
+}
