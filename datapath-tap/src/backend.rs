@@ -196,16 +196,26 @@ impl TapBackend {
             return Err(failed(format!("open {}", record.link.name), "there are no workers"));
         };
         let ring = HandoverRing::<HeapFrame>::new(RING_FRAMES, Arc::clone(&self.wakers[owner]));
-        let mut queues: Vec<TapQueue> =
-            self.wakers.iter().map(|_| TapQueue(Kind::Remote(ring.clone()))).collect();
+        record.ring = Some(ring.clone());
         let own = OwnQueue { io, ring, shared: Arc::clone(&record.shared) };
-        queues[owner] = TapQueue(Kind::Own(own));
+        let queues = queues(self.wakers.len(), owner, own);
         self.load[owner] += 1;
         record.owner = WorkerId(owner as u16);
         let opened = OpenPort { info: record.info(), queues, owner: record.owner };
         self.ports.insert(port, record);
         Ok(opened)
     }
+}
+
+/// A queue for each worker: the owner's, and the way to it for the others.
+fn queues(workers: usize, owner: usize, own: OwnQueue) -> Vec<TapQueue> {
+    let ring = own.ring.clone();
+    let mut own = Some(own);
+    let kind = |worker| match own.take_if(|_| worker == owner) {
+        Some(own) => Kind::Own(own),
+        None => Kind::Remote(ring.clone()),
+    };
+    (0..workers).map(kind).map(TapQueue).collect()
 }
 
 impl Backend for TapBackend {
@@ -263,7 +273,7 @@ impl Backend for TapBackend {
         port: PortId,
         spec: &UnderlaySpec,
     ) -> Result<OpenPort<TapQueue>, BackendError> {
-        let opened = match vtep::open(self.links()?, spec) {
+        let (vtep, underlay) = match vtep::open(self.links()?, spec) {
             Ok(opened) => opened,
             Err(e) => {
                 if let BackendError::NotThere { .. } = e {
@@ -278,9 +288,28 @@ impl Backend for TapBackend {
             up: true,
             ..LinkState::default()
         };
-        let device = Device::Vtep(opened.vtep);
-        let record = Port::new(device, link, Vtep::DRIVER, Vtep::CAPS, opened.lost);
-        self.hand_out(port, Io::Underlay(Box::new(opened.underlay)), record)
+        let lost = vtep.lost();
+        let record = Port::new(Device::Vtep(vtep), link, Vtep::DRIVER, Vtep::CAPS, lost);
+        self.hand_out(port, Io::Underlay(Box::new(underlay)), record)
+    }
+
+    fn adjust_vtep(
+        &mut self,
+        port: PortId,
+        new: &UnderlaySpec,
+    ) -> Result<Option<Vec<TapQueue>>, BackendError> {
+        let record = self.ports.get_mut(&port).filter(|record| !record.gone);
+        let Some(Port {
+            device: Device::Vtep(vtep), ring: Some(ring), shared, owner, lost, ..
+        }) = record
+        else {
+            return Ok(None);
+        };
+        let Some(underlay) = vtep.adjust(new)? else { return Ok(None) };
+        *lost = vtep.lost();
+        let io = Io::Underlay(Box::new(underlay));
+        let own = OwnQueue { io, ring: ring.clone(), shared: Arc::clone(shared) };
+        Ok(Some(queues(self.wakers.len(), owner.index(), own)))
     }
 
     fn path_mtu(&mut self, vtep: PortId, remote: IpAddr) -> Option<u32> {

@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use switch_core::WorkerId;
 use switch_core::config::Netns;
 use switch_core::datapath::{Caps, PortEventKind, PortInfo};
+use switch_core::frame::HeapFrame;
+use switch_core::handover::HandoverRing;
 
 use crate::io::PortShared;
 use crate::link::{LinkNews, LinkState, Links};
@@ -25,6 +27,8 @@ pub(crate) struct Port {
     pub(crate) device: Device,
     pub(crate) shared: Arc<PortShared>,
     pub(crate) owner: WorkerId,
+    /// The way to the owner; `None` until it has one.
+    pub(crate) ring: Option<HandoverRing<HeapFrame>>,
     /// As last told or seen.
     pub(crate) link: LinkState,
     /// The device's counters when the port was opened.
@@ -83,6 +87,7 @@ impl Port {
             device,
             shared: Arc::default(),
             owner: WorkerId(0),
+            ring: None,
             base: link.clone(),
             link,
             driver,

@@ -7,6 +7,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use switch_core::DropReason;
@@ -23,23 +24,32 @@ use crate::sys::udp::{self, IpFields, Received};
 /// Datagrams taken from one socket before the next one has its turn.
 const TURN: usize = 32;
 
-/// The sockets of a VTEP.
+/// The sockets of a VTEP. A clone has the same sockets, and the last one that has a socket closes
+/// it: so a VTEP is given others while those that stay go on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sockets {
+    pub(crate) receivers: Vec<Receiver>,
+    pub(crate) pools: Vec<Pool>,
+    /// For GRE, by whether the packets have the don't-fragment flag.
+    pub(crate) gre: Vec<(bool, Arc<OwnedFd>)>,
+}
+
+/// A worker's use of them.
 #[derive(Debug)]
 pub(crate) struct Underlay {
-    receivers: Vec<Receiver>,
-    pools: Vec<Pool>,
-    /// For GRE, by whether the packets have the don't-fragment flag.
-    gre: Vec<(bool, OwnedFd)>,
+    sockets: Sockets,
     /// The receiver whose turn it is, and how many datagrams it gave in this turn.
     at: usize,
     taken: usize,
 }
 
 /// A socket that receives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Receiver {
-    pub(crate) socket: OwnedFd,
+    pub(crate) socket: Arc<OwnedFd>,
     pub(crate) carries: Carries,
+    /// The group that it is bound to, in place of the local address.
+    pub(crate) group: Option<IpAddr>,
 }
 
 /// What a socket receives.
@@ -51,35 +61,31 @@ pub(crate) enum Carries {
 }
 
 /// Sockets that UDP is sent through, one for each source port.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pool {
     pub(crate) way: UdpSend,
     /// At least one.
-    pub(crate) sockets: Vec<OwnedFd>,
+    pub(crate) sockets: Arc<[OwnedFd]>,
 }
 
 impl Underlay {
-    pub(crate) fn new(
-        receivers: Vec<Receiver>,
-        pools: Vec<Pool>,
-        gre: Vec<(bool, OwnedFd)>,
-    ) -> Self {
-        Self { receivers, pools, gre, at: 0, taken: 0 }
+    pub(crate) const fn new(sockets: Sockets) -> Self {
+        Self { sockets, at: 0, taken: 0 }
     }
 
     /// The sockets that receive.
     pub(crate) fn receivers(&self) -> impl Iterator<Item = RawFd> {
-        self.receivers.iter().map(|r| r.socket.as_raw_fd())
+        self.sockets.receivers.iter().map(|r| r.socket.as_raw_fd())
     }
 
     /// Receives one packet into `frame`, whose content is replaced. Only when all sockets in turn
     /// are empty there is nothing: news of any of them are news of the port.
     pub(crate) fn recv(&mut self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
-        for _ in 0..self.receivers.len() {
+        for _ in 0..self.sockets.receivers.len() {
             if self.taken >= TURN {
                 self.next();
             }
-            let Some(receiver) = self.receivers.get(self.at) else { break };
+            let Some(receiver) = self.sockets.receivers.get(self.at) else { break };
             match receiver.recv(frame, shared) {
                 Got::Nothing => self.next(),
                 got => {
@@ -94,7 +100,7 @@ impl Underlay {
     fn next(&mut self) {
         self.taken = 0;
         self.at = self.at.wrapping_add(1);
-        if self.at >= self.receivers.len() {
+        if self.at >= self.sockets.receivers.len() {
             self.at = 0;
         }
     }
@@ -136,15 +142,15 @@ impl Underlay {
             Transport::Udp { src, checksum } => {
                 let checksum = checksum || unfinished;
                 let way = UdpSend { checksum, df: outer.df };
-                let pool = self.pools.iter().find(|pool| pool.way == way)?;
+                let pool = self.sockets.pools.iter().find(|pool| pool.way == way)?;
                 let n = usize::from(src.wrapping_sub(ENTROPY_FIRST));
-                pool.sockets.get(n.checked_rem(pool.sockets.len())?)
+                pool.sockets.get(n.checked_rem(pool.sockets.len())?).map(AsFd::as_fd)
             }
             Transport::Gre => {
-                self.gre.iter().find(|(df, _)| *df == outer.df).map(|(_, socket)| socket)
+                let mut senders = self.sockets.gre.iter();
+                senders.find(|(df, _)| *df == outer.df).map(|(_, socket)| socket.as_fd())
             }
         }
-        .map(AsFd::as_fd)
     }
 }
 

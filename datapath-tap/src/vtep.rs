@@ -4,17 +4,18 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use switch_core::datapath::{BackendError, Caps, UdpListen, UdpSend, UnderlaySpec};
+use switch_core::datapath::{BackendError, Caps, UdpSend, UnderlaySpec};
 use switch_core::tunnel::ENTROPY_FIRST;
 
 use crate::error::{errno, failed_hint, refused};
 use crate::link::Links;
+use crate::sys::set_option;
 use crate::sys::udp::{self, Protocol};
-use crate::sys::{packet, set_option};
 use crate::tap::{BUSY_TRIES, BUSY_WAIT};
-use crate::underlay::{Carries, Pool, Receiver, Underlay};
+use crate::underlay::{Carries, Pool, Receiver, Sockets, Underlay};
 
 /// Bytes the kernel keeps for us while the worker is busy, a socket.
 const RECEIVE_BUFFER: i32 = 8 << 20;
@@ -26,23 +27,15 @@ const DISCARD: u16 = 9;
 /// What is held while a VTEP is open.
 #[derive(Debug)]
 pub(crate) struct Vtep {
-    /// The local address, with its device where it is link-local.
-    at: SocketAddr,
+    opening: Opening,
     /// Asks for paths.
     probe: OwnedFd,
-    /// Second handles to the receiving sockets.
-    receivers: Vec<OwnedFd>,
-    /// Over how many UDP source ports each way of sending is spread, at least.
-    source_ports: u16,
-}
-
-/// An open VTEP.
-#[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) vtep: Vtep,
-    pub(crate) underlay: Underlay,
-    /// What the kernel refused.
-    pub(crate) lost: Vec<String>,
+    /// The same that its worker has.
+    sockets: Sockets,
+    /// What was asked for.
+    entropy_ports: u16,
+    /// Datagrams that found the buffers full of sockets that are not wanted any more.
+    drops_before: u64,
 }
 
 impl Vtep {
@@ -55,28 +48,63 @@ impl Vtep {
 
     /// The largest packet that reaches `remote`; `None` if there is no route.
     pub(crate) fn path_mtu(&self, remote: IpAddr) -> Option<u32> {
-        if remote.is_ipv4() != self.at.is_ipv4() {
+        if remote.is_ipv4() != self.opening.at.is_ipv4() {
             return None;
         }
         udp::connect(self.probe.as_fd(), SocketAddr::new(remote, DISCARD)).ok()?;
         udp::path_mtu(self.probe.as_fd(), remote).ok()
     }
 
-    /// Over how many UDP source ports its packets are spread.
-    pub(crate) const fn source_ports(&self) -> u16 {
-        self.source_ports
+    /// Over how many UDP source ports each way of sending is spread, at least.
+    pub(crate) fn source_ports(&self) -> u16 {
+        let least = self.sockets.pools.iter().map(|pool| pool.sockets.len()).min();
+        u16::try_from(least.unwrap_or_default()).unwrap_or(u16::MAX)
     }
 
     /// Datagrams that found a receive buffer full.
     pub(crate) fn drops(&self) -> u64 {
-        self.receivers.iter().map(|s| u64::from(udp::drops(s.as_fd()).unwrap_or_default())).sum()
+        self.drops_before + drops(&self.sockets.receivers)
+    }
+
+    /// What could not be had.
+    pub(crate) fn lost(&self) -> Vec<String> {
+        let wanted = self.entropy_ports;
+        self.sockets.pools.iter().filter_map(|pool| lost(pool, wanted)).collect()
+    }
+
+    /// Opens what `spec` wants more and lets go of what it does not want, while all others stay.
+    /// `None` if none could stay.
+    pub(crate) fn adjust(&mut self, spec: &UnderlaySpec) -> Result<Option<Underlay>, BackendError> {
+        if spec.local != self.opening.at.ip() || spec.entropy_ports != self.entropy_ports {
+            return Ok(None);
+        }
+        let sockets = self.opening.sockets(spec, &self.sockets).map_err(|e| e.told(spec))?;
+        let earlier = std::mem::replace(&mut self.sockets, sockets);
+        let stays =
+            |r: &Receiver| self.sockets.receivers.iter().any(|s| Arc::ptr_eq(&s.socket, &r.socket));
+        let gone: Vec<Receiver> = earlier.receivers.into_iter().filter(|r| !stays(r)).collect();
+        self.drops_before += drops(&gone);
+        Ok(Some(Underlay::new(self.sockets.clone())))
     }
 
     /// Why it cannot go on: its address is not on this host any more.
     pub(crate) fn left(&self) -> Option<String> {
-        let gone = !is_here(self.at);
-        gone.then(|| format!("the host has the address {} no more", self.at.ip()))
+        let at = self.opening.at;
+        let gone = !is_here(at);
+        gone.then(|| format!("the host has the address {} no more", at.ip()))
     }
+}
+
+/// Datagrams that found one of these buffers full.
+fn drops(receivers: &[Receiver]) -> u64 {
+    let drops = |r: &Receiver| u64::from(udp::drops(r.socket.as_fd()).unwrap_or_default());
+    receivers.iter().map(drops).sum()
+}
+
+/// What a pool lacks, in words.
+fn lost(pool: &Pool, wanted: u16) -> Option<String> {
+    let missing = usize::from(wanted).checked_sub(pool.sockets.len()).filter(|n| *n > 0)?;
+    Some(format!("{missing} of {wanted} entropy-ports: no more UDP ports from 49152 on are free"))
 }
 
 /// Whether a VTEP could be opened at the address now.
@@ -101,16 +129,19 @@ fn resolve(links: &mut Links, local: IpAddr) -> io::Result<Option<(SocketAddr, u
 }
 
 /// Opens the sockets of a VTEP in the namespace of the calling thread.
-pub(crate) fn open(links: &mut Links, spec: &UnderlaySpec) -> Result<Opened, BackendError> {
+pub(crate) fn open(
+    links: &mut Links,
+    spec: &UnderlaySpec,
+) -> Result<(Vtep, Underlay), BackendError> {
     let attempted = format!("open VTEP {} at {}", spec.name, spec.local);
-    let missing = || BackendError::NotThere { what: format!("address {}", spec.local) };
     let found = resolve(links, spec.local).map_err(|e| refused(&attempted, &e))?;
-    let (at, ifindex) = found.ok_or_else(missing)?;
+    let (at, ifindex) = found.ok_or_else(|| Refusal::Missing.told(spec))?;
     let opening = Opening { attempted, at, ifindex };
-    opening.all(spec).map_err(|e| match e {
-        Refusal::Missing => missing(),
-        Refusal::Error(e) => e,
-    })
+    let sockets = opening.sockets(spec, &Sockets::default()).map_err(|e| e.told(spec))?;
+    let probe = opening.probe().map_err(|e| e.told(spec))?;
+    let underlay = Underlay::new(sockets.clone());
+    let entropy_ports = spec.entropy_ports;
+    Ok((Vtep { opening, probe, sockets, entropy_ports, drops_before: 0 }, underlay))
 }
 
 /// Why a socket is not as it should be.
@@ -120,57 +151,94 @@ enum Refusal {
     Error(BackendError),
 }
 
+impl Refusal {
+    fn told(self, spec: &UnderlaySpec) -> BackendError {
+        match self {
+            Self::Missing => BackendError::NotThere { what: format!("address {}", spec.local) },
+            Self::Error(e) => e,
+        }
+    }
+}
+
 fn is_missing(e: &io::Error) -> bool {
     // ENODEV: the device of a link-local address is gone.
     matches!(errno(e), Errno::EADDRNOTAVAIL | Errno::ENODEV)
 }
 
 /// What all sockets of a VTEP have in common.
+#[derive(Debug)]
 struct Opening {
     attempted: String,
+    /// The local address, with its device where it is link-local.
     at: SocketAddr,
     /// The device that has the address; 0 over IPv4, which asks for the address instead.
     ifindex: u32,
 }
 
 impl Opening {
-    fn all(&self, spec: &UnderlaySpec) -> Result<Opened, Refusal> {
-        let mut lost = Vec::new();
-        let mut receivers = Vec::new();
+    /// The sockets that `spec` wants: those of `present` that serve, and new ones.
+    fn sockets(&self, spec: &UnderlaySpec, present: &Sockets) -> Result<Sockets, Refusal> {
+        let mut all = Sockets::default();
+        let receiver = |carries, group| {
+            let same = |r: &&Receiver| (r.carries, r.group) == (carries, group);
+            present.receivers.iter().find(same).cloned()
+        };
         for listen in &spec.udp {
-            receivers.push(self.listener(listen, None)?);
-            for group in &listen.groups {
-                receivers.push(self.listener(listen, Some(*group))?);
+            let groups = listen.groups.iter().copied().map(Some);
+            for group in std::iter::once(None).chain(groups) {
+                all.receivers.push(match receiver(Carries::Udp(listen.port), group) {
+                    Some(receiver) => receiver,
+                    None => self.listener(listen.port, group)?,
+                });
             }
         }
-        let mut gre = Vec::new();
         if spec.gre {
-            receivers.push(self.gre_receiver()?);
+            all.receivers.push(match receiver(Carries::Gre, None) {
+                Some(receiver) => receiver,
+                None => self.gre_receiver()?,
+            });
             for df in [true, false] {
                 let way = self.way(UdpSend { checksum: true, df });
-                if gre.iter().all(|(df, _)| *df != way.df) {
-                    gre.push((way.df, self.gre_sender(way)?));
+                if all.gre.iter().any(|(df, _)| *df == way.df) {
+                    continue;
+                }
+                all.gre.push(match present.gre.iter().find(|(df, _)| *df == way.df) {
+                    Some(sender) => sender.clone(),
+                    None => (way.df, Arc::new(self.gre_sender(way)?)),
+                });
+            }
+        }
+        let mut ports = ENTROPY_FIRST..=u16::MAX;
+        for way in spec.send.iter().map(|way| self.way(*way)) {
+            if all.pools.iter().any(|pool| pool.way == way) {
+                continue;
+            }
+            all.pools.push(match present.pools.iter().find(|pool| pool.way == way) {
+                Some(pool) => pool.clone(),
+                None => self.pool(way, spec.entropy_ports, &mut ports)?,
+            });
+        }
+        // At last: it changes sockets that are in use.
+        if self.at.is_ipv6() {
+            for listen in &spec.udp {
+                let of_port = |r: &&Receiver| r.carries == Carries::Udp(listen.port);
+                for receiver in all.receivers.iter().filter(of_port) {
+                    let accept = i32::from(listen.accept_no_checksum);
+                    let fd = receiver.socket.as_fd();
+                    let set = set_option(fd, libc::IPPROTO_UDP, libc::UDP_NO_CHECK6_RX, accept);
+                    self.done("accept datagrams without a checksum", set)?;
                 }
             }
         }
-        let mut pools: Vec<Pool> = Vec::new();
-        let mut ports = ENTROPY_FIRST..=u16::MAX;
-        for way in spec.send.iter().map(|way| self.way(*way)) {
-            if pools.iter().all(|pool| pool.way != way) {
-                pools.push(self.pool(way, spec.entropy_ports, &mut ports, &mut lost)?);
-            }
-        }
+        Ok(all)
+    }
+
+    /// A socket by which paths are asked for.
+    fn probe(&self) -> Result<OwnedFd, Refusal> {
         let probe = self.socket(Protocol::Udp)?;
         self.done("make a socket", udp::receive_nothing(probe.as_fd()))?;
         self.done("bind a socket", udp::bind(probe.as_fd(), self.at))?;
-        let second = |r: &Receiver| packet::duplicate(&r.socket);
-        let handles: io::Result<Vec<OwnedFd>> = receivers.iter().map(second).collect();
-        let receivers_too = self.done("duplicate a socket", handles)?;
-        let source_ports = pools.iter().map(|pool: &Pool| pool.sockets.len()).min().unwrap_or(0);
-        let source_ports = u16::try_from(source_ports).unwrap_or(u16::MAX);
-        let vtep = Vtep { at: self.at, probe, receivers: receivers_too, source_ports };
-        let underlay = Underlay::new(receivers, pools, gre);
-        Ok(Opened { vtep, underlay, lost })
+        Ok(probe)
     }
 
     /// Names what failed.
@@ -232,14 +300,9 @@ impl Opening {
     /// A socket for a UDP port: at the local address, or at a group's. One that is bound to a
     /// unicast address never sees a group's packets, and one bound to the wildcard address would
     /// take those of all other addresses of the host.
-    fn listener(&self, listen: &UdpListen, group: Option<IpAddr>) -> Result<Receiver, Refusal> {
-        let port = listen.port;
+    fn listener(&self, port: u16, group: Option<IpAddr>) -> Result<Receiver, Refusal> {
         let socket = self.receiver(Protocol::Udp)?;
         let fd = socket.as_fd();
-        if self.at.is_ipv6() && listen.accept_no_checksum {
-            let set = set_option(fd, libc::IPPROTO_UDP, libc::UDP_NO_CHECK6_RX, 1);
-            self.done("accept datagrams without a checksum", set)?;
-        }
         let mut at = self.at;
         if let Some(group) = group {
             at = SocketAddr::new(group, 0);
@@ -273,13 +336,13 @@ impl Opening {
             let joined = udp::join(fd, group, self.at.ip(), self.ifindex);
             self.done(&format!("join group {group}"), joined)?;
         }
-        Ok(Receiver { socket, carries: Carries::Udp(port) })
+        Ok(Receiver { socket: Arc::new(socket), carries: Carries::Udp(port), group })
     }
 
     fn gre_receiver(&self) -> Result<Receiver, Refusal> {
         let socket = self.receiver(Protocol::Gre)?;
         self.done("bind a GRE socket", udp::bind(socket.as_fd(), self.at))?;
-        Ok(Receiver { socket, carries: Carries::Gre })
+        Ok(Receiver { socket: Arc::new(socket), carries: Carries::Gre, group: None })
     }
 
     /// The way in which packets really go: IPv6 is never fragmented on the way.
@@ -346,7 +409,6 @@ impl Opening {
         way: UdpSend,
         wanted: u16,
         ports: &mut RangeInclusive<u16>,
-        lost: &mut Vec<String>,
     ) -> Result<Pool, Refusal> {
         let mut sockets = Vec::new();
         for _ in 0..wanted.max(1) {
@@ -363,13 +425,7 @@ impl Opening {
                 "see who has them: ss -Huapn 'sport >= :49152'",
             )));
         }
-        if sockets.len() < usize::from(wanted) {
-            lost.push(format!(
-                "{} of {wanted} entropy-ports: no more UDP ports from 49152 on are free",
-                usize::from(wanted) - sockets.len()
-            ));
-        }
-        Ok(Pool { way, sockets })
+        Ok(Pool { way, sockets: sockets.into() })
     }
 
     /// Binds to the next free port; false if there is none.
@@ -421,15 +477,16 @@ mod tests {
     fn a_pool_takes_the_ports_that_there_are() {
         let at = "127.77.12.34:0".parse().unwrap();
         let opening = Opening { attempted: "open".into(), at, ifindex: 0 };
-        let (mut ports, mut lost) = (50_000..=50_003, Vec::new());
+        let mut ports = 50_000..=50_003;
         let way = UdpSend { checksum: true, df: true };
-        let pool = opening.pool(way, 3, &mut ports, &mut lost).ok().unwrap();
-        assert_eq!((pool.sockets.len(), lost.len()), (3, 0));
+        let pool = opening.pool(way, 3, &mut ports).ok().unwrap();
+        assert_eq!((pool.sockets.len(), lost(&pool, 3)), (3, None));
         // The next one goes on from there.
-        let pool = opening.pool(way, 8, &mut ports, &mut lost).ok().unwrap();
+        let pool = opening.pool(way, 8, &mut ports).ok().unwrap();
         assert_eq!(pool.sockets.len(), 1);
-        assert_eq!(lost, ["7 of 8 entropy-ports: no more UDP ports from 49152 on are free"]);
-        let Err(Refusal::Error(e)) = opening.pool(way, 8, &mut ports, &mut lost) else { panic!() };
+        let told = lost(&pool, 8).unwrap();
+        assert_eq!(told, "7 of 8 entropy-ports: no more UDP ports from 49152 on are free");
+        let Err(Refusal::Error(e)) = opening.pool(way, 8, &mut ports) else { panic!() };
         assert!(e.to_string().contains("no UDP port") && e.hint().is_some(), "{e}");
     }
 }

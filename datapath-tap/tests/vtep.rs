@@ -574,6 +574,9 @@ fn what_finds_a_full_buffer_is_counted() {
     let missed = far.backend.outside_loss(port(VTEP)).missed_rx;
     assert!(missed > 0);
     assert_eq!(received + missed, MANY);
+    // Nor is it forgotten with the socket.
+    far.adjust_vtep(&UnderlaySpec { udp: Vec::new(), ..spec(b) }).unwrap();
+    assert_eq!(far.backend.outside_loss(port(VTEP)).missed_rx, missed);
 }
 
 #[test]

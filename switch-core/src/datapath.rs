@@ -310,6 +310,23 @@ pub trait Backend: Send {
         Err(BackendError::Unsupported { backend: self.name(), kind: "vtep" })
     }
 
+    /// Changes what an open VTEP sends and receives, and costs what stays nothing: no packet of it
+    /// is lost, sent twice or out of order, and flows keep their source ports. Answers with new
+    /// queues, one a worker as from [`Self::open_vtep`], for the caller to attach in place of the
+    /// earlier ones; those are dropped when every worker has let go of them. `None` means that the
+    /// VTEP has to be closed and opened again.
+    ///
+    /// # Errors
+    /// Whatever the system refuses; the VTEP stays as it was.
+    fn adjust_vtep(
+        &mut self,
+        port: PortId,
+        new: &UnderlaySpec,
+    ) -> Result<Option<Vec<<Self::Datapath as Datapath>::Queue>>, BackendError> {
+        let _ = (port, new);
+        Ok(None)
+    }
+
     /// The largest outer IP packet, in bytes, that reaches `remote` from a VTEP, by the underlay's
     /// routes and what it learned of paths; `None` if there is no route or nobody knows.
     fn path_mtu(&mut self, vtep: PortId, remote: IpAddr) -> Option<u32> {
@@ -317,7 +334,7 @@ pub trait Backend: Send {
         None
     }
 
-    /// Closes a port. `queues` are all that [`Self::open_port`] gave out. `remove` says that the
+    /// Closes a port. `queues` are all that were given out for it last. `remove` says that the
     /// port is deleted for good, so that what would persist (a TAP device) goes too.
     ///
     /// # Errors

@@ -31,7 +31,8 @@ use ports::{PortSlot, Ports};
 #[derive(Debug)]
 pub enum Command<Q> {
     /// Take a port in; its counters are the worker's to write from now on. Frames flow once a
-    /// snapshot has the port.
+    /// snapshot has the port. Of a port that is attached already the queue is exchanged: between two
+    /// turns, so that no frame is under way.
     Attach {
         /// The port.
         port: PortId,
@@ -39,8 +40,9 @@ pub enum Command<Q> {
         queue: Q,
         /// What the worker counts on it.
         counters: Arc<PortCounters>,
-        /// Told when it is done.
-        done: Sender<()>,
+        /// Gets the earlier queue, if there was one, when it is done: closing may take its time,
+        /// which is not the worker's.
+        done: Sender<Option<Q>>,
     },
     /// Let a port go; the queue comes back. To be sent when no worker uses a snapshot with the port
     /// any more ([`Switch::all_observed`]): what others handed over until then is still sent.
@@ -179,9 +181,7 @@ impl<D: Datapath> Worker<D> {
             match command {
                 Command::Attach { port, queue, counters, done } => {
                     self.egress.add(port, counters, self.burst);
-                    // A queue that was forgotten here is closed by whoever still has the port.
-                    let _ = self.datapath.attach(port, queue);
-                    let _ = done.send(());
+                    let _ = done.send(self.datapath.attach(port, queue));
                 }
                 Command::Detach { port, done } => {
                     self.send_handed_over(port);

@@ -175,7 +175,7 @@ impl<Q: Send + 'static> Workers<Q> {
     }
 
     /// Gives every worker its queue of a port, and waits until all have it. Queue and counters are
-    /// in the order of the workers.
+    /// in the order of the workers. The queues they had before come back.
     ///
     /// # Errors
     /// A worker hangs.
@@ -184,7 +184,7 @@ impl<Q: Send + 'static> Workers<Q> {
         port: PortId,
         queues: Vec<Q>,
         counters: &[Arc<PortCounters>],
-    ) -> Result<(), WorkerError> {
+    ) -> Result<Vec<Q>, WorkerError> {
         let mut answers = Vec::new();
         for ((handle, queue), counters) in self.handles.iter().zip(queues).zip(counters) {
             let (done, answer) = bounded(1);
@@ -194,7 +194,7 @@ impl<Q: Send + 'static> Workers<Q> {
             handle.wake.wake();
             answers.push(answer);
         }
-        collect(answers).map(drop)
+        Ok(collect(answers)?.into_iter().flatten().collect())
     }
 
     /// Takes a port from every worker; its queues come back.

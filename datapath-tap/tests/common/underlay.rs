@@ -70,6 +70,13 @@ impl Rig {
         Ok(opened.info)
     }
 
+    /// Changes the open VTEP. The calling thread is in its namespace, if sockets are opened.
+    pub fn adjust_vtep(&mut self, spec: &UnderlaySpec) -> Result<(), BackendError> {
+        let mut queues = self.backend.adjust_vtep(port(VTEP), spec)?.expect("it can be adjusted");
+        assert!(self.worker.attach(port(VTEP), queues.remove(0)).is_some());
+        Ok(())
+    }
+
     /// A VTEP in `space`.
     pub fn vtep(space: &Space, spec: &UnderlaySpec) -> Self {
         let spec = spec.clone();

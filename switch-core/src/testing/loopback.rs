@@ -121,6 +121,8 @@ struct Device {
     arrivals: AtomicU64,
     missed_rx: AtomicU64,
     owner: Arc<Signal>,
+    /// The way of the other workers' frames.
+    ring: HandoverRing<HeapFrame>,
     events: Arc<SegQueue<PortEvent>>,
 }
 
@@ -271,20 +273,23 @@ impl LoopbackBackend {
             arrivals: AtomicU64::new(0),
             missed_rx: AtomicU64::new(0),
             owner: signal,
+            ring,
             events: Arc::clone(&self.events),
         });
         self.wires.put(Wire { device: Arc::clone(&device) });
         self.open.insert(port, Arc::clone(&device));
-        let queue = |worker| LoopbackQueue {
-            device: Arc::clone(&device),
-            ring: ring.clone(),
-            own: worker == owner,
-        };
         Ok(OpenPort {
             info: info(&device),
-            queues: (0..self.signals.len()).map(queue).collect(),
+            queues: self.queues(&device),
             owner: WorkerId(owner as u16),
         })
+    }
+
+    /// A queue of the device for each worker.
+    fn queues(&self, device: &Arc<Device>) -> Vec<LoopbackQueue> {
+        let own = |signal| Arc::ptr_eq(signal, &device.owner);
+        let queue = |signal| LoopbackQueue { device: Arc::clone(device), own: own(signal) };
+        self.signals.iter().map(queue).collect()
     }
 }
 
@@ -326,6 +331,15 @@ impl Backend for LoopbackBackend {
         let mut config = self.configs.get(&spec.name).cloned().unwrap_or_default();
         config.mtu = u32::from(u16::MAX);
         self.open_device(port, &spec.name, config)
+    }
+
+    /// A wire carries anything.
+    fn adjust_vtep(
+        &mut self,
+        port: PortId,
+        _new: &UnderlaySpec,
+    ) -> Result<Option<Vec<LoopbackQueue>>, BackendError> {
+        Ok(self.open.get(&port).map(|device| self.queues(device)))
     }
 
     fn close_port(
@@ -382,7 +396,6 @@ fn info(device: &Device) -> PortInfo {
 #[derive(Clone, Debug)]
 pub struct LoopbackQueue {
     device: Arc<Device>,
-    ring: HandoverRing<HeapFrame>,
     own: bool,
 }
 
@@ -420,7 +433,7 @@ impl Loopback {
             if !queue.device.to_switch.is_empty() {
                 ready.rx.push(queue.device.port);
             }
-            if queue.ring.announced() {
+            if queue.device.ring.announced() {
                 ready.handed_over.push(queue.device.port);
             }
         }
@@ -555,7 +568,7 @@ impl Datapath for Loopback {
             return;
         };
         if !queue.own {
-            queue.ring.push(batch, counters);
+            queue.device.ring.push(batch, counters);
             return;
         }
         for frame in batch.drain() {
@@ -577,7 +590,7 @@ impl Datapath for Loopback {
         let mut batch = Batch::with_limit(BURST);
         for _ in 0..HANDOVER_BURSTS {
             let Some(queue) = self.queue(port).filter(|q| q.own) else { return };
-            queue.ring.pop(&mut batch);
+            queue.device.ring.pop(&mut batch);
             let all = !batch.is_full();
             self.tx_burst(port, &mut batch, counters);
             if all {

@@ -69,8 +69,14 @@ impl<F> Ports<F> {
         if self.slots.len() <= port.index() {
             self.slots.resize_with(port.index() + 1, || None);
         }
-        let (tx, storm) = (Batch::with_limit(burst), StormBucket::default());
-        self.slots[port.index()] = Some(Box::new(PortSlot { port, counters, tx, storm }));
+        match &mut self.slots[port.index()] {
+            // It goes on with another queue, and has no more of a storm for that.
+            Some(slot) => slot.counters = counters,
+            free => {
+                let (tx, storm) = (Batch::with_limit(burst), StormBucket::default());
+                *free = Some(Box::new(PortSlot { port, counters, tx, storm }));
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, port: PortId) {
