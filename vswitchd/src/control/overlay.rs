@@ -39,6 +39,28 @@ impl ClosingVteps {
     }
 }
 
+/// Enough for either of two states of a VTEP, with the rest as in the new one.
+fn either(old: &UnderlaySpec, new: &UnderlaySpec) -> UnderlaySpec {
+    let mut both = new.clone();
+    for listen in &old.udp {
+        match both.udp.binary_search_by_key(&listen.port, |listen| listen.port) {
+            Ok(at) => {
+                let both = &mut both.udp[at];
+                both.groups.extend(&listen.groups);
+                both.groups.sort_unstable();
+                both.groups.dedup();
+                both.accept_no_checksum |= listen.accept_no_checksum;
+            }
+            Err(at) => both.udp.insert(at, listen.clone()),
+        }
+    }
+    both.gre |= old.gre;
+    both.send.extend(&old.send);
+    both.send.sort_unstable();
+    both.send.dedup();
+    both
+}
+
 /// The tunnel of a domain that leads to that peer.
 pub(super) fn tunnel_to(snapshot: &Snapshot, domain: Domain, peer: PeerId) -> Option<&TunnelConf> {
     let overlay = snapshot.overlay();
@@ -55,9 +77,12 @@ where
     Queue<B>: 'static,
 {
     /// Takes over what is asked of each VTEP: its own keys, and what its tunnels need of it. Another
-    /// tunnel on a UDP port that is open already needs nothing more.
-    pub(super) fn adopt_vteps(&mut self) -> ClosingVteps {
+    /// tunnel on a UDP port that is open already needs nothing more. What is new is open before
+    /// workers hear of the tunnels that use it; what is not needed any more stays until
+    /// [`Self::trim_vteps`].
+    pub(super) fn adopt_vteps(&mut self) -> Result<ClosingVteps, WorkerError> {
         let mut closing = ClosingVteps::default();
+        let mut wider = Vec::new();
         let mut needs = underlays(&self.desired);
         for (name, vtep) in &mut self.vteps {
             let Some(spec) = needs.remove(&**name) else {
@@ -70,8 +95,9 @@ where
             vtep.spec = spec;
             // Whatever the trouble was, this is asked for anew: it is tried at once.
             vtep.trouble = None;
-            if vtep.open.is_some() {
-                closing.reopened.push(name.clone());
+            let both = either(&vtep.applied, &vtep.spec);
+            if vtep.open.is_some() && vtep.applied != both {
+                wider.push((name.clone(), both));
             }
         }
         for (name, spec) in needs {
@@ -80,7 +106,60 @@ where
             let vtep = Port::new(id, spec, self.workers.count());
             self.vteps.insert(name.to_owned(), vtep);
         }
-        closing
+        for (name, both) in wider {
+            if !self.adjust_vtep(&name, both)? {
+                closing.reopened.push(name);
+            }
+        }
+        Ok(closing)
+    }
+
+    /// Changes what an open VTEP sends and receives, under way. False if it has to be closed and
+    /// opened again for that.
+    fn adjust_vtep(&mut self, name: &str, to: UnderlaySpec) -> Result<bool, WorkerError> {
+        let Some(vtep) = self.vteps.get_mut(name).filter(|vtep| vtep.open.is_some()) else {
+            return Ok(true);
+        };
+        match self.backend.adjust_vtep(vtep.id, &to) {
+            Ok(Some(queues)) => {
+                // With the earlier queues goes what only they had.
+                drop(self.workers.attach(vtep.id, queues, &vtep.counters)?);
+                vtep.applied = to;
+                vtep.trouble = None;
+                vtep.info = self.backend.port_info(vtep.id).or_else(|| vtep.info.take());
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(error) => {
+                if vtep.is_not_adjusted(&error, self.clock.now()) {
+                    let subject = format!("vtep {name}");
+                    self.events.add(EventLevel::Warn, "vtep-failed", &subject, &error.to_string());
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Brings an open VTEP to what is asked for. If that takes closing it, it is closed afterwards.
+    pub(super) fn readjust_vtep(&mut self, name: &str) -> Result<(), WorkerError> {
+        let Some(vtep) = self.vteps.get(name).filter(|vtep| vtep.applied != vtep.spec) else {
+            return Ok(());
+        };
+        let (id, spec) = (vtep.id, vtep.spec.clone());
+        if self.adjust_vtep(name, spec)? {
+            return Ok(());
+        }
+        let revision = self.publish_without(&[id]);
+        self.workers.wait_observed(&self.switch, revision)?;
+        self.close_vtep(name)
+    }
+
+    /// Takes from VTEPs what no tunnel of the published snapshot needs.
+    pub(super) fn trim_vteps(&mut self) -> Result<(), WorkerError> {
+        // One that has failed to grow is tried again as a whole, in its time.
+        let well = self.vteps.iter().filter(|(_, vtep)| vtep.trouble.is_none());
+        let names: Vec<String> = well.map(|(name, _)| name.clone()).collect();
+        names.iter().try_for_each(|name| self.readjust_vtep(name))
     }
 
     /// Takes over what is asked of tunnels, for the next snapshot.

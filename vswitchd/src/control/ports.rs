@@ -154,6 +154,15 @@ impl<S: Clone> Port<S> {
         (!told).then_some(event)
     }
 
+    /// It is open, and could not be adjusted to what is asked for. Whether that is to be told: once
+    /// for each reason, as above.
+    pub(super) fn is_not_adjusted(&mut self, error: &BackendError, now: Nanos) -> bool {
+        let earlier = self.trouble.take();
+        let trouble = Trouble { waits: false, ..Trouble::of(error, earlier.as_ref(), now) };
+        let trouble = self.trouble.insert(trouble);
+        earlier.is_none_or(|earlier| earlier.reason != trouble.reason)
+    }
+
     /// Its device is gone: it waits for it to come back.
     fn waits(&mut self, reason: String, hint: &str, now: Nanos) {
         let (retry_at, hint) = (now + RETRY, Some(hint.to_owned()));
@@ -364,14 +373,10 @@ where
     pub(super) fn not_adjusted(&mut self, name: &str, error: &BackendError) {
         let now = self.clock.now();
         let Some(port) = self.ports.get_mut(name) else { return };
-        let earlier = port.trouble.take();
-        let trouble = Trouble { waits: false, ..Trouble::of(error, earlier.as_ref(), now) };
-        // Told once for each reason, as in `open`.
-        if earlier.is_none_or(|earlier| earlier.reason != trouble.reason) {
+        if port.is_not_adjusted(error, now) {
             let subject = format!("port {name}");
-            self.events.add(EventLevel::Warn, "port-failed", &subject, &trouble.reason);
+            self.events.add(EventLevel::Warn, "port-failed", &subject, &error.to_string());
         }
-        port.trouble = Some(trouble);
     }
 }
 

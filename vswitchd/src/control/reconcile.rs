@@ -51,7 +51,7 @@ where
     pub(super) fn reconcile(&mut self, desired: Desired) -> Result<(), WorkerError> {
         let asked_before = std::mem::replace(&mut self.desired, desired);
         self.take_bridges();
-        let vteps = self.adopt_vteps();
+        let vteps = self.adopt_vteps()?;
         self.adopt_tunnels(&asked_before);
         let (gone, reopened) = self.adopt_specs();
         let gone_bridges: Vec<String> = self
@@ -82,6 +82,7 @@ where
         }
         self.flush_leftovers(&before);
         self.close_vteps(&vteps)?;
+        self.trim_vteps()?;
         self.settle(&left);
         let ids: BTreeSet<BridgeId> =
             gone_bridges.iter().filter_map(|name| self.bridges.remove(name)).collect();

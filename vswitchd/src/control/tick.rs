@@ -102,6 +102,7 @@ where
             .collect();
         let mut opened = false;
         for name in due {
+            self.readjust_vtep(&name)?;
             opened |= self.open_vtep(&name)?;
         }
         if changed || opened {

@@ -40,8 +40,10 @@ struct World {
     /// Ports that were closed, and whether their device was removed.
     closed: Vec<(String, bool)>,
     appeared: Vec<String>,
-    /// What VTEPs were opened for.
+    /// What VTEPs were opened for, and adjusted to.
     underlays: Vec<UnderlaySpec>,
+    /// VTEPs have to be closed and opened again.
+    rigid: bool,
     /// Path MTUs; without one the underlay does not know.
     paths: BTreeMap<IpAddr, u32>,
 }
@@ -98,6 +100,24 @@ impl Backend for Fickle {
         world.underlays.push(spec.clone());
         drop(world);
         self.inner.open_vtep(port, spec)
+    }
+
+    fn adjust_vtep(
+        &mut self,
+        port: PortId,
+        new: &UnderlaySpec,
+    ) -> Result<Option<Vec<LoopbackQueue>>, BackendError> {
+        let mut world = self.world.lock().unwrap();
+        if let Some(cause) = world.failing.get(&new.name) {
+            let attempted = format!("adjust {}", new.name);
+            return Err(BackendError::Failed { attempted, cause: cause.clone(), hint: None });
+        }
+        if world.rigid {
+            return Ok(None);
+        }
+        world.underlays.push(new.clone());
+        drop(world);
+        self.inner.adjust_vtep(port, new)
     }
 
     fn path_mtu(&mut self, _vtep: PortId, remote: IpAddr) -> Option<u32> {

@@ -173,6 +173,62 @@ fn tunnels_are_added_changed_and_deleted_while_others_go_on() {
     assert!(bench.wires.get("v4").is_none());
 }
 
+/// What the VTEP was opened for or adjusted to, in turn: UDP ports, and GRE.
+fn underlays(bench: &Bench) -> Vec<(Vec<u16>, bool)> {
+    let ports = |spec: &UnderlaySpec| spec.udp.iter().map(|listen| listen.port).collect();
+    bench.world().underlays.iter().map(|spec| (ports(spec), spec.gre)).collect()
+}
+
+#[test]
+fn a_vtep_grows_before_its_tunnels_and_shrinks_after_them() {
+    let bench = Bench::start(&overlay(&["a"], &tunnel("t", 10, &to(&[7]))));
+    let wire = bench.wire("v4");
+    bench.mutate(Mutation::AddBridge(switch_core::config::BridgeSpec::new("br1"))).unwrap();
+    let gre = json!({"name": "u", "type": "gre", "key": 5, "bridge": "br1"});
+    bench.mutate(add_tunnel(&gre)).unwrap();
+    bench.mutate(Mutation::SetTunnel("t".into(), json!({"udp-port": 4790}))).unwrap();
+    bench.mutate(Mutation::RemoveTunnel("u".into())).unwrap();
+    let want = [
+        (vec![4789], false),
+        (vec![4789], true),
+        (vec![4789, 4790], true),
+        (vec![4790], true),
+        (vec![4790], false),
+    ];
+    assert_eq!(underlays(&bench), want);
+    assert_eq!(bench.world().closed, []);
+    // It is still the same device.
+    bench.wire("a").inject(frame(1, 2));
+    until("the packet", || wire.take().is_some());
+
+    // What is refused leaves the VTEP as it was, and is tried again.
+    bench.world().failing.insert("v4".into(), "port 1 is in use".into());
+    let reply = bench.mutate(add_tunnel(&gre)).unwrap();
+    let reason = reply.objects[0].reason.clone().unwrap();
+    assert!(!reply.realised && reason.contains("port 1 is in use"), "{reply:?}");
+    bench.wire("a").inject(frame(1, 2));
+    until("the packet", || wire.take().is_some());
+    bench.world().failing.clear();
+    until("another attempt", || bench.ask(Action::Vteps)[0].state == PortState::Up);
+    assert_eq!(underlays(&bench)[5..], [(vec![4790], true)]);
+    assert_eq!(bench.world().closed, []);
+}
+
+#[test]
+fn a_vtep_that_cannot_be_adjusted_is_opened_again() {
+    let world = World { rigid: true, ..World::default() };
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let bench = Bench::start_with(dir, &overlay(&["a"], &tunnel("t", 10, &to(&[7]))), world);
+    bench.mutate(Mutation::AddBridge(switch_core::config::BridgeSpec::new("br1"))).unwrap();
+    let gre = json!({"name": "u", "type": "gre", "key": 5, "bridge": "br1"});
+    bench.mutate(add_tunnel(&gre)).unwrap();
+    bench.mutate(Mutation::RemoveTunnel("u".into())).unwrap();
+    let want = [(vec![4789], false), (vec![4789], true), (vec![4789], false)];
+    assert_eq!(underlays(&bench), want);
+    assert_eq!(bench.world().closed.len(), 2);
+    assert_eq!(sends(&bench, "a", frame(1, 2), 1), [(7, 10, frame(1, 2))]);
+}
+
 #[test]
 fn a_missing_local_address_waits_and_the_vtep_comes_up_by_itself() {
     let mut world = World::default();
