@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adjust;
 mod guest;
 mod hostile;
 mod kernel;
