@@ -76,7 +76,7 @@ const PACKAGES: &[Package] = &[
     package("valgrind", Program("valgrind"), Test, "counts instructions per frame"),
     package("pkg-config", Program("pkg-config"), Test, "finds DPDK"),
     package("libdpdk-dev", File("/usr/include/dpdk/rte_ethdev.h"), Test, "is DPDK's library"),
-    package("libclang-dev", Like(LIB, "libclang"), Test, "reads DPDK's headers for the bindings"),
+    package("libclang-dev", Like(LIB, "libclang-1"), Test, "reads DPDK's headers for the bindings"),
     package(
         "openvswitch-switch",
         Program("ovs-vswitchd"),
