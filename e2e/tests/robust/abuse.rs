@@ -78,11 +78,17 @@ fn wrong_requests(socket: &Path) -> Result<()> {
         let named = problems.iter().any(|p| p["key"].as_str().is_some_and(|k| k.contains(key)));
         ensure!(named, "{key} is missing in {answer}");
     }
-    // Ten megabytes of JSON, and of nothing.
-    let big = format!("{{\"toml\":\"{}\"}}", "x".repeat(10 << 20));
-    for body in [big.as_str(), &" ".repeat(10 << 20)] {
+    // More than the largest configuration, and than any other request may have; of JSON, and of
+    // nothing.
+    let big = |bytes: usize| format!("{{\"toml\":\"{}\"}}", "x".repeat(bytes));
+    let too_large = [
+        ("/v1/config/apply", big(44 << 20)),
+        ("/v1/config/apply", " ".repeat(44 << 20)),
+        ("/v1/ports", big(10 << 20)),
+    ];
+    for (path, body) in too_large {
         let head = format!(
-            "POST /v1/config/apply HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n",
             body.len()
         );
