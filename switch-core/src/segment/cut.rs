@@ -9,7 +9,7 @@ use crate::wire::{
 };
 
 /// Longest stack of headers that is repeated before each segment: what a head is sure to hold.
-const MAX_HEADERS: usize = crate::frame::HEAD_MIN;
+pub(super) const MAX_HEADERS: usize = crate::frame::HEAD_MIN;
 
 /// Why a super-frame could not be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! What a sender claims about a frame, checked against the frame.
 
+use super::cut::MAX_HEADERS;
 use super::vnet::{
     F_DATA_VALID, F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHeader,
 };
@@ -59,6 +60,9 @@ pub enum BadOffload {
     /// More than [`MAX_SEGMENTS`] segments.
     #[error("super-frame of {0} segments, more than {MAX_SEGMENTS}")]
     GsoSegments(usize),
+    /// A super-frame with more headers than each of its segments can be given.
+    #[error("super-frame with {0} bytes of headers, more than {MAX_HEADERS}")]
+    GsoHeaders(usize),
     /// A TCP super-frame with SYN or RST set.
     #[error("TCP super-frame with SYN or RST")]
     GsoTcpFlags,
@@ -151,6 +155,9 @@ fn super_frame(head: &[u8], layers: &Layers, claim: &VnetHeader) -> Result<Gso, 
     }
     if usize::from(claim.csum_start) != layers.l4() {
         return Err(BadOffload::CsumStart { start: claim.csum_start, l3_end: layers.l4() });
+    }
+    if layers.payload() > MAX_HEADERS {
+        return Err(BadOffload::GsoHeaders(layers.payload()));
     }
     let payload = layers.end().saturating_sub(layers.payload());
     if payload == 0 {
