@@ -15,5 +15,6 @@ pub mod fuzz;
 pub mod loopback;
 pub mod lossy;
 pub mod pcap;
+mod signal;
 
 pub use loopback::{Loopback, LoopbackBackend, LoopbackPort, Packet, Wire};
