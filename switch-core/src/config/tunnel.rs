@@ -3,9 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::wire::Vni;
 use crate::wire::geneve::OwnedOption;
 use crate::wire::vlan::VlanId;
+use crate::wire::{GeneveHeader, Vni, VxlanHeader};
 
 /// A VTEP: an address of this host that tunnels end at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,9 +144,9 @@ pub enum TunnelKind {
 
 impl TunnelKind {
     /// UDP port of VXLAN (IANA).
-    pub const VXLAN_PORT: u16 = 4789;
+    pub const VXLAN_PORT: u16 = VxlanHeader::UDP_PORT;
     /// UDP port of GENEVE (IANA).
-    pub const GENEVE_PORT: u16 = 6081;
+    pub const GENEVE_PORT: u16 = GeneveHeader::UDP_PORT;
 
     /// Which protocol it is.
     #[must_use]

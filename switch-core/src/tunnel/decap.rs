@@ -16,8 +16,8 @@ use crate::frame::{Csum, Frame, Offload};
 use crate::segment::sum_range;
 use crate::wire::ecn::{self, Ecn};
 use crate::wire::{
-    EtherType, Fragment, Geneve, Gre, Header, IpProtocol, Ipv4, Ipv4Header, Ipv6, Ipv6Header, Udp,
-    Vni, Vxlan, gre,
+    EtherType, Fragment, Geneve, GeneveHeader, Gre, Header, IpProtocol, Ipv4, Ipv4Header, Ipv6,
+    Ipv6Header, Udp, UdpHeader, Vni, Vxlan, VxlanHeader, gre,
 };
 
 const ETH_HEADER: usize = 14;
@@ -197,7 +197,7 @@ fn open_udp<'a, F: Frame>(
         Udp::parse_head(ip.payload, ip.payload_len()).map_err(|_| DropReason::OuterInvalid)?;
     let port = udp.header().dst();
     let kind = vtep.udp.iter().find(|(listens, _)| *listens == port).map(|(_, kind)| *kind);
-    let at = ip.at.saturating_add(8);
+    let at = ip.at.saturating_add(UdpHeader::LEN);
     let end = at.saturating_add(udp.payload_len());
     let has_checksum = udp.header().checksum() != 0;
     if has_checksum && frame.offload().csum == Csum::Unknown && !udp_checksum_ok(frame, ip, end) {
@@ -207,13 +207,13 @@ fn open_udp<'a, F: Frame>(
         Some(TunnelType::Vxlan) => {
             let vxlan = Vxlan::parse(udp.payload()).map_err(|_| DropReason::TunnelHeader)?;
             let header = vxlan.header();
-            (header.vni(), 8_usize, 0_usize, header.reserved_bits_set(), None)
+            (header.vni(), VxlanHeader::LEN, 0_usize, header.reserved_bits_set(), None)
         }
         Some(TunnelType::Geneve) => {
             let geneve = Geneve::parse_head(udp.payload(), udp.payload_len())
                 .map_err(|_| DropReason::TunnelHeader)?;
             let len = geneve.header_len();
-            (geneve.header().vni(), len, len.saturating_sub(8), false, Some(geneve))
+            (geneve.header().vni(), len, len.saturating_sub(GeneveHeader::LEN), false, Some(geneve))
         }
         _ => return Err(DropReason::TunnelUnknown.into()),
     };
