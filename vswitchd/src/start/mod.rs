@@ -1,6 +1,8 @@
 //! From the command line to a running switch, and back.
 
 mod dirs;
+#[cfg(feature = "dpdk")]
+mod dpdk;
 mod error;
 mod logging;
 
@@ -98,6 +100,12 @@ pub fn run(args: Args) -> Result<(), StartError> {
             let backend = TapBackend::new(options);
             serve(&args, backend, store, desired)
         }
+        #[cfg(feature = "dpdk")]
+        DatapathName::Dpdk => {
+            let backend = dpdk::backend(&args, &desired)?;
+            serve(&args, backend, store, desired)
+        }
+        #[cfg(not(feature = "dpdk"))]
         DatapathName::Dpdk => Err(StartError::new(
             Code::InvalidConfig,
             "datapath = \"dpdk\" is not in this build of vswitchd",
