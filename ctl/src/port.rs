@@ -3,12 +3,12 @@
 use clap::Subcommand;
 use vswitch_api::Code;
 use vswitch_api::client::{Client, path};
-use vswitch_api::types::{List, PortStats, PortStatus};
+use vswitch_api::types::{DeviceCounter, List, PortStats, PortStatus};
 
-use crate::failure::VerbDone;
+use crate::failure::{Failure, VerbDone};
 use crate::keys::PortKeys;
 use crate::object::Kind;
-use crate::output::{Column, Output, maybe};
+use crate::output::{Column, Format, Output, maybe};
 use crate::reply::by_reason;
 
 const PORTS: Kind = Kind { plural: "ports", missing: Code::NoSuchPort };
@@ -51,7 +51,7 @@ pub(crate) enum Verb {
         #[command(flatten)]
         keys: PortKeys,
     },
-    /// Show what is counted on ports
+    /// Show what is counted on ports; of those named, also what their devices count
     Stats {
         /// Only these
         names: Vec<String>,
@@ -91,7 +91,18 @@ fn show(client: &Client, output: &Output, names: &[String], bridge: Option<&str>
             Column::wide("DRIVER", |port| maybe(port.driver.as_ref())),
             Column::wide_number("QUEUES", |port| port.queues.to_string()),
             Column::wide_number("WORKER", |port| maybe(port.worker.as_ref())),
+            Column::wide_number("RXQ", |port| maybe(port.details.rx_queues.as_ref())),
+            Column::wide_number("TXQ", |port| maybe(port.details.tx_queues.as_ref())),
+            Column::wide_number("NUMA", |port| maybe(port.details.numa_node.as_ref())),
+            Column::wide("PROMISC", |port| match port.details.promiscuous {
+                Some(true) => "yes".into(),
+                Some(false) => "no".into(),
+                None => String::new(),
+            }),
+            Column::wide_number("MBIT/S", |port| maybe(port.details.link_mbps.as_ref())),
             Column::wide("OFFLOADS", offloads),
+            Column::wide("RX-OFFLOADS", |port| port.details.rx_offloads.join(",")),
+            Column::wide("TX-OFFLOADS", |port| port.details.tx_offloads.join(",")),
             Column::wide("ORIGIN", |port| port.origin.name().into()),
             Column::new("REASON", reason),
         ],
@@ -144,5 +155,27 @@ fn stats(client: &Client, output: &Output, names: &[String]) -> VerbDone {
             Column::wide("BY-REASON", |port| by_reason(&port.drops)),
         ],
     )?;
+    if !output.is_json() && (!names.is_empty() || output.format == Format::Wide) {
+        device_counters(output, &stats)?;
+    }
     Ok(None)
+}
+
+/// What devices count by themselves: a table of what is not zero, as a driver may count hundreds of
+/// things that never happen. JSON has them all.
+fn device_counters(output: &Output, stats: &[PortStats]) -> Result<(), Failure> {
+    let of_port = |port: &PortStats| {
+        let counters = port.device.iter().filter(|counter| counter.value > 0);
+        counters.map(|counter| (port.name.clone(), counter.clone())).collect::<Vec<_>>()
+    };
+    let rows: Vec<(String, DeviceCounter)> = stats.iter().flat_map(of_port).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let columns = [
+        Column::new("NAME", |row: &(String, DeviceCounter)| row.0.clone()),
+        Column::new("DEVICE-COUNTER", |row| row.1.name.clone()),
+        Column::number("VALUE", |row| row.1.value.to_string()),
+    ];
+    output.text(&format!("\n{}", output.table(&rows, &columns)))
 }

@@ -31,6 +31,16 @@ fn screen(status: &StatusReply, output: &Output) -> String {
         format!("fdb       {} of {} entries", status.fdb.used, status.fdb.max),
         format!("drops     {:.1} a second", status.drops_per_second),
     ];
+    for pool in &status.pools {
+        let used = pool.buffers.saturating_sub(pool.free);
+        let pages = if pool.hugepages { "hugepages" } else { "ordinary pages" };
+        lines.push(format!(
+            "memory    {}: {used} of {} buffers in use, {} MiB of {pages}",
+            pool.name,
+            pool.buffers,
+            pool.bytes.div_ceil(1 << 20)
+        ));
+    }
     if let Some(seconds) = status.confirm_within {
         lines.push(format!("confirm   a change is rolled back in {seconds} s unless confirmed"));
     }

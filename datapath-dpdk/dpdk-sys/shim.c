@@ -40,10 +40,15 @@ void vsw_pktmbuf_attach(struct rte_mbuf *indirect, struct rte_mbuf *direct) { rt
 uint16_t vsw_pktmbuf_data_room_size(struct rte_mempool *mp) { return rte_pktmbuf_data_room_size(mp); }
 uint64_t vsw_mbuf_tx_offload(uint64_t l2, uint64_t l3, uint64_t l4, uint64_t segment) { return rte_mbuf_tx_offload(l2, l3, l4, segment, 0, 0, 0); }
 void vsw_mempool_cache_flush(struct rte_mempool *mp) { rte_mempool_cache_flush(NULL, mp); }
+uint32_t vsw_mempool_object_bytes(const struct rte_mempool *mp) { return mp->header_size + mp->elt_size + mp->trailer_size; }
+const char *vsw_mempool_name(const struct rte_mempool *mp) { return mp->name; }
+uint32_t vsw_mempool_size(const struct rte_mempool *mp) { return mp->size; }
+int vsw_mempool_socket(const struct rte_mempool *mp) { return mp->socket_id; }
 
 uint16_t vsw_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count) { return rte_eth_rx_burst(port, queue, mbufs, count); }
 uint16_t vsw_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count) { return rte_eth_tx_burst(port, queue, mbufs, count); }
 int vsw_eth_link_up(uint16_t port) { struct rte_eth_link link; return rte_eth_link_get_nowait(port, &link) == 0 && link.link_status == RTE_ETH_LINK_UP; }
+uint32_t vsw_eth_link_mbps(uint16_t port) { struct rte_eth_link link; return rte_eth_link_get_nowait(port, &link) == 0 ? link.link_speed : 0; }
 
 unsigned vsw_ring_enqueue_burst(struct rte_ring *r, void *const *objs, unsigned count) { return rte_ring_enqueue_burst(r, objs, count, NULL); }
 unsigned vsw_ring_dequeue_burst(struct rte_ring *r, void **objs, unsigned count) { return rte_ring_dequeue_burst(r, objs, count, NULL); }

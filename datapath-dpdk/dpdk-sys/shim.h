@@ -11,6 +11,7 @@
 
 #include <rte_config.h>
 #include <rte_bus_vdev.h>
+#include <rte_cycles.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
@@ -101,10 +102,15 @@ void vsw_pktmbuf_attach(struct rte_mbuf *indirect, struct rte_mbuf *direct);
 uint16_t vsw_pktmbuf_data_room_size(struct rte_mempool *mp);
 uint64_t vsw_mbuf_tx_offload(uint64_t l2, uint64_t l3, uint64_t l4, uint64_t segment);
 void vsw_mempool_cache_flush(struct rte_mempool *mp);
+uint32_t vsw_mempool_object_bytes(const struct rte_mempool *mp);
+const char *vsw_mempool_name(const struct rte_mempool *mp);
+uint32_t vsw_mempool_size(const struct rte_mempool *mp);
+int vsw_mempool_socket(const struct rte_mempool *mp);
 
 uint16_t vsw_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 uint16_t vsw_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 int vsw_eth_link_up(uint16_t port);
+uint32_t vsw_eth_link_mbps(uint16_t port);
 
 unsigned vsw_ring_enqueue_burst(struct rte_ring *r, void *const *objs, unsigned count);
 unsigned vsw_ring_dequeue_burst(struct rte_ring *r, void **objs, unsigned count);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use switch_core::config::{PortKind, PortSpec};
 use switch_core::datapath::{
-    Backend, BackendError, Caps, Datapath, OpenPort, OutsideLoss, PortEvent, PortEventKind,
-    PortInfo, Wake,
+    Backend, BackendError, BackendWarning, Caps, Datapath, OpenPort, OutsideLoss, PoolUse,
+    PortEvent, PortEventKind, PortInfo, Wake,
 };
 use switch_core::handover::{HandoverRing, RING_FRAMES};
 use switch_core::ids::{PortId, WorkerId};
@@ -25,11 +25,15 @@ pub struct DpdkBackend {
     /// One a worker.
     wakers: Vec<Arc<dyn Wake>>,
     ports: BTreeMap<PortId, Port>,
+    /// What DPDK as a whole goes without.
+    warnings: Vec<BackendWarning>,
 }
 
 #[derive(Debug)]
 struct Port {
     device: Device,
+    /// Who polls each receive queue.
+    rx_workers: Vec<WorkerId>,
     link_up: bool,
     /// Settings the device goes without, in words.
     lost: Vec<String>,
@@ -43,7 +47,14 @@ impl DpdkBackend {
     /// A backend without workers and ports. All its ports receive into `pool`.
     #[must_use]
     pub fn new(eal: Eal, pool: Mempool) -> Self {
-        Self { eal, pool, wakers: Vec::new(), ports: BTreeMap::new() }
+        Self { eal, pool, wakers: Vec::new(), ports: BTreeMap::new(), warnings: Vec::new() }
+    }
+
+    /// The same, with what the switch is to say of DPDK as a whole.
+    #[must_use]
+    pub fn with_warnings(mut self, warnings: Vec<BackendWarning>) -> Self {
+        self.warnings = warnings;
+        self
     }
 
     /// The pool all ports receive into.
@@ -74,6 +85,7 @@ impl DpdkBackend {
         let (device, rx, tx) = Device::open(self.eal, attach, &config, self.pool)?;
         let owner = port.index() % workers;
         let worker_of = |queue: usize| (owner + queue) % workers;
+        let rx_workers = (0..rx.len()).map(|queue| WorkerId(worker_of(queue) as u16)).collect();
         let rings: Vec<_> = (0..tx.len())
             .map(|queue| HandoverRing::new(RING_FRAMES, Arc::clone(&self.wakers[worker_of(queue)])))
             .collect();
@@ -91,7 +103,7 @@ impl DpdkBackend {
             .collect();
         // Now in the order of the workers.
         queues.rotate_right(owner);
-        let opened = Port { link_up: device.link_up(), device, lost: Vec::new() };
+        let opened = Port { link_up: device.link_up(), device, rx_workers, lost: Vec::new() };
         let info = opened.info();
         self.ports.insert(port, opened);
         Ok(OpenPort { info, queues, owner: WorkerId(owner as u16) })
@@ -112,6 +124,7 @@ impl Port {
             queues: rx.max(tx),
             link_up: self.device.link_up(),
             lost: self.lost.clone(),
+            details: self.device.details(),
         }
     }
 }
@@ -203,6 +216,34 @@ impl Backend for DpdkBackend {
             let stats = opened.device.stats();
             OutsideLoss { missed_rx: stats.missed, lost_after_tx: stats.tx_errors }
         })
+    }
+
+    fn rx_workers(&self, port: PortId) -> Vec<WorkerId> {
+        self.ports.get(&port).map(|opened| opened.rx_workers.clone()).unwrap_or_default()
+    }
+
+    fn device_counters(&mut self, port: PortId) -> Vec<(String, u64)> {
+        self.ports.get(&port).map(|opened| opened.device.counters()).unwrap_or_default()
+    }
+
+    fn warnings(&self) -> Vec<BackendWarning> {
+        self.warnings.clone()
+    }
+
+    fn pools(&self) -> Vec<PoolUse> {
+        let size = self.pool.size();
+        vec![PoolUse {
+            name: self.pool.name(),
+            buffers: size.mbufs,
+            free: self.pool.available(),
+            bytes: u64::from(size.mbufs) * u64::from(size.mbuf_bytes),
+            hugepages: self.eal.has_hugepages(),
+            numa_node: size.numa_node,
+        }]
+    }
+
+    fn tsc_hz(&self) -> Option<u64> {
+        Some(self.eal.tsc_hz())
     }
 
     fn events(&mut self) -> Vec<PortEvent> {

@@ -105,6 +105,12 @@ impl Eal {
         unsafe { dpdk_sys::rte_eal_has_hugepages() != 0 }
     }
 
+    /// How often a second the time stamp counter counts.
+    pub fn tsc_hz(self) -> u64 {
+        // SAFETY: the EAL runs.
+        unsafe { dpdk_sys::rte_get_tsc_hz() }
+    }
+
     /// The version of libdpdk, for example `DPDK 22.11.11`.
     pub fn version() -> String {
         // SAFETY: no precondition; the answer is never null.

@@ -1,5 +1,6 @@
 //! Pools of mbufs.
 
+use std::ffi::CStr;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
@@ -41,6 +42,17 @@ impl Default for MempoolConfig {
 #[derive(Clone, Copy)]
 pub struct Mempool {
     raw: NonNull<dpdk_sys::rte_mempool>,
+}
+
+/// What a pool is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolSize {
+    /// How many mbufs it has.
+    pub mbufs: u32,
+    /// Bytes of one, with its headroom and all that describes it.
+    pub mbuf_bytes: u32,
+    /// The NUMA node it is on, if it is on one in particular.
+    pub numa_node: Option<u16>,
 }
 
 // SAFETY: libdpdk's mempools are made for use by all threads at once; a thread's cache is found
@@ -112,6 +124,27 @@ impl Mempool {
     pub fn available(self) -> u32 {
         // SAFETY: the pool lives.
         unsafe { dpdk_sys::rte_mempool_avail_count(self.raw.as_ptr()) }
+    }
+
+    /// Its name.
+    pub fn name(self) -> String {
+        // SAFETY: the pool lives.
+        let name = unsafe { dpdk_sys::vsw_mempool_name(self.raw.as_ptr()) };
+        // SAFETY: a terminated string in the pool.
+        let name = unsafe { CStr::from_ptr(name) };
+        name.to_string_lossy().into_owned()
+    }
+
+    /// How big it is.
+    pub fn size(self) -> PoolSize {
+        let raw = self.raw.as_ptr();
+        // SAFETY: the pool lives.
+        let mbuf_bytes = unsafe { dpdk_sys::vsw_mempool_object_bytes(raw) };
+        // SAFETY: the pool lives; any node is SOCKET_ID_ANY, -1.
+        let node = unsafe { dpdk_sys::vsw_mempool_socket(raw) };
+        // SAFETY: the pool lives.
+        let mbufs = unsafe { dpdk_sys::vsw_mempool_size(raw) };
+        PoolSize { mbufs, mbuf_bytes, numa_node: u16::try_from(node).ok() }
     }
 
     /// Data bytes of a fresh mbuf behind its headroom.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use switch_core::WorkerId;
 use switch_core::config::Netns;
-use switch_core::datapath::{Caps, PortEventKind, PortInfo};
+use switch_core::datapath::{Caps, DeviceDetails, PortEventKind, PortInfo};
 use switch_core::frame::HeapFrame;
 use switch_core::handover::HandoverRing;
 
@@ -128,6 +128,15 @@ impl Port {
             },
             link_up: self.link.up && !self.gone,
             lost: self.lost.clone(),
+            details: match &self.device {
+                // One socket for each way a packet may come or go: nothing of the kind.
+                Device::Vtep(_) => DeviceDetails::default(),
+                _ => DeviceDetails {
+                    rx_queues: Some(1),
+                    tx_queues: Some(1),
+                    ..DeviceDetails::default()
+                },
+            },
         }
     }
 

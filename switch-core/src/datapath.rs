@@ -140,6 +140,57 @@ pub struct PortInfo {
     pub link_up: bool,
     /// What the kernel or device refused and the port works without, in words.
     pub lost: Vec<String>,
+    /// What else is known of the device.
+    pub details: DeviceDetails,
+}
+
+/// What an operator may want to know of a device and the switch itself does not. What a backend
+/// cannot tell is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceDetails {
+    /// Receive queues.
+    pub rx_queues: Option<u16>,
+    /// Send queues.
+    pub tx_queues: Option<u16>,
+    /// The NUMA node it is attached to.
+    pub numa_node: Option<u16>,
+    /// Whether it takes frames for all addresses.
+    pub promiscuous: Option<bool>,
+    /// Its speed in Mbit/s.
+    pub link_mbps: Option<u32>,
+    /// Offloads in use on the way in, as the driver calls them.
+    pub rx_offloads: Vec<String>,
+    /// Offloads in use on the way out, as the driver calls them.
+    pub tx_offloads: Vec<String>,
+}
+
+/// Something by which the backend as a whole is less than it could be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendWarning {
+    /// What it is about, for example `memory`.
+    pub subject: String,
+    /// What is wrong.
+    pub message: String,
+    /// The command or setting that mends it, if there is one.
+    pub hint: Option<String>,
+}
+
+/// A pool that frames are made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolUse {
+    /// Its name.
+    pub name: String,
+    /// How many buffers it has.
+    pub buffers: u32,
+    /// How many of them are free, exact while no frame is under way. Devices hold some for what
+    /// they are about to receive.
+    pub free: u32,
+    /// Bytes of memory it takes.
+    pub bytes: u64,
+    /// Whether these are hugepages.
+    pub hugepages: bool,
+    /// The NUMA node it is on.
+    pub numa_node: Option<u16>,
 }
 
 /// What the underlay port of a VTEP has to send and to receive.
@@ -366,4 +417,32 @@ pub trait Backend: Send {
 
     /// What happened since the last call. Called a few times a second.
     fn events(&mut self) -> Vec<PortEvent>;
+
+    /// Which worker polls each receive queue of an open port, in the order of the queues. Empty
+    /// where there is one queue, which the owner polls.
+    fn rx_workers(&self, port: PortId) -> Vec<WorkerId> {
+        let _ = port;
+        Vec::new()
+    }
+
+    /// What the device of an open port counts by itself, with its own names.
+    fn device_counters(&mut self, port: PortId) -> Vec<(String, u64)> {
+        let _ = port;
+        Vec::new()
+    }
+
+    /// By what the backend itself is less than it could be.
+    fn warnings(&self) -> Vec<BackendWarning> {
+        Vec::new()
+    }
+
+    /// The pools that frames are made from, where they are not the heap.
+    fn pools(&self) -> Vec<PoolUse> {
+        Vec::new()
+    }
+
+    /// How often a second the processor's time stamp counter counts, if the backend knows.
+    fn tsc_hz(&self) -> Option<u64> {
+        None
+    }
 }

@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod control;
+pub mod cpus;
 pub mod events;
 pub mod metrics;
 pub mod start;

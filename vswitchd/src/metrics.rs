@@ -8,7 +8,7 @@
 use std::fmt::{Display, Write as _};
 
 use switch_core::DropReason;
-use switch_core::datapath::OutsideLoss;
+use switch_core::datapath::{OutsideLoss, PoolUse};
 use switch_core::drop::Side;
 use switch_core::stats::PortTotals;
 use switch_core::tunnel::OverlayTotals;
@@ -21,6 +21,7 @@ pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4";
 #[allow(missing_docs, reason = "each field is the metric of its name")]
 pub struct Sample {
     pub datapath: &'static str,
+    pub pools: Vec<PoolUse>,
     pub uptime: u64,
     pub revision: u64,
     pub fdb: u64,
@@ -143,6 +144,8 @@ pub fn render(sample: &Sample) -> String {
     out.single("fdb_entries", "gauge", "Entries of the FDB.", sample.fdb);
     out.single("fdb_limit", "gauge", "Most entries of the FDB.", sample.fdb_limit);
 
+    pools(&mut out, &sample.pools);
+
     out.head("port_state", "gauge", "1 for the state a port is in.");
     for port in &sample.ports {
         for state in ["up", "down", "waiting", "failed"] {
@@ -206,6 +209,24 @@ pub fn render(sample: &Sample) -> String {
         out.line("worker_busy_seconds_total", &worker_labels(&index, &cpu), seconds);
     }
     out.0
+}
+
+/// A metric of a pool: name, help, value.
+type OfPool = (&'static str, &'static str, fn(&PoolUse) -> u64);
+
+const OF_POOLS: &[OfPool] = &[
+    ("pool_buffers", "Buffers of a pool that frames are made from.", |p| p.buffers.into()),
+    ("pool_free_buffers", "Free buffers of a pool.", |p| p.free.into()),
+    ("pool_bytes", "Memory that a pool takes.", |p| p.bytes),
+];
+
+fn pools(out: &mut Text, pools: &[PoolUse]) {
+    for (name, help, value) in OF_POOLS {
+        out.head(name, "gauge", help);
+        for pool in pools {
+            out.line(name, &[("pool", &pool.name)], value(pool));
+        }
+    }
 }
 
 fn overlays(out: &mut Text, what: &str, rows: &[OverlaySample]) {
@@ -317,7 +338,15 @@ mod tests {
             fdb_limit: None,
         };
         let text = render(&Sample {
-            datapath: "tap",
+            datapath: "dpdk",
+            pools: vec![PoolUse {
+                name: "frames".to_owned(),
+                buffers: 64,
+                free: 60,
+                bytes: 1 << 20,
+                hugepages: false,
+                numa_node: None,
+            }],
             uptime: 1,
             revision: 2,
             fdb: 3,
@@ -336,6 +365,7 @@ mod tests {
             drops,
             [r#"vswitch_port_dropped_frames_total{port="a\"b",reason="tx-full",side="out"} 7"#]
         );
+        assert!(text.contains("\nvswitch_pool_free_buffers{pool=\"frames\"} 60\n"), "{text}");
         for line in text.lines().filter(|line| !line.starts_with("# ")) {
             let (name, value) = line.rsplit_once(' ').expect(line);
             assert!(name.starts_with("vswitch_"), "{line}");

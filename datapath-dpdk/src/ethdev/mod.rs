@@ -3,6 +3,7 @@
 //! A queue is used by one thread at a time (its methods take `&mut self`) and keeps its device
 //! open: the device stops and closes when the last queue and the last handle are gone.
 
+mod details;
 mod queue;
 
 use std::ffi::{CStr, c_int};

@@ -15,8 +15,8 @@ use super::signal::Signal;
 use crate::batch::{BURST, Batch};
 use crate::config::PortSpec;
 use crate::datapath::{
-    Backend, BackendError, Caps, Datapath, OpenPort, OutsideLoss, PortEvent, PortEventKind,
-    PortInfo, Ready, UnderlaySpec, Wait, Wake,
+    Backend, BackendError, Caps, Datapath, DeviceDetails, OpenPort, OutsideLoss, PortEvent,
+    PortEventKind, PortInfo, Ready, UnderlaySpec, Wait, Wake,
 };
 use crate::drop::DropReason;
 use crate::frame::{
@@ -363,6 +363,7 @@ fn info(device: &Device) -> PortInfo {
         queues: 1,
         link_up: true,
         lost: Vec::new(),
+        details: DeviceDetails::default(),
     }
 }
 

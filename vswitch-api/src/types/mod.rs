@@ -19,12 +19,13 @@ pub use fdb::{
 };
 pub use keyed::{BridgeConfig, PortConfig, TunnelConfig, VtepConfig};
 pub use port::{
-    BridgeStatus, CopyCounters, DropCount, Offloads, PortCounters, PortState, PortStats, PortStatus,
+    BridgeStatus, CopyCounters, DeviceCounter, DeviceStatus, DropCount, Offloads, PortCounters,
+    PortState, PortStats, PortStatus,
 };
 pub use reply::{Action, List, MutationReply, ObjectKind, ObjectResult, Origin};
 pub use status::{
-    CpuStatus, DropRow, Event, EventLevel, FdbUse, Limits, PortsInState, StatusReply, VersionReply,
-    Warning,
+    CpuStatus, DropRow, Event, EventLevel, FdbUse, Limits, PoolStatus, PortsInState, RxQueue,
+    StatusReply, VersionReply, Warning,
 };
 pub use tunnel::{
     MtuReply, Overhead, PeersReply, PeersRequest, PortMtu, ReceivedOption, TunnelCounters,

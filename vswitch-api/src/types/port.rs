@@ -100,6 +100,9 @@ pub struct PortStatus {
     pub driver: Option<String>,
     /// How many queues it has.
     pub queues: u16,
+    /// What else its device tells.
+    #[serde(default)]
+    pub details: DeviceStatus,
     /// The worker that receives from it; absent unless it is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<u16>,
@@ -116,6 +119,33 @@ pub struct PortStatus {
     pub revision: u64,
     /// As it was asked for.
     pub config: PortConfig,
+}
+
+/// What a port's device tells of itself; absent is what it does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct DeviceStatus {
+    /// Receive queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_queues: Option<u16>,
+    /// Send queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_queues: Option<u16>,
+    /// The NUMA node it is attached to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa_node: Option<u16>,
+    /// Whether it takes frames for all addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promiscuous: Option<bool>,
+    /// Its speed in Mbit/s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_mbps: Option<u32>,
+    /// Offloads in use on the way in, as the driver calls them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rx_offloads: Vec<String>,
+    /// Offloads in use on the way out, as the driver calls them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tx_offloads: Vec<String>,
 }
 
 /// What a port can send unfinished.
@@ -167,6 +197,20 @@ pub struct PortStats {
     pub inside: CopyCounters,
     /// What was dropped, by reason; reasons that never happened are left out.
     pub drops: Vec<DropCount>,
+    /// What its device counts by itself since it was opened, with the driver's names; empty where it
+    /// tells nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device: Vec<DeviceCounter>,
+}
+
+/// A counter of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct DeviceCounter {
+    /// The driver's name for it.
+    pub name: String,
+    /// Its value.
+    pub value: u64,
 }
 
 /// What happened to a port's frames inside the switch.

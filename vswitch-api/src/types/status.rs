@@ -26,6 +26,9 @@ pub struct StatusReply {
     pub ports: PortsInState,
     /// How full the FDB is.
     pub fdb: FdbUse,
+    /// The pools that frames are made from; absent where they are made on the heap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<PoolStatus>,
     /// Frames dropped a second, over the last few seconds.
     pub drops_per_second: f64,
     /// Whether something is not as it should be.
@@ -58,6 +61,25 @@ pub struct FdbUse {
     pub used: u64,
     /// Most entries.
     pub max: u64,
+}
+
+/// A pool that frames are made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: String,
+    /// How many buffers it has.
+    pub buffers: u32,
+    /// How many of them are free. Devices hold some for what they are about to receive.
+    pub free: u32,
+    /// Bytes of memory it takes.
+    pub bytes: u64,
+    /// Whether these are hugepages.
+    pub hugepages: bool,
+    /// The NUMA node it is on, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa_node: Option<u16>,
 }
 
 /// Something that is not as it should be.
@@ -126,14 +148,36 @@ pub struct CpuStatus {
     pub idle: String,
     /// The ports it receives from.
     pub ports: Vec<String>,
+    /// The receive queues it polls.
+    #[serde(default)]
+    pub rx_queues: Vec<RxQueue>,
     /// Share of the time that it spent on frames, over the last few seconds, 0 to 100.
     pub busy_percent: f64,
     /// Frames since it started.
     pub frames: u64,
     /// Nanoseconds a frame took, on average since it started; 0 without frames.
     pub ns_per_frame: f64,
+    /// Processor cycles a frame took: its nanoseconds times `mhz`. Absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cycles_per_frame: Option<f64>,
+    /// The clock that cycles are counted by, in MHz.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mhz: Option<f64>,
+    /// Which clock that is: `tsc` is the time stamp counter, `cpu` what the kernel says of the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<String>,
     /// Frames a burst had, on average since it started; 0 without frames.
     pub frames_per_burst: f64,
+}
+
+/// A receive queue of a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct RxQueue {
+    /// The port.
+    pub port: String,
+    /// Its number on the port, from 0.
+    pub queue: u16,
 }
 
 /// How much an event matters.

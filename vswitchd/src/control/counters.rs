@@ -7,12 +7,15 @@ use switch_core::datapath::{Backend, OutsideLoss};
 use switch_core::drop::Side;
 use switch_core::stats::PortTotals;
 use switch_core::tunnel::Proto;
-use vswitch_api::types::{CopyCounters, CpuStatus, DropCount, DropRow, PortCounters, PortStats};
+use vswitch_api::types::{
+    CopyCounters, CpuStatus, DeviceCounter, DropCount, DropRow, PortCounters, PortStats, RxQueue,
+};
 
 use super::overlay_view::totals;
 use super::ports::Port;
 use super::view::port_state;
 use super::{Controller, Queue};
+use crate::cpus;
 use crate::metrics::{BridgeSample, OverlaySample, PortSample, Sample, WorkerSample, bounded};
 
 impl<B> Controller<B>
@@ -30,21 +33,20 @@ where
 
     pub(super) fn port_stats(&mut self) -> Vec<PortStats> {
         let fdb = self.switch.fdb();
-        let of_ports = self.ports.iter().map(|(name, port)| {
-            let loss = loss_of(&mut self.backend, port);
-            stats_of(name, &port.totals(), loss, fdb.port_count(port.id))
-        });
+        let of_ports = self
+            .ports
+            .iter()
+            .map(|(name, port)| stats_of(&mut self.backend, name, port, fdb.port_count(port.id)));
         let mut out: Vec<_> = of_ports.collect();
-        out.extend(self.vteps.iter().map(|(name, vtep)| {
-            stats_of(name, &vtep.totals(), loss_of(&mut self.backend, vtep), 0)
-        }));
+        let vteps = self.vteps.iter();
+        out.extend(vteps.map(|(name, vtep)| stats_of(&mut self.backend, name, vtep, 0)));
         out
     }
 
     /// The same for the port of one VTEP: outer packets.
     pub(super) fn vtep_stats(&mut self, name: &str) -> Option<PortStats> {
         let vtep = self.vteps.get(name)?;
-        Some(stats_of(name, &vtep.totals(), loss_of(&mut self.backend, vtep), 0))
+        Some(stats_of(&mut self.backend, name, vtep, 0))
     }
 
     pub(super) fn drops(&self) -> Vec<DropRow> {
@@ -70,29 +72,48 @@ where
     }
 
     pub(super) fn cpus(&self) -> Vec<CpuStatus> {
-        let mut ports: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-        for (name, port) in &self.ports {
-            if let Some(open) = &port.open {
-                ports.entry(open.owner.index()).or_default().push(name.clone());
+        let mut rx: BTreeMap<usize, Vec<RxQueue>> = BTreeMap::new();
+        let ports = self.ports.iter().map(|(name, port)| (name, port.id, &port.open));
+        let vteps = self.vteps.iter().map(|(name, vtep)| (name, vtep.id, &vtep.open));
+        for (name, id, open) in ports.chain(vteps) {
+            let Some(open) = open else { continue };
+            let mut workers = self.backend.rx_workers(id);
+            if workers.is_empty() {
+                workers.push(open.owner);
+            }
+            for (queue, worker) in (0..).zip(workers) {
+                let queue = RxQueue { port: name.clone(), queue };
+                rx.entry(worker.index()).or_default().push(queue);
             }
         }
-        for (name, vtep) in &self.vteps {
-            if let Some(open) = &vtep.open {
-                ports.entry(open.owner.index()).or_default().push(name.clone());
-            }
-        }
+        let names = |queues: &[RxQueue]| {
+            let mut names: Vec<String> = queues.iter().map(|rx| rx.port.clone()).collect();
+            names.dedup();
+            names
+        };
+        let tsc = self.backend.tsc_hz().map(|hz| (hz as f64 / 1e6, "tsc"));
+        let clocks = |cpu| tsc.or_else(|| Some((cpus::mhz(cpu)?, "cpu")));
         let per = |sum: u64, count: u64| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
         self.workers
             .each()
-            .map(|(worker, cpu, counters)| CpuStatus {
-                worker: u16::try_from(worker).unwrap_or(u16::MAX),
-                cpu,
-                idle: self.started_as.0.idle.name().to_owned(),
-                ports: ports.remove(&worker).unwrap_or_default(),
-                busy_percent: self.rates.busy_percent(worker),
-                frames: counters.frames.get(),
-                ns_per_frame: per(counters.busy_ns.get(), counters.frames.get()),
-                frames_per_burst: per(counters.frames.get(), counters.busy_turns.get()),
+            .map(|(worker, cpu, counters)| {
+                let clock = clocks(cpu);
+                let rx_queues = rx.remove(&worker).unwrap_or_default();
+                let ns_per_frame = per(counters.busy_ns.get(), counters.frames.get());
+                CpuStatus {
+                    worker: u16::try_from(worker).unwrap_or(u16::MAX),
+                    cpu,
+                    idle: self.started_as.0.idle.name().to_owned(),
+                    ports: names(&rx_queues),
+                    rx_queues,
+                    busy_percent: self.rates.busy_percent(worker),
+                    frames: counters.frames.get(),
+                    ns_per_frame,
+                    cycles_per_frame: clock.map(|(mhz, _)| ns_per_frame * mhz / 1e3),
+                    mhz: clock.map(|(mhz, _)| mhz),
+                    clock: clock.map(|(_, name)| name.to_owned()),
+                    frames_per_burst: per(counters.frames.get(), counters.busy_turns.get()),
+                }
             })
             .collect()
     }
@@ -150,6 +171,7 @@ where
             .collect();
         Sample {
             datapath: self.backend.name(),
+            pools: self.backend.pools(),
             uptime: self.clock.now().secs(),
             revision: self.store.revision(),
             fdb: self.switch.fdb().len() as u64,
@@ -206,11 +228,21 @@ fn counters_of(totals: &PortTotals, loss: OutsideLoss, fdb: u32) -> PortCounters
     }
 }
 
-fn stats_of(name: &str, totals: &PortTotals, loss: OutsideLoss, fdb: u32) -> PortStats {
+fn stats_of<B: Backend, S: Clone>(
+    backend: &mut B,
+    name: &str,
+    port: &Port<S>,
+    fdb: u32,
+) -> PortStats {
+    let (totals, loss) = (port.totals(), loss_of(backend, port));
+    let device = match port.open {
+        Some(_) => backend.device_counters(port.id),
+        None => Vec::new(),
+    };
     let drops = DropReason::ALL.into_iter().filter(|reason| totals.dropped_for(*reason) > 0);
     PortStats {
         name: name.to_owned(),
-        counters: counters_of(totals, loss, fdb),
+        counters: counters_of(&totals, loss, fdb),
         inside: CopyCounters {
             copied: totals.copied,
             originated: totals.originated,
@@ -224,6 +256,7 @@ fn stats_of(name: &str, totals: &PortTotals, loss: OutsideLoss, fdb: u32) -> Por
                 frames: totals.dropped_for(reason),
             })
             .collect(),
+        device: device.into_iter().map(|(name, value)| DeviceCounter { name, value }).collect(),
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use switch_core::datapath::{Backend, PortInfo};
+use switch_core::datapath::{Backend, BackendWarning, PoolUse, PortInfo};
 use switch_core::{BridgeId, PortId};
 use vswitch_api::ApiError;
 use vswitch_api::config::{self, Change, Desired};
 use vswitch_api::types::{
-    BridgeConfig, BridgeStatus, ConfigReply, DiffReply, FdbUse, HistoryEntry, Limits, ObjectKind,
-    Offloads, Origin, PortConfig, PortState, PortStatus, PortsInState, StatusReply, VlanRow,
-    Warning,
+    BridgeConfig, BridgeStatus, ConfigReply, DeviceStatus, DiffReply, FdbUse, HistoryEntry, Limits,
+    ObjectKind, Offloads, Origin, PoolStatus, PortConfig, PortState, PortStatus, PortsInState,
+    StatusReply, VlanRow, Warning,
 };
 
 use super::mutate::{internal, no_such_revision};
@@ -55,6 +55,7 @@ where
             bridges: self.bridges.len() as u64,
             ports,
             fdb: FdbUse { used: fdb.len() as u64, max: self.started_as.0.max_fdb_total.into() },
+            pools: self.backend.pools().into_iter().map(pool_status).collect(),
             drops_per_second: self.rates.drops_per_second(),
             degraded: !warnings.is_empty(),
             warnings,
@@ -67,7 +68,7 @@ where
     }
 
     fn warnings(&self) -> Vec<Warning> {
-        let mut out = Vec::new();
+        let mut out: Vec<Warning> = self.backend.warnings().into_iter().map(told).collect();
         let now = self.clock.now();
         let fdb = self.switch.fdb();
         let warning = |subject: String, message: String, hint: Option<&str>| Warning {
@@ -201,6 +202,7 @@ where
                 .or_else(|| port.spec.kind.device().map(str::to_owned)),
             driver: shown(|info| &info.driver),
             queues: info.map_or(0, |info| info.queues),
+            details: info.filter(|_| port.open.is_some()).map(details).unwrap_or_default(),
             worker: port.open.as_ref().map(|open| open.owner.0),
             offloads: Offloads { csum: caps.csum, tso4: caps.tso4, tso6: caps.tso6, uso: caps.uso },
             lost: info.map(|info| info.lost.clone()).unwrap_or_default(),
@@ -269,6 +271,29 @@ where
             current: revision == present,
         };
         Ok(entries.into_iter().map(entry).collect())
+    }
+}
+
+fn pool_status(pool: PoolUse) -> PoolStatus {
+    let PoolUse { name, buffers, free, bytes, hugepages, numa_node } = pool;
+    PoolStatus { name, buffers, free, bytes, hugepages, numa_node }
+}
+
+fn told(warning: BackendWarning) -> Warning {
+    let BackendWarning { subject, message, hint } = warning;
+    Warning { subject, message, hint }
+}
+
+fn details(info: &PortInfo) -> DeviceStatus {
+    let details = info.details.clone();
+    DeviceStatus {
+        rx_queues: details.rx_queues,
+        tx_queues: details.tx_queues,
+        numa_node: details.numa_node,
+        promiscuous: details.promiscuous,
+        link_mbps: details.link_mbps,
+        rx_offloads: details.rx_offloads,
+        tx_offloads: details.tx_offloads,
     }
 }
 

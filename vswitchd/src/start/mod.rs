@@ -36,7 +36,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Stays in the foreground and logs to stderr. SIGTERM and SIGINT stop it; SIGHUP makes it read its
 /// configuration file again.
 #[derive(Debug, Parser)]
-#[command(name = "vswitchd", version, args_override_self = true)]
+#[command(name = "vswitchd", version, long_version = LONG_VERSION, args_override_self = true)]
 pub struct Args {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
@@ -59,6 +59,13 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
+
+/// What `--version` says: also which datapaths are in this build.
+const LONG_VERSION: &str = if cfg!(feature = "dpdk") {
+    concat!(env!("CARGO_PKG_VERSION"), " with DPDK")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " without DPDK")
+};
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -1,0 +1,85 @@
+//! What an operator may want to know of a device: settings and counters, as the driver tells them.
+
+use std::ffi::{CStr, c_char};
+use std::mem::MaybeUninit;
+
+use dpdk_sys::{rte_eth_conf, rte_eth_xstat, rte_eth_xstat_name};
+use switch_core::datapath::DeviceDetails;
+
+use super::Device;
+
+/// The most counters of its own that a device is asked for: some have hundreds for each queue.
+const COUNTERS_MAX: u32 = 1 << 16;
+
+impl Device {
+    /// Its queues, node, speed, and the offloads in use.
+    pub fn details(&self) -> DeviceDetails {
+        let (rx, tx) = self.queues();
+        let port = self.open.port;
+        let mut conf = MaybeUninit::<rte_eth_conf>::zeroed();
+        // SAFETY: an open port; the structure is written.
+        unsafe { dpdk_sys::rte_eth_dev_conf_get(port, conf.as_mut_ptr()) };
+        // SAFETY: C integers, enums with a zero value and null pointers; zeroed before.
+        let conf = unsafe { conf.assume_init() };
+        // SAFETY: an open port. What the driver does not know is SOCKET_ID_ANY, -1.
+        let node = unsafe { dpdk_sys::rte_eth_dev_socket_id(port) };
+        // SAFETY: an open port. Neither 0 nor 1 is what a driver without the notion says.
+        let promiscuous = unsafe { dpdk_sys::rte_eth_promiscuous_get(port) };
+        // SAFETY: an open port.
+        let mbps = unsafe { dpdk_sys::vsw_eth_link_mbps(port) };
+        DeviceDetails {
+            rx_queues: Some(rx),
+            tx_queues: Some(tx),
+            numa_node: u16::try_from(node).ok(),
+            promiscuous: (0..=1).contains(&promiscuous).then_some(promiscuous == 1),
+            // 0 is none, the largest number an unknown one.
+            link_mbps: Some(mbps).filter(|mbps| !matches!(*mbps, 0 | u32::MAX)),
+            // SAFETY: no precondition; the answer is never null.
+            rx_offloads: names(conf.rxmode.offloads, |bit| unsafe {
+                dpdk_sys::rte_eth_dev_rx_offload_name(bit)
+            }),
+            // SAFETY: as above.
+            tx_offloads: names(conf.txmode.offloads, |bit| unsafe {
+                dpdk_sys::rte_eth_dev_tx_offload_name(bit)
+            }),
+        }
+    }
+
+    /// What it counts by itself (`xstats`), with the driver's names. Empty if it has nothing of the
+    /// kind.
+    pub fn counters(&self) -> Vec<(String, u64)> {
+        let port = self.open.port;
+        // SAFETY: an open port; without room the answer is how many there are.
+        let count = unsafe { dpdk_sys::rte_eth_xstats_get_names(port, std::ptr::null_mut(), 0) };
+        let count = u32::try_from(count).unwrap_or(0).min(COUNTERS_MAX);
+        let mut names = vec![rte_eth_xstat_name { name: [0; 64] }; count as usize];
+        let mut values = vec![rte_eth_xstat { id: 0, value: 0 }; count as usize];
+        // SAFETY: an open port; there is room for `count` names.
+        let named = unsafe { dpdk_sys::rte_eth_xstats_get_names(port, names.as_mut_ptr(), count) };
+        // SAFETY: an open port; there is room for `count` values.
+        let valued = unsafe { dpdk_sys::rte_eth_xstats_get(port, values.as_mut_ptr(), count) };
+        // More than there is room for means that nothing was written: queues were added meanwhile.
+        let written =
+            |n: i32| usize::try_from(n).ok().filter(|n| *n <= count as usize).unwrap_or(0);
+        names.truncate(written(named));
+        values.truncate(written(valued));
+        let named = |value: &rte_eth_xstat| {
+            let name = names.get(usize::try_from(value.id).ok()?)?;
+            let bytes = name.name.map(c_char::cast_unsigned);
+            let name = CStr::from_bytes_until_nul(&bytes).ok()?;
+            Some((name.to_string_lossy().into_owned(), value.value))
+        };
+        values.iter().filter_map(named).collect()
+    }
+}
+
+/// The names of the bits that are set.
+fn names(bits: u64, name: impl Fn(u64) -> *const c_char) -> Vec<String> {
+    let set = (0..64).map(|bit| 1u64 << bit).filter(|bit| bits & bit != 0);
+    set.map(|bit| {
+        // SAFETY: a terminated string that is part of the library.
+        let name = unsafe { CStr::from_ptr(name(bit)) };
+        name.to_string_lossy().into_owned()
+    })
+    .collect()
+}
