@@ -41,10 +41,13 @@ pub struct DaemonSpec {
     pub binaries: Option<PathBuf>,
     /// The daemon outlives this process (`cargo xtask demo --keep`).
     pub survives: bool,
+    /// Every configuration it gets is moved to the DPDK datapath.
+    pub dpdk: bool,
 }
 
 impl DaemonSpec {
-    /// A daemon with that configuration, in a network namespace of its own.
+    /// A daemon with that configuration, in a network namespace of its own. It runs on DPDK if
+    /// `VSWITCH_E2E_DATAPATH` is `dpdk`: so tests of one datapath run on the other.
     pub fn new(config: &str) -> Self {
         Self {
             config: config.to_owned(),
@@ -55,7 +58,16 @@ impl DaemonSpec {
             dir: None,
             binaries: None,
             survives: false,
+            dpdk: on_dpdk_anyway(),
         }
+    }
+
+    /// The same configuration on the DPDK datapath, with ordinary memory, which every machine has,
+    /// unless it says something of `[dpdk]` itself. Needs [`Need::Dpdk`](crate::Need::Dpdk).
+    #[must_use]
+    pub fn dpdk(mut self) -> Self {
+        self.dpdk = true;
+        self
     }
 
     /// Expects log lines of level WARN or ERROR that contain `part`.
@@ -86,7 +98,7 @@ impl DaemonSpec {
         let mut daemon =
             Daemon { process: None, spec: self, netns, dir, checked: 0, own, _temp: temp };
         fs::create_dir_all(&daemon.dir)?;
-        fs::write(daemon.config_path(), &daemon.spec.config)?;
+        daemon.write_config(&daemon.spec.config)?;
         daemon.launch()?;
         Ok(daemon)
     }
@@ -160,7 +172,13 @@ impl Daemon {
     /// # Errors
     /// The file cannot be written.
     pub fn write_config(&self, config: &str) -> Result<()> {
-        fs::write(self.config_path(), config).context("cannot write the configuration")
+        fs::write(self.config_path(), self.config_text(config))
+            .context("cannot write the configuration")
+    }
+
+    /// A configuration as this daemon gets it: on its datapath.
+    pub fn config_text(&self, config: &str) -> String {
+        if self.spec.dpdk { on_dpdk(config) } else { config.to_owned() }
     }
 
     /// Expects log lines of level WARN or ERROR that contain `part`, from now on.
@@ -225,6 +243,31 @@ impl Daemon {
             let same = now == last;
             last = now.clone();
             Ok(same.then_some(now))
+        })
+    }
+
+    /// Buffers of the daemon's pools that are not free, those included that devices hold for what
+    /// they are about to receive. 0 with a datapath that has no pools.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn buffers_in_use(&self) -> Result<u64> {
+        // A degraded daemon answers, too.
+        let status = self.ctl("-o json status")?.json()?;
+        let pools = status["pools"].as_array().cloned().unwrap_or_default();
+        let count = |pool: &serde_json::Value, key: &str| pool[key].as_u64().context("no count");
+        pools.iter().map(|pool| Ok(count(pool, "buffers")? - count(pool, "free")?)).sum()
+    }
+
+    /// Waits until exactly that many buffers are in use, as before the traffic of a test.
+    ///
+    /// # Errors
+    /// There are others after 20 s: buffers leaked.
+    pub fn wait_buffers_in_use(&self, wanted: u64) -> Result<()> {
+        crate::command::until_ok(Duration::from_secs(20), "buffers to be given back", || {
+            let now = self.buffers_in_use()?;
+            ensure!(now == wanted, "{now} buffers are in use, and were {wanted}");
+            Ok(())
         })
     }
 
@@ -369,6 +412,27 @@ impl Drop for Daemon {
     }
 }
 
+/// Whether all daemons are to run on DPDK.
+pub fn on_dpdk_anyway() -> bool {
+    std::env::var("VSWITCH_E2E_DATAPATH").as_deref() == Ok("dpdk")
+}
+
+/// The text of a configuration with `datapath = "dpdk"`, and `hugepages = "off"` unless it says
+/// something of `[dpdk]` itself.
+pub(crate) fn on_dpdk(config: &str) -> String {
+    let key = "[daemon]\ndatapath = \"dpdk\"\n";
+    let without = config.replace("datapath = \"tap\"\n", "");
+    let mut out = match without.contains("datapath = \"dpdk\"") {
+        true => without,
+        false if without.contains("[daemon]\n") => without.replacen("[daemon]\n", key, 1),
+        false => format!("{}\n{key}", without.trim_end()),
+    };
+    if !out.contains("[dpdk]") {
+        out.push_str("\n[dpdk]\nhugepages = \"off\"\n");
+    }
+    out
+}
+
 /// A bare HTTP/1.1 request over a Unix socket: tests of the API must not rest on its own client.
 ///
 /// # Errors
@@ -389,4 +453,22 @@ pub(crate) fn http(socket: &Path, method: &str, path: &str, body: &str) -> Resul
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no HTTP status")?;
     Ok((status, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::on_dpdk;
+
+    #[test]
+    fn a_configuration_moves_to_dpdk() {
+        let off = "[dpdk]\nhugepages = \"off\"\n";
+        let daemon = "[daemon]\ndatapath = \"dpdk\"\n";
+        assert_eq!(on_dpdk("version = 1\n"), format!("version = 1\n{daemon}\n{off}"));
+        assert_eq!(
+            on_dpdk("version = 1\n[daemon]\ndatapath = \"tap\"\nidle = \"poll\"\n"),
+            format!("version = 1\n{daemon}idle = \"poll\"\n\n{off}")
+        );
+        let own = format!("version = 1\n{daemon}[dpdk]\nhugepages = \"auto\"\n");
+        assert_eq!(on_dpdk(&own), own);
+    }
 }

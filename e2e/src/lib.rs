@@ -42,7 +42,7 @@ pub mod raw;
 mod traffic;
 
 pub use command::{Cmd, Host, Output, Process, run, until, until_ok};
-pub use daemon::{Daemon, DaemonSpec};
+pub use daemon::{Daemon, DaemonSpec, on_dpdk_anyway};
 pub use guest::{Guest, GuestSpec, Nic};
 pub use log::{Level, problems};
 pub use need::{Need, missing, skip};

@@ -4,7 +4,10 @@ use std::fmt;
 use std::io::Write;
 use std::path::Path;
 
+use anyhow::{Result, ensure};
+
 use crate::bins::binary;
+use crate::command::Cmd;
 
 /// Something a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub enum Need {
     Program(&'static str, &'static str),
     /// The built `vswitchd` and `vswitch-ctl`.
     Binaries,
+    /// A `vswitchd` that was built with DPDK.
+    Dpdk,
 }
 
 impl Need {
@@ -41,9 +46,20 @@ impl Need {
                 .into_iter()
                 .find_map(|b| binary(b).err())
                 .map(|e| e.to_string()),
+            Self::Dpdk => with_dpdk().err().map(|e| e.to_string()),
             _ => None,
         }
     }
+}
+
+/// Fails unless the built daemon has the DPDK datapath in it.
+fn with_dpdk() -> Result<()> {
+    let version = Cmd::new(binary("vswitchd")?).arg("--version").run()?.ok()?.stdout;
+    ensure!(
+        version.contains("with DPDK"),
+        "vswitchd is built without DPDK: cargo build -p vswitchd --features dpdk"
+    );
+    Ok(())
 }
 
 /// The first of `needs` that is not there.

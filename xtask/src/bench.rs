@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::setup::{Purpose, ensure_packages, ensure_tun};
-use crate::ui::{cargo, root, show, step};
+use crate::ui::{build_switch, cargo, root, show, step};
 
 /// Run a benchmark.
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     ensure_packages(Purpose::Test)?;
     ensure_tun()?;
     step("Building a release");
-    show(cargo().args(["build", "--release", "-p", "vswitchd", "-p", "vswitch-ctl"]))?;
+    show(&mut build_switch(true))?;
     step(&format!("Measuring {name}"));
     show(
         cargo()

@@ -11,7 +11,7 @@ use vswitch_e2e::bins::target_dir;
 use vswitch_e2e::{Cmd, run};
 
 use crate::setup::{Purpose, ensure_packages};
-use crate::ui::{cargo, note, root, show, step};
+use crate::ui::{DPDK_FEATURE, build_switch, cargo, has_libdpdk, note, root, show, step};
 
 const UNIT: &str = include_str!("../deb/vswitchd.service");
 const CONFIG: &str = include_str!("../deb/vswitch.toml");
@@ -39,12 +39,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 /// Builds, lays the files out and packs them. The package.
 fn pack(release: bool) -> Result<PathBuf> {
     step("Building vswitchd and vswitch-ctl");
-    let mut build = cargo();
-    build.args(["build", "-p", "vswitchd", "-p", "vswitch-ctl"]);
-    if release {
-        build.arg("--release");
-    }
-    show(&mut build)?;
+    show(&mut build_switch(release))?;
     let target = target_dir()?;
     let built = target.join(if release { "release" } else { "debug" });
 
@@ -133,6 +128,10 @@ fn manuals(tree: &Tree, built: &Path) -> Result<()> {
     Cmd::new(built.join("vswitch-ctl")).args(["man", "--dir"]).arg(out.display()).run()?.ok()?;
     let mut daemons = cargo();
     daemons.args(["run", "--quiet", "-p", "vswitchd", "--example", "man"]);
+    if has_libdpdk() {
+        // As it was built: else it would be built once more.
+        daemons.args(DPDK_FEATURE);
+    }
     if built.ends_with("release") {
         daemons.arg("--release");
     }

@@ -74,9 +74,9 @@ const PACKAGES: &[Package] = &[
     package("tshark", Program("tshark"), Test, "decodes what the switch emits"),
     package("nftables", Program("nft"), Test, "silences the host's stack on older kernels"),
     package("valgrind", Program("valgrind"), Test, "counts instructions per frame"),
-    package("pkg-config", Program("pkg-config"), Test, "finds DPDK"),
-    package("libdpdk-dev", File("/usr/include/dpdk/rte_ethdev.h"), Test, "is DPDK's library"),
-    package("libclang-dev", Like(LIB, "libclang-1"), Test, "reads DPDK's headers for the bindings"),
+    package("pkg-config", Program("pkg-config"), Dist, "finds DPDK"),
+    package("libdpdk-dev", File("/usr/include/dpdk/rte_ethdev.h"), Dist, "is DPDK's library"),
+    package("libclang-dev", Like(LIB, "libclang-1"), Dist, "reads DPDK's headers for the bindings"),
     package(
         "openvswitch-switch",
         Program("ovs-vswitchd"),

@@ -12,7 +12,7 @@ use vswitch_e2e::Netns;
 use vswitch_e2e::bins::target_dir;
 
 use crate::setup::{Purpose, ensure_packages, ensure_tun};
-use crate::ui::{cargo, line, note, root, step, time};
+use crate::ui::{build_switch, cargo, has_libdpdk, line, note, root, step, time};
 use crate::{demo, dist, setup};
 
 /// Run the tests.
@@ -155,11 +155,7 @@ fn run(part: Part, args: &Args) -> Result<Outcome> {
             some_of("test uses loom", counted(&mut command)?)
         }
         Part::Spike => {
-            let there = Command::new("pkg-config")
-                .args(["--exists", "libdpdk"])
-                .status()
-                .is_ok_and(|status| status.success());
-            if !there {
+            if !has_libdpdk() {
                 let why = "no libdpdk: apt-get install libdpdk-dev libclang-dev pkg-config".into();
                 return Ok(Skipped { why, could_run: true });
             }
@@ -223,9 +219,7 @@ fn e2e(args: &Args) -> Result<Outcome> {
     }
     // The sizes that issues name would take days with unoptimised code.
     let profile: &[&str] = if args.full { &["--release"] } else { &[] };
-    let mut build = cargo();
-    build.args(["build", "-p", "vswitchd", "-p", "vswitch-ctl"]).args(profile);
-    crate::ui::show(&mut build)?;
+    crate::ui::show(&mut build_switch(args.full))?;
 
     let skips = target_dir()?.join("e2e-skips");
     let _ = fs::remove_file(&skips);

@@ -27,6 +27,31 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Cargo, about to build the daemon and its command line: with the DPDK datapath where its library
+/// is installed.
+pub(crate) fn build_switch(release: bool) -> Command {
+    let mut build = cargo();
+    build.args(["build", "-p", "vswitchd", "-p", "vswitch-ctl"]);
+    if has_libdpdk() {
+        build.args(DPDK_FEATURE);
+    } else {
+        note("without the DPDK datapath: apt-get install libdpdk-dev libclang-dev pkg-config");
+    }
+    if release {
+        build.arg("--release");
+    }
+    build
+}
+
+/// What puts the DPDK datapath into the daemon.
+pub(crate) const DPDK_FEATURE: [&str; 2] = ["--features", "vswitchd/dpdk"];
+
+/// Whether the daemon can be built with DPDK here.
+pub(crate) fn has_libdpdk() -> bool {
+    let probe = Command::new("pkg-config").args(["--atleast-version=22.11", "libdpdk"]).status();
+    probe.is_ok_and(|status| status.success())
+}
+
 /// A headline.
 pub(crate) fn step(text: &str) {
     println!("\n{} {text}", bold("==>"));

@@ -16,7 +16,7 @@ use vswitch_e2e::bins::target_dir;
 use vswitch_e2e::{Daemon, DaemonSpec, Guest, GuestSpec, Netns, Nic, problems, until_ok};
 
 use crate::setup::{Purpose, ensure_image, ensure_packages, ensure_root, ensure_tun};
-use crate::ui::{cargo, note, show as run_shown, step};
+use crate::ui::{build_switch, note, show as run_shown, step};
 
 pub(crate) use check::check;
 
@@ -160,12 +160,7 @@ fn prepare(args: &Args, stop: &Stop) -> Result<()> {
     ensure_tun()?;
     stop.check()?;
     step("Building the switch (the first time takes some minutes)");
-    let mut build = cargo();
-    build.args(["build", "-p", "vswitchd", "-p", "vswitch-ctl"]);
-    if !args.debug {
-        build.arg("--release");
-    }
-    run_shown(&mut build)?;
+    run_shown(&mut build_switch(!args.debug))?;
     stop.check()?;
     step("Making the guest's image (once)");
     ensure_image()?;

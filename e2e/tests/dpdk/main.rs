@@ -1,0 +1,4 @@
+//! The daemon on DPDK: how it starts, what it tells, and what it leaves behind.
+#![forbid(unsafe_code)]
+
+mod tells;
