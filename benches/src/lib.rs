@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod alloc;
+pub mod dpdk;
 pub mod machine;
 pub mod overlay;
 pub mod pairs;

@@ -43,6 +43,9 @@ pub struct DaemonSpec {
     pub survives: bool,
     /// Every configuration it gets is moved to the DPDK datapath.
     pub dpdk: bool,
+    /// Words in front of the daemon's own, such as `taskset -c 0,1`; what they run must end by
+    /// executing the rest, so that the process is the daemon.
+    pub before: Vec<String>,
 }
 
 impl DaemonSpec {
@@ -59,6 +62,7 @@ impl DaemonSpec {
             binaries: None,
             survives: false,
             dpdk: on_dpdk_anyway(),
+            before: Vec::new(),
         }
     }
 
@@ -356,7 +360,8 @@ impl Daemon {
     /// # Errors
     /// It is not built.
     pub fn command_line(&self) -> Result<Vec<String>> {
-        let mut words = vec![self.binary("vswitchd")?.display().to_string()];
+        let mut words = self.spec.before.clone();
+        words.push(self.binary("vswitchd")?.display().to_string());
         for (option, path) in [
             ("--config", self.config_path()),
             ("--run-dir", self.run_dir()),

@@ -16,7 +16,7 @@ const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 #[derive(Debug)]
 pub struct Ovs {
     dir: tempfile::TempDir,
-    _switch: Process,
+    switch: Process,
     _database: Process,
 }
 
@@ -26,26 +26,51 @@ impl Ovs {
     /// # Errors
     /// Open vSwitch is not installed, or the database does not answer.
     pub fn start(host: &Netns) -> Result<Self> {
+        Self::start_as(host, &["ovs-vswitchd"], &[])
+    }
+
+    /// Starts the database, sets `settings` (`KEY=VALUE`) in its `other_config`, and starts the
+    /// switch with that command.
+    ///
+    /// # Errors
+    /// As [`Ovs::start`].
+    pub fn start_as(host: &Netns, switch: &[&str], settings: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("vst-ovs-").tempdir()?;
         let path = |name: &str| dir.path().join(name).display().to_string();
         let (conf, socket) = (path("conf.db"), path("db.sock"));
         Cmd::new("ovsdb-tool").args(["create", &conf, SCHEMA]).run()?.ok()?;
-        let spawn = |program: &str, args: &[String]| {
-            let log = std::fs::File::create(path(&format!("{program}.log")))?;
-            host.cmd(program)
+        let spawn = |name: &str, words: &[&str], args: &[String]| {
+            let log = std::fs::File::create(path(&format!("{name}.log")))?;
+            host.cmd(words.first().unwrap_or(&name))
+                .args(words.get(1..).unwrap_or_default())
                 .args(args)
-                .arg(format!("--unixctl={}", path(&format!("{program}.ctl"))))
+                .arg(format!("--unixctl={}", path(&format!("{name}.ctl"))))
                 .env("OVS_RUNDIR", &dir.path().display().to_string())
                 .spawn(Stdio::null(), Stdio::from(log))
         };
-        let database = spawn("ovsdb-server", &[conf, format!("--remote=punix:{socket}")])?;
+        let args = [conf, format!("--remote=punix:{socket}")];
+        let database = spawn("ovsdb-server", &["ovsdb-server"], &args)?;
         let remote = format!("unix:{socket}");
         until_ok(Duration::from_secs(30), "ovsdb-server to answer", || {
             let init = ["--no-wait", "init"];
             Cmd::new("ovs-vsctl").arg(format!("--db={remote}")).args(init).run()?.ok()
         })?;
-        let switch = spawn("ovs-vswitchd", &[remote])?;
-        Ok(Self { dir, _switch: switch, _database: database })
+        if !settings.is_empty() {
+            let settings = settings.iter().map(|word| format!("other_config:{word}"));
+            Cmd::new("ovs-vsctl")
+                .arg(format!("--db={remote}"))
+                .args(["--no-wait", "set", "Open_vSwitch", "."])
+                .args(settings)
+                .run()?
+                .ok()?;
+        }
+        let switch = spawn("ovs-vswitchd", switch, &[remote])?;
+        Ok(Self { dir, switch, _database: database })
+    }
+
+    /// The switch's process id.
+    pub fn pid(&self) -> u32 {
+        self.switch.pid()
     }
 
     /// Where its sockets are: `OVS_RUNDIR` for its tools.

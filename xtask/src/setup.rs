@@ -83,6 +83,15 @@ const PACKAGES: &[Package] = &[
         Test,
         "is a switch to compare with, and a peer of tunnels",
     ),
+    package(
+        "openvswitch-switch-dpdk",
+        File("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"),
+        Test,
+        "is a switch on DPDK to compare with",
+    ),
+    package("dpdk-dev", Program("dpdk-testpmd"), Test, "has testpmd, to compare with"),
+    package("gcc", Program("cc"), Test, "compiles the benchmark's ports"),
+    package("util-linux", Program("chrt"), Test, "binds programs to CPUs and sets priorities"),
     package("wireguard-tools", Program("wg"), Test, "encrypts the underlay in a guest"),
 ];
 
@@ -224,7 +233,8 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 impl NoServices {
     fn new(packages: &[&str]) -> Result<Self> {
-        let ours = packages.contains(&"openvswitch-switch") && !Path::new(POLICY).exists();
+        let ours = packages.iter().any(|p| p.starts_with("openvswitch-switch"))
+            && !Path::new(POLICY).exists();
         if ours {
             let script = std::env::temp_dir().join(format!("policy-rc.d-{}", std::process::id()));
             fs::write(

@@ -1,0 +1,163 @@
+//! One switch, one scene, one fresh process: started, warmed up, counted, looked at and ended.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::control::{Control, Took};
+use super::profile;
+use super::scene::{Oracle, Scene, Store};
+use super::side::{Launch, Running, Side};
+
+/// A slow first lesson, for switches that need one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lesson {
+    /// Frames a second of each port.
+    pub rate: u64,
+    /// How long.
+    pub secs: u64,
+}
+
+impl Lesson {
+    /// So that both sides' addresses are known before only one of them sends.
+    const BOTH_SIDES: Self = Self { rate: 100_000, secs: 1 };
+}
+
+/// How long things take.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// At full load before it is counted.
+    pub warm: Duration,
+    /// Counted.
+    pub measured: Duration,
+}
+
+/// Runs switches.
+#[derive(Debug)]
+pub struct Runner {
+    /// How they are started.
+    pub launch: Launch,
+    /// The frames.
+    pub store: Store,
+    /// How long they run.
+    pub times: Times,
+    /// The worker has real-time priority, so that nothing else on this machine takes its time.
+    pub fifo: bool,
+    /// Where a profile of our worker goes, if one is wanted.
+    pub profile: Option<PathBuf>,
+}
+
+/// A switch with its ports ready and their sources closed.
+struct Ready {
+    control: Control,
+    running: Running,
+}
+
+impl Runner {
+    fn ready(&mut self, side: Side, scene: Scene) -> Result<Ready> {
+        let control = Control::create(self.launch.dir.join("ports"), scene.devices())?;
+        let running = self.launch.start(side, scene, &control)?;
+        running.prepare(scene)?;
+        let uplink = running.uplink(scene)?;
+        for port in 0..scene.devices().len() {
+            if let Some(file) = self.store.file(scene, port, uplink)? {
+                control.load(port, &file)?;
+            }
+        }
+        if self.fifo {
+            // Until its CPU time tells the worker from the threads that started it.
+            std::thread::sleep(Duration::from_millis(300));
+            profile::prefer(running.pid()?)?;
+        }
+        Ok(Ready { control, running })
+    }
+
+    /// What a switch carries when it has come to rest.
+    ///
+    /// # Errors
+    /// It does not start, loses more than one frame of a hundred, or delivers wrong ones.
+    pub fn steady(&mut self, side: Side, scene: Scene, lesson: Option<Lesson>) -> Result<Took> {
+        let Ready { control, running } = self.ready(side, scene)?;
+        let ports = 0..scene.devices().len();
+        let taught = ports.clone().any(|port| scene.teaches(port));
+        if let Some(lesson) = lesson.or_else(|| taught.then_some(Lesson::BOTH_SIDES)) {
+            running.help()?;
+            ports.clone().try_for_each(|port| control.rate(port, lesson.rate))?;
+            control.open(true)?;
+            std::thread::sleep(Duration::from_secs(lesson.secs));
+            ports.clone().try_for_each(|port| control.rate(port, 0))?;
+        }
+        ports.clone().try_for_each(|port| control.open_port(port, !scene.teaches(port)))?;
+        std::thread::sleep(self.times.warm);
+        ports.clone().try_for_each(|port| control.keep(port))?;
+        let took = control.measure(self.times.measured)?;
+        if let (Side::Ours, Some(path)) = (side, &self.profile) {
+            profile::record(running.pid()?, path)?;
+        }
+        if side.keeps_frames() {
+            let oracle = Oracle::new(scene);
+            for port in ports {
+                let kept = control.kept(port)?;
+                oracle.check(port, &kept).with_context(|| side.name())?;
+            }
+        }
+        running.stop()?;
+        ensure!(took.mpps() > 0.0, "{} carried nothing", side.name());
+        Ok(took)
+    }
+
+    /// What a switch carries from the first frame on, in steps of `step`: millions of frames a
+    /// second.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn cold(
+        &mut self,
+        side: Side,
+        scene: Scene,
+        time: Duration,
+        step: Duration,
+    ) -> Result<Vec<f64>> {
+        let Ready { control, running } = self.ready(side, scene)?;
+        let sent = || -> Result<u64> { Ok(control.read()?.iter().map(|p| p.tx.frames).sum()) };
+        control.open(true)?;
+        let start = Instant::now();
+        let (mut curve, mut last, mut at) = (Vec::new(), sent()?, start);
+        while start.elapsed() < time {
+            std::thread::sleep((at + step).saturating_duration_since(Instant::now()));
+            let (now, frames) = (Instant::now(), sent()?);
+            curve.push((frames - last) as f64 / (now - at).as_secs_f64() / 1e6);
+            (last, at) = (frames, now);
+        }
+        running.stop()?;
+        Ok(curve)
+    }
+
+    /// What two ports carry while a third one sends `rate` hostile frames a second, and before
+    /// that: millions of frames a second.
+    ///
+    /// # Errors
+    /// It does not start, or loses what the two ports send.
+    pub fn hostile(&mut self, side: Side, scene: Scene, rate: u64) -> Result<(f64, f64)> {
+        let Ready { control, running } = self.ready(side, scene)?;
+        control.rate(2, rate)?;
+        let mut found = [0.0; 2];
+        for (hostile, found) in [false, true].into_iter().zip(&mut found) {
+            for port in 0..3 {
+                control.open_port(port, port < 2 || hostile)?;
+            }
+            std::thread::sleep(self.times.warm);
+            let took = control.measure(self.times.measured)?;
+            let (given, sent) = (took.given_mpps(&[0, 1]), took.mpps());
+            // Floods reach the sinks, too, so that there may be more.
+            ensure!(
+                side == Side::Ovs || sent > 0.99 * given,
+                "of {given:.2} Mpps only {sent:.2} arrived"
+            );
+            *found = given;
+        }
+        running.stop()?;
+        Ok((found[1], found[0]))
+    }
+}
