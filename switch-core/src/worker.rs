@@ -3,6 +3,7 @@
 mod burst;
 mod overlay;
 mod ports;
+mod route;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::switch::Switch;
 use crate::wire;
 use burst::{Burst, Live};
 use ports::{PortSlot, Ports};
+use route::Route;
 
 /// What the control side tells a worker. Each is done at the start of a turn and answered.
 #[derive(Debug)]
@@ -249,6 +251,7 @@ impl<D: Datapath> Worker<D> {
                 Ok(plan) => burst.forward(frame, plan, bridge),
             }
         }
+        burst.count_route();
         let storm = burst.live.storm;
         self.egress.put_storm(in_port, storm);
         received
@@ -278,6 +281,7 @@ impl<D: Datapath> Worker<D> {
             datapath: &mut self.datapath,
             worker: self.id.index(),
             too_big: &mut self.too_big,
+            route: Route::default(),
         };
         (burst, &mut self.rx)
     }

@@ -10,7 +10,7 @@ use super::flood::FloodLists;
 use crate::clock::Nanos;
 use crate::datapath::Caps;
 use crate::ids::{BridgeId, PortId, TunnelId};
-use crate::tunnel::{Overlay, TunnelConf};
+use crate::tunnel::{Overlay, PeerConf, TunnelConf};
 
 /// Highest VID a frame can carry (IEEE 802.1Q table 9-2; 4095 is reserved).
 pub const VID_MAX: u16 = 4094;
@@ -172,6 +172,18 @@ impl BridgeConf {
     #[inline]
     pub fn tunnels(&self, vid: u16) -> impl Iterator<Item = TunnelId> + '_ {
         self.tunnels.get(vid)
+    }
+
+    /// The tunnel that carries frames of VLAN `vid` to `peer`.
+    #[inline]
+    pub fn tunnel_to<'a>(
+        &self,
+        overlay: &'a Overlay,
+        vid: u16,
+        peer: &PeerConf,
+    ) -> Option<&'a Arc<TunnelConf>> {
+        let mut tunnels = self.tunnels(vid).filter_map(|id| overlay.tunnel(id));
+        tunnels.find(|tunnel| tunnel.vtep == peer.vtep && tunnel.proto == peer.proto)
     }
 
     /// The ports that take flooded frames of VLAN `vid`, in order of their numbers.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{
-    HeaderKind, InnerIp, NetworkKey, Overlay, PeerConf, Proto, TunnelConf, VtepConf, unfinished,
+    HeaderKind, InnerIp, NetworkKey, Overlay, PeerConf, Proto, TunnelConf, VtepConf, plain,
+    unfinished,
 };
 use crate::config::TunnelType;
 use crate::drop::DropReason;
@@ -367,6 +368,18 @@ impl<'a> Opened<'a> {
         Ok(self)
     }
 
+    /// Where the inner frame begins.
+    pub(super) const fn inner_at(&self) -> usize {
+        self.inner
+    }
+
+    /// The same of a packet that ends elsewhere.
+    #[inline(always)]
+    pub(super) const fn ending_at(mut self, end: usize) -> Self {
+        self.end = end;
+        self
+    }
+
     /// The same packet, refused after all.
     #[must_use]
     pub fn refused(&self, reason: DropReason) -> Refused<'a> {
@@ -380,12 +393,26 @@ impl<'a> Opened<'a> {
     /// [`DropReason::EcnDropped`]; the frame is to be dropped.
     #[inline]
     pub fn take_out<F: Frame>(&self, frame: &mut F) -> Result<(), Refused<'a>> {
-        frame.truncate(self.end);
+        if self.end < frame.len() {
+            frame.truncate(self.end);
+        }
         // The outer checksum's state says nothing about the inner one's.
-        frame.set_offload(Offload::NONE);
+        if frame.offload() != Offload::NONE {
+            frame.set_offload(Offload::NONE);
+        }
         if frame.trim_front(self.inner).is_err() {
             return Err(self.refused(DropReason::TunnelHeader));
         }
+        if self.ecn == Ecn::NotEct && plain::is_finished(frame.head()) {
+            return Ok(());
+        }
+        self.carry_over(frame)
+    }
+
+    /// What is left of [`Self::take_out`] where the outer header, or a sender in a hurry, has
+    /// something to say about the inner packet.
+    #[inline(never)]
+    fn carry_over<F: Frame>(&self, frame: &mut F) -> Result<(), Refused<'a>> {
         let Some(ip) = InnerIp::of(frame.head()) else { return Ok(()) };
         let csum = unfinished::state(frame.head(), frame.len(), ip);
         if let Csum::Partial { start, offset } = csum {

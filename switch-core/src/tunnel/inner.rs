@@ -174,24 +174,32 @@ fn word(head: &[u8], at: usize) -> u16 {
 /// Both ports of TCP, UDP or SCTP, which are at the same place; 0 for anything else.
 #[inline]
 fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
-    const SCTP: u8 = 132;
-    let has_ports = [IpProtocol::TCP.0, IpProtocol::UDP.0, SCTP].contains(&protocol);
     let bytes = packet.get(at..).and_then(|bytes| bytes.first_chunk()).copied();
-    if has_ports { u32::from_be_bytes(bytes.unwrap_or_default()) } else { 0 }
+    if has_ports(protocol) { u32::from_be_bytes(bytes.unwrap_or_default()) } else { 0 }
+}
+
+/// Whether it is TCP, UDP or SCTP.
+#[inline]
+pub(super) fn has_ports(protocol: u8) -> bool {
+    const SCTP: u8 = 132;
+    [IpProtocol::TCP.0, IpProtocol::UDP.0, SCTP].contains(&protocol)
 }
 
 /// One step of a multiply-and-fold hash.
 #[inline]
-fn mix(hash: u64, value: u64) -> u64 {
+pub(super) fn mix(hash: u64, value: u64) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let product = u128::from(hash ^ value).wrapping_mul(u128::from(ODD));
     (product >> 64) as u64 ^ product as u64
 }
 
+/// What a hash starts with, beside the protocol's number.
+pub(super) const HASH_START: u64 = 0x517c_c1b7_2722_0a95;
+
 /// The same for bytes: all that comes here is a multiple of 4.
 #[inline]
 fn mix_bytes(hash: u64, bytes: &[u8]) -> u64 {
-    let mut hash = hash.wrapping_add(0x51_7c_c1_b7_27_22_0a_95);
+    let mut hash = hash.wrapping_add(HASH_START);
     let (words, rest) = bytes.as_chunks();
     for word in words {
         hash = mix(hash, u64::from_be_bytes(*word));
@@ -203,6 +211,6 @@ fn mix_bytes(hash: u64, bytes: &[u8]) -> u64 {
 }
 
 #[inline]
-fn finish(hash: u64) -> u32 {
+pub(super) fn finish(hash: u64) -> u32 {
     (hash >> 32) as u32 ^ hash as u32
 }

@@ -11,6 +11,8 @@
 //! - `counters.rs`: what is counted of them
 //! - `outer.rs`, `inner.rs`: templates of outer headers, and what they take over from inner frames
 //! - `encap.rs`, `decap.rs`: the two directions
+//! - `lane.rs`, `known.rs`: the same for plain frames of one tunnel and peer, at a fraction of the cost
+//! - `plain.rs`: what plain inner frames say at first sight
 //! - `unfinished.rs`: inner checksums that arrive undone
 //! - `too_big.rs`, `mss.rs`: what senders are told of the MTU
 
@@ -24,9 +26,14 @@ mod counters;
 mod decap;
 mod encap;
 mod inner;
+mod known;
+mod lane;
 pub mod mss;
 mod outer;
+mod plain;
 mod table;
+#[cfg(test)]
+mod tests;
 pub mod too_big;
 mod unfinished;
 
@@ -35,6 +42,8 @@ pub use counters::{OverlayCounters, OverlayTotals};
 pub use decap::{Opened, Refused, guess, open};
 pub use encap::{EncapFields, encap};
 pub use inner::{Inner, InnerIp};
+pub use known::Known;
+pub use lane::Lane;
 pub use outer::{ENTROPY_FIRST, OuterHeader};
 pub use table::{
     Accepts, HeaderKind, NetworkKey, Overlay, PeerConf, PeerState, Proto, Sequence, TunnelConf,

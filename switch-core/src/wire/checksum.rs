@@ -25,13 +25,18 @@ impl Checksum {
     /// Adds bytes, which continue those added before, also after an odd number of them.
     #[inline]
     pub fn add_bytes(&mut self, bytes: &[u8]) {
+        self.add_sum(sum_words(bytes));
+        self.odd ^= bytes.len() % 2 == 1;
+    }
+
+    /// Adds a sum of native-endian words that begin where the bytes so far end.
+    #[inline]
+    fn add_sum(&mut self, part: u64) {
         // 2^31 words of 32 bits fit the sum; a longer slice cannot come from a frame, yet costs
         // only this fold.
-        let mut sum = fold_once(self.sum);
-        let part = sum_words(bytes);
-        sum = sum.wrapping_add(if self.odd { u64::from(fold(part).swap_bytes()) } else { part });
-        self.sum = fold_once(sum);
-        self.odd ^= bytes.len() % 2 == 1;
+        let sum = fold_once(self.sum);
+        let part = if self.odd { u64::from(fold(part).swap_bytes()) } else { part };
+        self.sum = fold_once(sum.wrapping_add(part));
     }
 
     /// Adds one 16-bit field. The bytes before it must be even in number.
@@ -44,10 +49,9 @@ impl Checksum {
     /// header and payload, in bytes.
     #[inline]
     pub fn add_pseudo_v4(&mut self, src: Ipv4Addr, dst: Ipv4Addr, protocol: IpProtocol, len: u16) {
-        self.add_bytes(&src.octets());
-        self.add_bytes(&dst.octets());
-        self.add_u16(u16::from(protocol.0));
-        self.add_u16(len);
+        let [l0, l1] = len.to_be_bytes();
+        let words = [src.octets(), dst.octets(), [0, protocol.0, l0, l1]];
+        self.add_sum(words.map(|word| u64::from(u32::from_ne_bytes(word))).iter().sum());
     }
 
     /// Adds the pseudo-header of an upper-layer protocol over IPv6 (RFC 8200 §8.1). `len` counts
@@ -56,8 +60,8 @@ impl Checksum {
     pub fn add_pseudo_v6(&mut self, src: Ipv6Addr, dst: Ipv6Addr, protocol: IpProtocol, len: u32) {
         self.add_bytes(&src.octets());
         self.add_bytes(&dst.octets());
-        self.add_bytes(&len.to_be_bytes());
-        self.add_u16(u16::from(protocol.0));
+        let words = [len.to_be_bytes(), [0, 0, 0, protocol.0]];
+        self.add_sum(words.map(|word| u64::from(u32::from_ne_bytes(word))).iter().sum());
     }
 
     /// The sum so far, not complemented: what a sender that leaves the checksum to a NIC writes

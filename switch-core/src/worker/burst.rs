@@ -3,6 +3,7 @@
 use super::Planned;
 use super::overlay::TooLarge;
 use super::ports::Ports;
+use super::route::Route;
 use crate::bridge::{self, Effects, StormBucket};
 use crate::clock::Nanos;
 use crate::config::{BridgeConf, PortConf, Snapshot};
@@ -11,7 +12,7 @@ use crate::drop::DropReason;
 use crate::egress::{self, Finish};
 use crate::event::WorkerEvent;
 use crate::fdb::{Dest, Fdb, Hash, Key, Learn, Tick};
-use crate::frame::{Frame, FrameMeta};
+use crate::frame::{Frame, FrameMeta, InTag};
 use crate::ids::PortId;
 use crate::segment;
 use crate::stats::{PortCounters, WorkerCounters};
@@ -87,6 +88,7 @@ pub(super) struct Burst<'a, D: Datapath> {
     pub(super) datapath: &'a mut D,
     pub(super) worker: usize,
     pub(super) too_big: &'a mut StormBucket,
+    pub(super) route: Route<'a>,
 }
 
 impl<D: Datapath> Burst<'_, D> {
@@ -197,6 +199,14 @@ impl<D: Datapath> Burst<'_, D> {
         match out {
             Member::Port(out) => self.output(frame, meta, out),
             Member::Remote(tunnel, peer) => {
+                let mut frame = frame;
+                // To several remotes it would be another route for each copy.
+                if meta.tag == InTag::Untagged && tunnel.flood.len() == 1 {
+                    match self.output_plain(frame, meta.domain, peer.id) {
+                        None => return,
+                        Some(other) => frame = other,
+                    }
+                }
                 self.encapsulate(frame, meta, tunnel, peer, TooLarge::Drop);
             }
         }

@@ -20,7 +20,7 @@ use crate::ids::PeerId;
 use crate::segment;
 use crate::stats::PortCounters;
 use crate::switch::Switch;
-use crate::tunnel::{self, EncapFields, Inner, Opened, OverlayCounters, PeerConf, Refused};
+use crate::tunnel::{self, EncapFields, Inner, Known, Opened, OverlayCounters, PeerConf, Refused};
 use crate::tunnel::{Overlay, TunnelConf, VtepConf};
 use crate::wire::VlanTag;
 
@@ -43,7 +43,7 @@ struct Arrived<'a> {
     src: Hash,
     dst: Hash,
     tunnel: &'a TunnelConf,
-    peer: Option<PeerId>,
+    peer: Option<&'a PeerConf>,
 }
 
 impl<D: Datapath> Worker<D> {
@@ -65,19 +65,24 @@ impl<D: Datapath> Worker<D> {
             fetch(overlay, vtep, self.rx.as_slice(), worker);
         }
         let mut planned = ArrayVec::<_, BURST_MAX>::new();
+        let (mut known, mut run) = (None::<Known<'_>>, Run::default());
         for frame in self.rx.as_mut_slice() {
-            let arrived = tunnel::open(overlay, vtep, frame).and_then(|opened| {
-                let (from, to) = opened.options;
-                let options = frame.head().get(from..to).unwrap_or_default();
-                let kept = Options::keep(options, &mut self.options);
-                opened.take_out(frame)?;
-                clamp_inner(&opened, frame);
-                let arrived = arrive(&opened, frame, kept, fdb, worker)?;
-                report(&self.switch, &opened, kept.of(&self.options));
-                Ok(arrived)
-            });
+            let (head, len) = (frame.head(), frame.len());
+            let arrived = match known.as_ref().and_then(|known| known.open(head, len)) {
+                Some(opened) => take_in(&opened, frame, Options::default(), fdb),
+                None => tunnel::open(overlay, vtep, frame).and_then(|opened| {
+                    known = Known::of(frame.head(), &opened).or(known);
+                    let (from, to) = opened.options;
+                    let options = frame.head().get(from..to).unwrap_or_default();
+                    let kept = Options::keep(options, &mut self.options);
+                    let arrived = take_in(&opened, frame, kept, fdb)?;
+                    report(&self.switch, &opened, kept.of(&self.options));
+                    Ok(arrived)
+                }),
+            };
             match arrived {
                 Ok(arrived) => {
+                    run.count(&arrived, frame.len(), worker);
                     let _ = planned.try_push(Some(arrived));
                 }
                 Err(refused) => {
@@ -87,6 +92,7 @@ impl<D: Datapath> Worker<D> {
                 }
             }
         }
+        run.settle(worker);
         warm(planned.iter().flatten().map(|a| (a.src, a.dst, a.frame.group)), fdb);
         let (mut burst, rx) = self.burst(snapshot, port, counters, now);
         for (frame, arrived) in rx.drain().zip(&planned) {
@@ -94,6 +100,7 @@ impl<D: Datapath> Worker<D> {
                 burst.forward_inner(frame, arrived);
             }
         }
+        burst.count_route();
     }
 }
 
@@ -112,32 +119,62 @@ fn fetch<F: Frame>(overlay: &Overlay, vtep: &VtepConf, frames: &[F], worker: usi
     black_box(touched);
 }
 
-/// Whether and where the inner frame may come in.
-#[inline]
-fn arrive<'a, F: Frame>(
+/// Takes the inner frame out of a packet, and says whether and where it may come in.
+#[inline(always)]
+fn take_in<'a, F: Frame>(
     opened: &Opened<'a>,
     frame: &mut F,
     options: Options,
     fdb: &Fdb,
-    worker: usize,
 ) -> Result<Arrived<'a>, Refused<'a>> {
+    opened.take_out(frame)?;
+    clamp_inner(opened, frame);
     let tunnel = &**opened.tunnel;
     let admitted =
         bridge::admit_inner(tunnel, frame.head()).map_err(|reason| opened.refused(reason))?;
-    for counters in [Some(&tunnel.counters), opened.peer.map(|peer| &peer.counters)] {
-        if let Some(counters) = counters.and_then(|all| all.get(worker)) {
-            counters.rx_frames.add(1);
-            counters.rx_bytes.add(frame.len() as u64);
-        }
-    }
     Ok(Arrived {
         src: fdb.hash(admitted.src),
         dst: fdb.hash(admitted.dst),
         frame: admitted,
         options,
         tunnel,
-        peer: opened.peer.map(|peer| peer.id),
+        peer: opened.peer.map(|peer| &**peer),
     })
+}
+
+/// Frames that came out of one tunnel from one peer, one after the other, and are not counted yet.
+#[derive(Default)]
+struct Run<'a> {
+    tunnel: Option<&'a TunnelConf>,
+    peer: Option<&'a PeerConf>,
+    frames: u64,
+    bytes: u64,
+}
+
+impl<'a> Run<'a> {
+    /// Counts a frame of `len` bytes.
+    #[inline(always)]
+    fn count(&mut self, arrived: &Arrived<'a>, len: usize, worker: usize) {
+        let at = |peer: Option<&PeerConf>| peer.map(std::ptr::from_ref);
+        let goes_on = self.tunnel.is_some_and(|tunnel| std::ptr::eq(tunnel, arrived.tunnel))
+            && at(self.peer) == at(arrived.peer);
+        if !goes_on {
+            self.settle(worker);
+            (self.tunnel, self.peer) = (Some(arrived.tunnel), arrived.peer);
+        }
+        self.frames = self.frames.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(len as u64);
+    }
+
+    /// Adds what was counted to the counters of tunnel and peer.
+    fn settle(&mut self, worker: usize) {
+        let of = [self.tunnel.map(|t| &t.counters), self.peer.map(|p| &p.counters)];
+        for counters in of.into_iter().flatten().filter_map(|all| all.get(worker)) {
+            counters.rx_frames.add(self.frames);
+            counters.rx_bytes.add(self.bytes);
+        }
+        (self.frames, self.bytes) = (0, 0);
+    }
 }
 
 /// Clamps what the far end announces, too, so that one end is enough.
@@ -196,7 +233,7 @@ impl<D: Datapath> Burst<'_, D> {
             self.snapshot,
             self.port,
             tunnel,
-            *peer,
+            peer.map(|peer| peer.id),
             bridge,
             admitted,
             *src,
@@ -220,13 +257,16 @@ impl<D: Datapath> Burst<'_, D> {
         bridge: &BridgeConf,
         peer: PeerId,
     ) {
+        let mut frame = frame;
+        if meta.tag == InTag::Untagged {
+            match self.output_plain(frame, meta.domain, peer) {
+                None => return,
+                Some(other) => frame = other,
+            }
+        }
         let overlay = self.snapshot.overlay();
         let Some(peer) = overlay.peer(peer) else { return self.flood(frame, meta, bridge) };
-        let tunnel = bridge
-            .tunnels(meta.domain.vid())
-            .filter_map(|id| overlay.tunnel(id))
-            .find(|tunnel| tunnel.vtep == peer.vtep && tunnel.proto == peer.proto);
-        match tunnel {
+        match bridge.tunnel_to(overlay, meta.domain.vid(), peer) {
             Some(tunnel) => self.encapsulate(frame, meta, tunnel, peer, TooLarge::Tell),
             // The entry outlived its tunnel by a moment; the flush is on its way.
             None => self.flood(frame, meta, bridge),
@@ -367,14 +407,6 @@ impl<D: Datapath> Burst<'_, D> {
             self.counters.forwarded.add(1);
             slot.counters.offered.add(1);
             slot.send(reply, dirty, self.datapath);
-        }
-    }
-
-    fn count_overlay(&self, tunnel: &TunnelConf, peer: Option<&PeerConf>, reason: DropReason) {
-        for counters in [Some(&tunnel.counters), peer.map(|peer| &peer.counters)] {
-            if let Some(counters) = counters.and_then(|all| all.get(self.worker)) {
-                counters.count_drop(reason, 1);
-            }
         }
     }
 }

@@ -15,6 +15,7 @@ mod pmtu;
 mod random;
 mod site;
 mod vxlan;
+mod ways;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
