@@ -30,6 +30,7 @@ const OPAQUE: &[&str] = &[
 
 const FUNCTIONS: &[&str] = &[
     "vsw_.*",
+    "fopencookie",
     "rte_dev_probe",
     "rte_dev_remove",
     "rte_eal_get_runtime_dir",
@@ -58,9 +59,11 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_xstats_get",
     "rte_eth_xstats_get_names",
     "rte_get_tsc_hz",
+    "rte_log_cur_msg_loglevel",
     "rte_mbuf_dynfield_register",
     "rte_mbuf_dynflag_register",
     "rte_mempool_avail_count",
+    "rte_openlog_stream",
     "rte_pktmbuf_free_bulk",
     "rte_pktmbuf_pool_create",
     "rte_ring_create",
@@ -113,6 +116,7 @@ fn main() {
         .allowlist_type("vsw_mbuf")
         .allowlist_type("rte_mbuf_dyn(field|flag)")
         .allowlist_var("VSW_.*")
+        .allowlist_var("RTE_LOG_(WARNING|NOTICE)")
         .default_macro_constant_type(bindgen::MacroTypeVariation::Unsigned)
         .derive_debug(false)
         .layout_tests(false)

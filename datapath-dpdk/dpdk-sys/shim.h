@@ -6,8 +6,10 @@
 #ifndef VSW_SHIM_H
 #define VSW_SHIM_H
 
+#define _GNU_SOURCE /* fopencookie */
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <rte_config.h>
 #include <rte_bus_vdev.h>

@@ -33,7 +33,7 @@ impl DpdkError {
     pub(crate) fn from_code(attempted: impl Into<String>, code: i32) -> Self {
         // Drivers say -1 when they mean no errno in particular.
         if code == -1 {
-            return Self::unfit(attempted, "the driver refuses; its own message is on stderr");
+            return Self::unfit(attempted, "the driver refuses; its own message is in the log");
         }
         Self::refused(attempted, code.saturating_neg())
     }

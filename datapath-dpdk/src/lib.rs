@@ -3,14 +3,17 @@
 //! | layer | modules | unsafe |
 //! | --- | --- | --- |
 //! | bindings | `dpdk-sys` | generated |
-//! | DPDK, made safe | [`eal`], [`lcore`], [`mempool`], [`mbuf`], [`ring`], [`ethdev`] | all of it |
+//! | DPDK, made safe | [`eal`], `log`, [`lcore`], [`mempool`], [`mbuf`], [`ring`], [`ethdev`] | all of it |
 //! | the switch's traits | [`datapath`], [`backend`] | none |
+//! | decisions before the start | [`memory`], [`arguments`] | none |
 //!
 //! The invariants that the lower layer keeps: the EAL starts once; a pool stays until the process
 //! ends, so it outlives its mbufs; a queue is used by one thread at a time; an mbuf given to a
 //! driver is gone; the bytes that one frame writes are seen by no other.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[forbid(unsafe_code)]
+pub mod arguments;
 #[forbid(unsafe_code)]
 pub mod backend;
 #[forbid(unsafe_code)]
@@ -19,7 +22,10 @@ pub mod eal;
 mod error;
 pub mod ethdev;
 pub mod lcore;
+mod log;
 pub mod mbuf;
+#[forbid(unsafe_code)]
+pub mod memory;
 pub mod mempool;
 pub mod ring;
 

@@ -27,11 +27,13 @@ pub struct MempoolConfig {
     pub mbufs: u32,
     /// Data bytes of one, without the headroom.
     pub data_room: u16,
+    /// The NUMA node it is to be on; `None` is anywhere.
+    pub numa_node: Option<u16>,
 }
 
 impl Default for MempoolConfig {
     fn default() -> Self {
-        Self { name: "frames".into(), mbufs: 16_384, data_room: DATA_ROOM }
+        Self { name: "frames".into(), mbufs: 16_384, data_room: DATA_ROOM, numa_node: None }
     }
 }
 
@@ -82,7 +84,7 @@ impl Mempool {
         let name = c_string(&attempted, &config.name)?;
         // A cache may hold at most two thirds of the pool.
         let cache = CACHE.min(config.mbufs / 2);
-        let socket = dpdk_sys::VSW_SOCKET_ID_ANY;
+        let socket = config.numa_node.map_or(dpdk_sys::VSW_SOCKET_ID_ANY, i32::from);
         // SAFETY: the EAL runs, the name is a terminated string.
         let raw = unsafe {
             dpdk_sys::rte_pktmbuf_pool_create(name.as_ptr(), config.mbufs, cache, 0, room, socket)

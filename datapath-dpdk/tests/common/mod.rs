@@ -17,6 +17,7 @@ pub(crate) fn eal() -> Eal {
             memory: Memory::Pages { mib: 512 },
             file_prefix: format!("vsw-test-{}", std::process::id()),
             pci: false,
+            avoid_cpus: Vec::new(),
             extra: Vec::new(),
         };
         Eal::init(&config).expect("the EAL starts without hugepages")

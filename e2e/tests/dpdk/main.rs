@@ -1,4 +1,5 @@
 //! The daemon on DPDK: how it starts, what it tells, and what it leaves behind.
 #![forbid(unsafe_code)]
 
+mod start;
 mod tells;

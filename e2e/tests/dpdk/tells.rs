@@ -59,9 +59,10 @@ fn ports_that_come_and_go_leave_no_buffer_behind() -> Result<()> {
     let mut daemon = DaemonSpec::new(NULLS).dpdk().start()?;
     let before = daemon.buffers_in_use()?;
     for _ in 0..5 {
-        let add = "port add r0 --type dpdk --bridge br0 --devargs net_ring0";
+        let add = "port add t0 --type dpdk --bridge br0 --devargs net_tap0,iface=t0";
         daemon.ctl(add)?.ok()?;
-        daemon.ctl("port del r0")?.ok()?;
+        ensure!(daemon.buffers_in_use()? > before, "a TAP device holds buffers to receive into");
+        daemon.ctl("port del t0")?.ok()?;
     }
     daemon.wait_buffers_in_use(before)?;
     daemon.stop()

@@ -34,6 +34,9 @@ pub enum BadCpuList {
     /// A number that no CPU has.
     #[error("CPU {0} does not exist: CPUs are 0 to 1023")]
     TooHigh(u64),
+    /// A CPU that several parts of the list name.
+    #[error("CPU {0} is named twice")]
+    Twice(u16),
 }
 
 impl FromStr for CpuList {
@@ -70,7 +73,10 @@ impl FromStr for CpuList {
             if first > last {
                 return Err(BadCpuList::Malformed);
             }
-            cpus.extend(first..=last);
+            // Two workers cannot have one CPU; who names it twice meant another one.
+            if let Some(twice) = (first..=last).find(|cpu| !cpus.insert(*cpu)) {
+                return Err(BadCpuList::Twice(twice));
+            }
         }
         Ok(Self(cpus.into_iter().collect()))
     }
@@ -110,5 +116,8 @@ mod tests {
         assert_eq!(list("1-"), Err(BadCpuList::Malformed));
         assert_eq!(list("+1"), Err(BadCpuList::Malformed));
         assert_eq!(list("1024"), Err(BadCpuList::TooHigh(1024)));
+        assert_eq!(list("0-2,1"), Err(BadCpuList::Twice(1)));
+        assert_eq!(list("2-5,4-7"), Err(BadCpuList::Twice(4)));
+        assert_eq!(list("3,3"), Err(BadCpuList::Twice(3)));
     }
 }

@@ -23,6 +23,7 @@ use vswitch_api::config::{Datapath as DatapathName, Desired};
 
 use crate::api::{self, App};
 use crate::control::{Action, Author, Control, ControlError, Controller, Mutation};
+use crate::cpus;
 use crate::events::Events;
 use crate::store::{Loaded, Store, load};
 use crate::workers::panic_text;
@@ -101,6 +102,11 @@ pub fn run(args: Args) -> Result<(), StartError> {
         }
     }
     raise_file_limit();
+    if let Some(list) = &desired.daemon.cpus {
+        cpus::check(list).map_err(|error| {
+            StartError::new(Code::InvalidConfig, error.to_string()).with_hint(error.hint())
+        })?;
+    }
     match desired.daemon.datapath {
         DatapathName::Tap => {
             let options = TapOptions { run_dir: Some(args.run_dir.clone()), ..Default::default() };
@@ -109,7 +115,7 @@ pub fn run(args: Args) -> Result<(), StartError> {
         }
         #[cfg(feature = "dpdk")]
         DatapathName::Dpdk => {
-            let backend = dpdk::backend(&args, &desired)?;
+            let backend = dpdk::backend(&desired)?;
             serve(&args, backend, store, desired)
         }
         #[cfg(not(feature = "dpdk"))]

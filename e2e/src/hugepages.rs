@@ -1,0 +1,64 @@
+//! The machine's hugepages: one test at a time changes how many there are.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
+
+const TOTAL: &str = "/proc/sys/vm/nr_hugepages";
+const LOCK: &str = "/run/lock/vst-hugepages";
+
+/// How many hugepages there are while this lives; then as many as before.
+#[derive(Debug)]
+pub struct Hugepages {
+    before: u64,
+    _lock: Flock<File>,
+}
+
+impl Hugepages {
+    /// Sets `vm.nr_hugepages`, and waits for other tests that did.
+    ///
+    /// # Errors
+    /// Not root, or the kernel finds not enough memory in one piece.
+    pub fn set(total: u64) -> Result<Self> {
+        let file = File::create(LOCK).with_context(|| format!("cannot make {LOCK}"))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, error)| error)
+            .with_context(|| format!("cannot lock {LOCK}"))?;
+        let before = number(Path::new(TOTAL))?;
+        let set = Self { before, _lock: lock };
+        write(total)?;
+        let now = number(Path::new(TOTAL))?;
+        // Pages in use are counted until they are given back.
+        ensure!(total == 0 || now >= total, "asked for {total} hugepages, and there are {now}");
+        Ok(set)
+    }
+
+    /// Free ones of the default size.
+    ///
+    /// # Errors
+    /// `/proc` is not there.
+    pub fn free() -> Result<u64> {
+        let meminfo = fs::read_to_string("/proc/meminfo")?;
+        let line = meminfo.lines().find_map(|line| line.strip_prefix("HugePages_Free:"));
+        Ok(line.context("no HugePages_Free")?.trim().parse()?)
+    }
+}
+
+impl Drop for Hugepages {
+    fn drop(&mut self) {
+        if let Err(error) = write(self.before) {
+            eprintln!("vm.nr_hugepages does not go back to {}: {error:#}", self.before);
+        }
+    }
+}
+
+fn number(path: &Path) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    Ok(text.trim().parse()?)
+}
+
+fn write(total: u64) -> Result<()> {
+    fs::write(TOTAL, total.to_string()).with_context(|| format!("cannot write {TOTAL}"))
+}
