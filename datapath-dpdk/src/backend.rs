@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use datapath_tap::TapOptions;
 use switch_core::config::{PortKind, PortSpec};
 use switch_core::datapath::{
     Backend, BackendError, BackendWarning, Caps, Datapath, OpenPort, OutsideLoss, PoolUse,
@@ -16,6 +17,7 @@ use crate::eal::Eal;
 use crate::error::DpdkError;
 use crate::ethdev::{Attach, Device, DeviceConfig};
 use crate::mempool::Mempool;
+use crate::ports::kernel::KernelPorts;
 
 /// DPDK's devices, on one pool.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct DpdkBackend {
     ports: BTreeMap<PortId, Port>,
     /// What DPDK as a whole goes without.
     warnings: Vec<BackendWarning>,
+    /// Ports of type `tap` and `netdev`, which are not in `ports`.
+    kernel: KernelPorts,
 }
 
 #[derive(Debug)]
@@ -47,13 +51,22 @@ impl DpdkBackend {
     /// A backend without workers and ports. All its ports receive into `pool`.
     #[must_use]
     pub fn new(eal: Eal, pool: Mempool) -> Self {
-        Self { eal, pool, wakers: Vec::new(), ports: BTreeMap::new(), warnings: Vec::new() }
+        let kernel = KernelPorts::new(TapOptions::default());
+        let (wakers, warnings) = (Vec::new(), Vec::new());
+        Self { eal, pool, wakers, ports: BTreeMap::new(), warnings, kernel }
     }
 
     /// The same, with what the switch is to say of DPDK as a whole.
     #[must_use]
     pub fn with_warnings(mut self, warnings: Vec<BackendWarning>) -> Self {
         self.warnings = warnings;
+        self
+    }
+
+    /// The same, with options for its `tap` and `netdev` ports.
+    #[must_use]
+    pub fn with_kernel_options(mut self, options: TapOptions) -> Self {
+        self.kernel = KernelPorts::new(options);
         self
     }
 
@@ -75,10 +88,7 @@ impl DpdkBackend {
         attach: &Attach,
         mtu: Option<u16>,
     ) -> Result<OpenPort<PortQueue>, DpdkError> {
-        let workers = self.wakers.len();
-        if workers == 0 {
-            return Err(DpdkError::unfit(format!("opening {port:?}"), "there is no worker"));
-        }
+        let workers = self.workers(port)?;
         let most = u16::try_from(workers).unwrap_or(u16::MAX);
         let config =
             DeviceConfig { rx_queues: most, tx_queues: most, mtu, ..DeviceConfig::default() };
@@ -106,6 +116,31 @@ impl DpdkBackend {
         let opened = Port { link_up: device.link_up(), device, rx_workers, lost: Vec::new() };
         let info = opened.info();
         self.ports.insert(port, opened);
+        Ok(OpenPort { info, queues, owner: WorkerId(owner as u16) })
+    }
+
+    /// How many workers there are to deal queues out to.
+    fn workers(&self, port: PortId) -> Result<usize, DpdkError> {
+        match self.wakers.len() {
+            0 => Err(DpdkError::unfit(format!("opening {port:?}"), "there is no worker")),
+            workers => Ok(workers),
+        }
+    }
+
+    fn open_kernel(
+        &mut self,
+        port: PortId,
+        spec: &PortSpec,
+    ) -> Result<OpenPort<PortQueue>, BackendError> {
+        let owner = port.index() % self.workers(port).map_err(failed)?;
+        let (info, kernel) = self.kernel.open(port, spec, self.pool)?;
+        let ring = HandoverRing::new(RING_FRAMES, Arc::clone(&self.wakers[owner]));
+        let mut own = Some(PortQueue::kernel(kernel, ring.clone()));
+        let queue = |worker| {
+            own.take_if(|_| worker == owner)
+                .unwrap_or_else(|| PortQueue::new(None, Tx::Other(ring.clone())))
+        };
+        let queues = (0..self.wakers.len()).map(queue).collect();
         Ok(OpenPort { info, queues, owner: WorkerId(owner as u16) })
     }
 }
@@ -156,6 +191,7 @@ impl Backend for DpdkBackend {
     ) -> Result<OpenPort<PortQueue>, BackendError> {
         let devargs = match &spec.kind {
             PortKind::Dpdk { devargs } => devargs,
+            PortKind::Tap { .. } | PortKind::Netdev { .. } => return self.open_kernel(port, spec),
             other => {
                 return Err(BackendError::Unsupported {
                     backend: "dpdk",
@@ -179,10 +215,12 @@ impl Backend for DpdkBackend {
         &mut self,
         port: PortId,
         queues: Vec<PortQueue>,
-        _remove: bool,
+        remove: bool,
     ) -> Result<(), BackendError> {
         drop(queues);
-        let Some(opened) = self.ports.remove(&port) else { return Ok(()) };
+        let Some(opened) = self.ports.remove(&port) else {
+            return self.kernel.close(port, remove);
+        };
         opened.device.close().map_err(failed)
     }
 
@@ -192,6 +230,9 @@ impl Backend for DpdkBackend {
         old: &PortSpec,
         new: &PortSpec,
     ) -> Result<bool, BackendError> {
+        if !self.ports.contains_key(&port) {
+            return self.kernel.adjust(port, old, new);
+        }
         if old.kind != new.kind || old.mac != new.mac {
             return Ok(false);
         }
@@ -208,14 +249,13 @@ impl Backend for DpdkBackend {
     }
 
     fn port_info(&mut self, port: PortId) -> Option<PortInfo> {
-        self.ports.get(&port).map(Port::info)
+        self.ports.get(&port).map(Port::info).or_else(|| self.kernel.info(port))
     }
 
     fn outside_loss(&mut self, port: PortId) -> OutsideLoss {
-        self.ports.get(&port).map_or_else(OutsideLoss::default, |opened| {
-            let stats = opened.device.stats();
-            OutsideLoss { missed_rx: stats.missed, lost_after_tx: stats.tx_errors }
-        })
+        let Some(opened) = self.ports.get(&port) else { return self.kernel.outside_loss(port) };
+        let stats = opened.device.stats();
+        OutsideLoss { missed_rx: stats.missed, lost_after_tx: stats.tx_errors }
     }
 
     fn rx_workers(&self, port: PortId) -> Vec<WorkerId> {
@@ -253,7 +293,9 @@ impl Backend for DpdkBackend {
             (std::mem::replace(&mut opened.link_up, up) != up)
                 .then_some(PortEvent { port: *port, kind })
         });
-        changed.collect()
+        let mut events: Vec<_> = changed.collect();
+        events.extend(self.kernel.events());
+        events
     }
 }
 

@@ -14,6 +14,7 @@ use switch_core::ids::PortId;
 use switch_core::stats::PortCounters;
 
 use crate::ethdev::{Refused, RxQueue, TxQueue};
+use crate::kernel::KernelPort;
 use crate::lcore;
 use crate::mbuf::Mbuf;
 use crate::mempool::Mempool;
@@ -40,6 +41,11 @@ impl PortQueue {
             refused: Refused::default(),
         });
         Self { rx, tx }
+    }
+
+    /// The queue of a kernel device, for the worker that has it.
+    pub(crate) fn kernel(port: KernelPort, ring: HandoverRing<Mbuf>) -> Self {
+        Self { rx: None, tx: Tx::Kernel(Box::new(port), ring) }
     }
 }
 
@@ -81,6 +87,8 @@ pub(crate) enum Tx {
     Own(TxQueue, HandoverRing<Mbuf>),
     /// The ring of the worker that owns the queue.
     Other(HandoverRing<Mbuf>),
+    /// A kernel device's file, for both directions, and what other workers hand over for it.
+    Kernel(Box<KernelPort>, HandoverRing<Mbuf>),
     /// None: the device cannot send.
     None,
 }
@@ -130,8 +138,9 @@ impl DpdkDatapath {
         self.queues.get_mut(port.index())?.as_mut()
     }
 
-    /// Fills `ready`; says whether there is any device to look at.
-    fn look(&mut self, ready: &mut Ready) -> bool {
+    /// Fills `ready`; says whether there is any device to look at. `thorough` looks at those, too,
+    /// for which it costs a system call.
+    fn look(&mut self, ready: &mut Ready, thorough: bool) -> bool {
         let mut receiving = false;
         for port in &self.attached {
             let Some(Some(queue)) = self.queues.get_mut(port.index()) else { continue };
@@ -141,9 +150,18 @@ impl DpdkDatapath {
                     ready.rx.push(*port);
                 }
             }
-            if let Tx::Own(_, ring) = &queue.tx
-                && ring.announced()
-            {
+            let ring = match &mut queue.tx {
+                Tx::Own(_, ring) => ring,
+                Tx::Kernel(kernel, ring) => {
+                    receiving = true;
+                    if kernel.look(thorough) {
+                        ready.rx.push(*port);
+                    }
+                    ring
+                }
+                Tx::Other(_) | Tx::None => continue,
+            };
+            if ring.announced() {
                 ready.handed_over.push(*port);
             }
         }
@@ -174,7 +192,7 @@ impl Datapath for DpdkDatapath {
 
     fn poll(&mut self, wait: Wait, ready: &mut Ready) {
         lcore::enter();
-        let mut receiving = self.look(ready);
+        let mut receiving = self.look(ready, wait != Wait::No);
         let Wait::AtMost(most) = wait else { return };
         let start = Instant::now();
         while ready.is_empty() && !self.wake.woken.swap(false, Ordering::AcqRel) {
@@ -183,7 +201,7 @@ impl Datapath for DpdkDatapath {
                 return;
             };
             self.parker.park_timeout(if receiving { left.min(NAP) } else { left });
-            receiving = self.look(ready);
+            receiving = self.look(ready, true);
         }
     }
 
@@ -193,7 +211,13 @@ impl Datapath for DpdkDatapath {
         batch: &mut Batch<Mbuf>,
         counters: &PortCounters,
     ) -> usize {
-        let Some(PortQueue { rx: Some(rx), .. }) = self.queue(port) else { return 0 };
+        let rx = match self.queue(port) {
+            Some(PortQueue { rx: Some(rx), .. }) => rx,
+            Some(PortQueue { tx: Tx::Kernel(kernel, _), .. }) => {
+                return kernel.rx_burst(batch, counters);
+            }
+            _ => return 0,
+        };
         let before = batch.len();
         rx.take(batch);
         let new = &batch.as_slice()[before..];
@@ -223,6 +247,7 @@ impl Datapath for DpdkDatapath {
         match self.queue(port) {
             Some(PortQueue { tx: Tx::Own(tx, _), .. }) => send(tx, batch, counters),
             Some(PortQueue { tx: Tx::Other(ring), .. }) => ring.push(batch, counters),
+            Some(PortQueue { tx: Tx::Kernel(kernel, _), .. }) => kernel.send(batch, counters),
             Some(PortQueue { tx: Tx::None, .. }) | None => {
                 counters.count_drop(DropReason::PortDown, batch.len() as u64);
                 batch.clear();
@@ -232,13 +257,18 @@ impl Datapath for DpdkDatapath {
 
     fn tx_handed_over(&mut self, port: PortId, counters: &PortCounters) {
         let queue = self.queues.get_mut(port.index()).and_then(Option::as_mut);
-        let Some(PortQueue { tx: Tx::Own(tx, ring), .. }) = queue else { return };
+        let Some(PortQueue { tx, .. }) = queue else { return };
         for _ in 0..HANDED_OVER_BURSTS {
+            let (Tx::Own(_, ring) | Tx::Kernel(_, ring)) = tx else { return };
             ring.pop(&mut self.handed_over);
             if self.handed_over.is_empty() {
                 return;
             }
-            send(tx, &mut self.handed_over, counters);
+            match tx {
+                Tx::Own(tx, _) => send(tx, &mut self.handed_over, counters),
+                Tx::Kernel(kernel, _) => kernel.send(&mut self.handed_over, counters),
+                Tx::Other(_) | Tx::None => return,
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | bindings | `dpdk-sys` | generated |
 //! | DPDK, made safe | [`eal`], `log`, [`lcore`], [`mempool`], [`mbuf`], [`ring`], [`ethdev`] | all of it |
-//! | the switch's traits | [`datapath`], [`backend`] | none |
+//! | the switch's traits | [`datapath`], [`backend`], `kernel`, `ports` | none |
 //! | decisions before the start | [`memory`], [`arguments`] | none |
 //!
 //! The invariants that the lower layer keeps: the EAL starts once; a pool stays until the process
@@ -21,12 +21,16 @@ pub mod datapath;
 pub mod eal;
 mod error;
 pub mod ethdev;
+#[forbid(unsafe_code)]
+mod kernel;
 pub mod lcore;
 mod log;
 pub mod mbuf;
 #[forbid(unsafe_code)]
 pub mod memory;
 pub mod mempool;
+#[forbid(unsafe_code)]
+mod ports;
 pub mod ring;
 
 pub use backend::DpdkBackend;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::FarEnd;
+use common::{FarEnd, MBUFS};
 use datapath_dpdk::datapath::PortQueue;
 use datapath_dpdk::{DpdkBackend, DpdkDatapath, Mbuf, Mempool};
 use switch_core::config::{PortKind, PortSpec};
@@ -14,8 +14,6 @@ use switch_core::testing::conformance::{Harness, PORTS, run_all};
 
 /// Frames that a far end's ring holds.
 const RING: u32 = 1023;
-/// Mbufs of each pool: more than all rings hold, with frames of several mbufs among them.
-const MBUFS: u32 = 8191;
 
 /// [`DpdkBackend`] whose ports are made of rings.
 struct OnRings {

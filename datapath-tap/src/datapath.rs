@@ -7,6 +7,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use switch_core::datapath::{BackendError, Datapath, Ready, Wait, Wake};
+use switch_core::drop::DropReason;
 use switch_core::frame::{Frame, FramePool, HeapFrame};
 use switch_core::handover::HandoverRing;
 use switch_core::stats::PortCounters;
@@ -45,6 +46,46 @@ impl fmt::Debug for TapQueue {
             Kind::Own(own) => f.debug_tuple("Own").field(&own.io).finish(),
             Kind::Remote(ring) => f.debug_tuple("Remote").field(ring).finish(),
         }
+    }
+}
+
+impl TapQueue {
+    /// The file behind an own queue of a TAP or netdev port, for a datapath of another kind that
+    /// drives it by itself; `None` for any other queue.
+    #[must_use]
+    pub fn into_kernel(self) -> Option<KernelQueue> {
+        match self.0 {
+            Kind::Own(own) if !matches!(own.io, Io::Underlay(_)) => {
+                Some(KernelQueue { io: own.io, shared: own.shared })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The only queue of a TAP or netdev port, one system call a frame.
+#[derive(Debug)]
+pub struct KernelQueue {
+    io: Io,
+    shared: Arc<PortShared>,
+}
+
+/// Segments of a frame that [`KernelQueue::send`] takes: the longest frame in buffers of 2 KiB,
+/// and a head of its own.
+const SEGMENTS: usize = 40;
+
+impl KernelQueue {
+    /// Receives one frame into `frame`, whose content is replaced. Never waits.
+    pub fn recv(&mut self, frame: &mut HeapFrame) -> Got {
+        self.io.recv(frame, &self.shared)
+    }
+
+    /// Sends one frame of any kind, with its offload metadata. Never waits.
+    ///
+    /// # Errors
+    /// What the frame is to be counted as.
+    pub fn send(&mut self, frame: &impl Frame) -> Result<(), DropReason> {
+        self.io.send_pieces::<_, SEGMENTS>(frame, &self.shared)
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn caps_bits(caps: Caps) -> u8 {
 pub(crate) const NATIVE_TAGGED: u8 = 1 << 4;
 
 /// What the device must be able to do for a frame to be sent past the queue.
-fn needed_bits(frame: &HeapFrame) -> u8 {
+fn needed_bits(frame: &impl Frame) -> u8 {
     let offload = frame.offload();
     if offload.is_finished() {
         return 0;
@@ -97,7 +97,7 @@ pub(crate) enum Io {
 
 /// What a receive brought.
 #[derive(Debug)]
-pub(crate) enum Got {
+pub enum Got {
     /// A frame is in the buffer.
     Frame,
     /// A frame of this length was dropped.
@@ -192,6 +192,22 @@ impl Io {
 
     /// Sends one frame; says why it could not.
     pub(crate) fn send(&self, frame: &HeapFrame, shared: &PortShared) -> Result<(), DropReason> {
+        match self {
+            Self::Underlay(underlay) => underlay.send(frame, shared),
+            // A heap frame has a head and at most one tail.
+            _ => self.send_pieces::<_, 4>(frame, shared),
+        }
+    }
+
+    /// The same for a frame of any kind, of fewer than `N` segments.
+    pub(crate) fn send_pieces<F: Frame, const N: usize>(
+        &self,
+        frame: &F,
+        shared: &PortShared,
+    ) -> Result<(), DropReason> {
+        if frame.segments() >= N {
+            return Err(DropReason::TxError);
+        }
         let header = match self.layout() {
             None => None,
             Some(layout) => {
@@ -199,14 +215,13 @@ impl Io {
                 Some((layout.encode(&header), layout.header_len()))
             }
         };
-        let mut pieces = [IoSlice::new(&[]); 4];
+        let mut pieces = [IoSlice::new(&[]); N];
         let mut n = 0;
         if let Some((bytes, len)) = &header {
             pieces[0] = IoSlice::new(&bytes[..*len]);
             n = 1;
         }
         frame.for_each_segment(&mut |bytes| {
-            // A heap frame has a head and at most one tail.
             if let Some(piece) = pieces.get_mut(n) {
                 *piece = IoSlice::new(bytes);
                 n += 1;
@@ -220,7 +235,8 @@ impl Io {
                 let by = if needed_bits(frame) & !native == 0 { socket } else { finishing };
                 writev(by, pieces)
             }
-            Self::Underlay(underlay) => return underlay.send(frame, shared),
+            // Its packets are heap frames alone, see above.
+            Self::Underlay(_) => return Err(DropReason::TxError),
         };
         sent.map(|_| ()).map_err(|e| drop_reason(e, shared))
     }

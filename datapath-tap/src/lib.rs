@@ -30,4 +30,5 @@ mod vtep;
 mod waker;
 
 pub use backend::{SilenceBy, TapBackend, TapOptions};
-pub use datapath::{TapDatapath, TapQueue};
+pub use datapath::{KernelQueue, TapDatapath, TapQueue};
+pub use io::Got;

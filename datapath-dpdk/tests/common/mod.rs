@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub(crate) mod far;
+#[path = "../../../datapath-tap/tests/common/mod.rs"]
+pub(crate) mod kernel;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,6 +13,10 @@ use datapath_dpdk::ethdev::Attach;
 use datapath_dpdk::ring::Ring;
 use datapath_dpdk::{Eal, EalConfig, Mbuf, Memory, Mempool, MempoolConfig};
 use switch_core::frame::Frame;
+
+/// Mbufs of a pool for the conformance suite: more than all rings hold, with frames of several mbufs
+/// among them.
+pub(crate) const MBUFS: u32 = 8191;
 
 pub(crate) fn eal() -> Eal {
     static EAL: OnceLock<Eal> = OnceLock::new();

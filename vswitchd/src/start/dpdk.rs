@@ -2,17 +2,18 @@
 
 use datapath_dpdk::memory::{self, Ask, Hugepages, Load};
 use datapath_dpdk::{DpdkBackend, DpdkError, Eal, EalConfig, Mempool, MempoolConfig, arguments};
+use datapath_tap::TapOptions;
 use vswitch_api::Code;
 use vswitch_api::config::{Desired, Hugepages as Wanted};
 
-use super::StartError;
+use super::{Args, StartError};
 
 /// Starts the EAL and makes the pool that all ports receive into.
 ///
 /// # Errors
 /// Fewer hugepages than were asked for, arguments that contradict the configuration, or what the EAL
 /// refuses. Nothing is left then.
-pub(super) fn backend(desired: &Desired) -> Result<DpdkBackend, StartError> {
+pub(super) fn backend(args: &Args, desired: &Desired) -> Result<DpdkBackend, StartError> {
     arguments::check(&desired.dpdk.eal).map_err(|error| {
         StartError::new(Code::InvalidConfig, error.to_string()).with_hint(error.hint)
     })?;
@@ -54,7 +55,10 @@ pub(super) fn backend(desired: &Desired) -> Result<DpdkBackend, StartError> {
         buffers = plan.mbufs,
         "DPDK runs"
     );
-    Ok(DpdkBackend::new(eal, pool).with_warnings(plan.warning.into_iter().collect()))
+    let options = TapOptions { run_dir: Some(args.run_dir.clone()), ..TapOptions::default() };
+    Ok(DpdkBackend::new(eal, pool)
+        .with_kernel_options(options)
+        .with_warnings(plan.warning.into_iter().collect()))
 }
 
 /// What the EAL refused at the start.

@@ -115,7 +115,7 @@ pub fn run(args: Args) -> Result<(), StartError> {
         }
         #[cfg(feature = "dpdk")]
         DatapathName::Dpdk => {
-            let backend = dpdk::backend(&desired)?;
+            let backend = dpdk::backend(&args, &desired)?;
             serve(&args, backend, store, desired)
         }
         #[cfg(not(feature = "dpdk"))]

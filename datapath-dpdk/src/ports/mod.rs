@@ -1,0 +1,3 @@
+//! The kinds of ports, one file each.
+
+pub(crate) mod kernel;
