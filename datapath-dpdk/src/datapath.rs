@@ -19,9 +19,9 @@ use crate::lcore;
 use crate::mbuf::Mbuf;
 use crate::mempool::Mempool;
 
-/// How long a worker that found nothing sleeps before it looks again (the kernel's timer slack of
-/// 50 µs comes on top): devices in poll mode announce nothing.
-const NAP: Duration = Duration::from_micros(20);
+/// How long a worker that found nothing sleeps before it looks again: devices in poll mode announce
+/// nothing. A frame is to wait 50 µs at most, and the kernel takes its time to wake somebody up.
+const NAP: Duration = Duration::from_micros(30);
 
 /// Bursts of handed-over frames that are sent at one go.
 const HANDED_OVER_BURSTS: usize = 4;
