@@ -121,8 +121,16 @@ fn report(results: &[(Part, Outcome, Duration)], total: Duration) -> ExitCode {
 }
 
 /// Packages that need DPDK, or the system as it is: they have parts of their own.
-const APART: [&str; 6] =
-    ["--exclude", "datapath-dpdk", "--exclude", "dpdk-sys", "--exclude", "vswitch-e2e"];
+const APART: [&str; 8] = [
+    "--exclude",
+    "datapath-dpdk",
+    "--exclude",
+    "dpdk-sys",
+    "--exclude",
+    "vswitch-e2e",
+    "--exclude",
+    "vswitch-bench",
+];
 
 fn run(part: Part, args: &Args) -> Result<Outcome> {
     let filter = args.filter.as_deref();
@@ -225,7 +233,8 @@ fn e2e(args: &Args) -> Result<Outcome> {
     let _ = fs::remove_file(&skips);
     let mut command = cargo();
     command
-        .args(["test", "-p", "vswitch-e2e", "--no-fail-fast"])
+        // The benchmarks' tests start the daemon, too.
+        .args(["test", "-p", "vswitch-e2e", "-p", "vswitch-bench", "--no-fail-fast"])
         .args(profile)
         // One after the other: they measure counts under paced traffic, on few cores.
         .args(["--", "--test-threads=1"])

@@ -79,8 +79,8 @@ fn main() -> Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     machine::print(&format!("cargo xtask bench dpdk {}", words.join(" ")));
     println!(
-        "One worker on CPU 1, control on CPU 0; 64-byte frames without FCS; millions of frames a \
-         second that reached the sinks: median (least to greatest)."
+        "One worker on CPU 1, control on CPU 0; 64-byte frames without FCS; millions of frames that \
+         reached the sinks a second of the worker's CPU time: median (least to greatest)."
     );
     let peers = !args.no_peers && rows.iter().any(|row| row.peers.contains(&Side::Ovs));
     let _pages = Hugepages::ensure(if peers { HUGEPAGES } else { HUGEPAGES_OURS })?;
@@ -124,6 +124,7 @@ impl Bench {
             library: port::build(dir.path())?,
             dir: dir.path().to_owned(),
             binaries: vswitchd.and_then(|path| path.parent().map(Path::to_owned)),
+            hugepages: true,
         };
         let secs =
             |secs: f64| Duration::from_secs_f64(if args.quick { secs.min(1.0) } else { secs });
@@ -172,11 +173,13 @@ impl Bench {
                 let lesson = row.lesson.filter(|_| rates.side == Side::Ovs);
                 let took = self.runner.steady(rates.side, scene, lesson)?;
                 println!(
-                    "  pair {pair}  {:<16} {:>7.2} Mpps, {:.1} frames a burst, {:.0} bytes a frame",
+                    "  pair {pair}  {:<16} {:>7.2} Mpps, {:.1} frames a burst, {:.0} bytes a frame; \
+                     its worker had {:.0} % of the CPU",
                     rates.side.name(),
                     took.mpps(),
                     took.burst(),
                     took.length(),
+                    100.0 * took.secs / took.wall,
                 );
                 rates.mpps.push(took.mpps());
             }

@@ -67,8 +67,10 @@ pub struct PortCounts {
 /// What a switch did between two moments.
 #[derive(Clone, Debug)]
 pub struct Took {
-    /// Seconds.
+    /// Seconds of CPU time of the worker.
     pub secs: f64,
+    /// Those by the wall.
+    pub wall: f64,
     /// Of each port.
     pub ports: Vec<PortCounts>,
 }
@@ -279,14 +281,15 @@ impl Control {
         (0..self.ports).map(port).collect()
     }
 
-    /// What happens in that time.
+    /// What happens in that time. `clock` tells the CPU time of the worker.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn measure(&self, time: Duration) -> Result<Took> {
-        let (start, before) = (Instant::now(), self.read()?);
+    /// The file or the clock cannot be read.
+    pub fn measure(&self, time: Duration, clock: impl Fn() -> Result<Duration>) -> Result<Took> {
+        let (start, begun, before) = (Instant::now(), clock()?, self.read()?);
         std::thread::sleep(time);
-        let (secs, after) = (start.elapsed().as_secs_f64(), self.read()?);
+        let (wall, secs) = (start.elapsed().as_secs_f64(), (clock()? - begun).as_secs_f64());
+        let after = self.read()?;
         let less = |a: &Counts, b: &Counts| Counts {
             frames: a.frames - b.frames,
             bytes: a.bytes - b.bytes,
@@ -298,7 +301,7 @@ impl Control {
             tx: less(&a.tx, &b.tx),
             failed: a.failed - b.failed,
         };
-        Ok(Took { secs, ports: after.iter().zip(&before).map(port).collect() })
+        Ok(Took { secs, wall, ports: after.iter().zip(&before).map(port).collect() })
     }
 }
 

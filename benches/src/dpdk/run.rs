@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::control::{Control, Took};
-use super::profile;
 use super::scene::{Oracle, Scene, Store};
 use super::side::{Launch, Running, Side};
+use super::worker::Worker;
 
 /// A slow first lesson, for switches that need one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +49,22 @@ pub struct Runner {
 }
 
 /// A switch with its ports ready and their sources closed.
-struct Ready {
-    control: Control,
-    running: Running,
+#[derive(Debug)]
+pub struct Ready {
+    /// Its sources and sinks.
+    pub control: Control,
+    /// The switch.
+    pub running: Running,
+    /// Its worker.
+    pub worker: Worker,
 }
 
 impl Runner {
-    fn ready(&mut self, side: Side, scene: Scene) -> Result<Ready> {
+    /// Starts a switch.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn ready(&mut self, side: Side, scene: Scene) -> Result<Ready> {
         let control = Control::create(self.launch.dir.join("ports"), scene.devices())?;
         let running = self.launch.start(side, scene, &control)?;
         running.prepare(scene)?;
@@ -65,12 +74,11 @@ impl Runner {
                 control.load(port, &file)?;
             }
         }
+        let worker = Worker::find(running.pid()?)?;
         if self.fifo {
-            // Until its CPU time tells the worker from the threads that started it.
-            std::thread::sleep(Duration::from_millis(300));
-            profile::prefer(running.pid()?)?;
+            worker.prefer()?;
         }
-        Ok(Ready { control, running })
+        Ok(Ready { control, running, worker })
     }
 
     /// What a switch carries when it has come to rest.
@@ -78,7 +86,7 @@ impl Runner {
     /// # Errors
     /// It does not start, loses more than one frame of a hundred, or delivers wrong ones.
     pub fn steady(&mut self, side: Side, scene: Scene, lesson: Option<Lesson>) -> Result<Took> {
-        let Ready { control, running } = self.ready(side, scene)?;
+        let Ready { control, running, worker } = self.ready(side, scene)?;
         let ports = 0..scene.devices().len();
         let taught = ports.clone().any(|port| scene.teaches(port));
         if let Some(lesson) = lesson.or_else(|| taught.then_some(Lesson::BOTH_SIDES)) {
@@ -91,9 +99,9 @@ impl Runner {
         ports.clone().try_for_each(|port| control.open_port(port, !scene.teaches(port)))?;
         std::thread::sleep(self.times.warm);
         ports.clone().try_for_each(|port| control.keep(port))?;
-        let took = control.measure(self.times.measured)?;
+        let took = control.measure(self.times.measured, || worker.cpu_time())?;
         if let (Side::Ours, Some(path)) = (side, &self.profile) {
-            profile::record(running.pid()?, path)?;
+            worker.profile(path)?;
         }
         if side.keeps_frames() {
             let oracle = Oracle::new(scene);
@@ -104,6 +112,7 @@ impl Runner {
         }
         running.stop()?;
         ensure!(took.mpps() > 0.0, "{} carried nothing", side.name());
+        ensure!(took.secs > 0.1 * took.wall, "its worker came to run for {:.3} s only", took.secs);
         Ok(took)
     }
 
@@ -119,7 +128,7 @@ impl Runner {
         time: Duration,
         step: Duration,
     ) -> Result<Vec<f64>> {
-        let Ready { control, running } = self.ready(side, scene)?;
+        let Ready { control, running, .. } = self.ready(side, scene)?;
         let sent = || -> Result<u64> { Ok(control.read()?.iter().map(|p| p.tx.frames).sum()) };
         control.open(true)?;
         let start = Instant::now();
@@ -140,7 +149,7 @@ impl Runner {
     /// # Errors
     /// It does not start, or loses what the two ports send.
     pub fn hostile(&mut self, side: Side, scene: Scene, rate: u64) -> Result<(f64, f64)> {
-        let Ready { control, running } = self.ready(side, scene)?;
+        let Ready { control, running, worker } = self.ready(side, scene)?;
         control.rate(2, rate)?;
         let mut found = [0.0; 2];
         for (hostile, found) in [false, true].into_iter().zip(&mut found) {
@@ -148,7 +157,7 @@ impl Runner {
                 control.open_port(port, port < 2 || hostile)?;
             }
             std::thread::sleep(self.times.warm);
-            let took = control.measure(self.times.measured)?;
+            let took = control.measure(self.times.measured, || worker.cpu_time())?;
             let (given, sent) = (took.given_mpps(&[0, 1]), took.mpps());
             // Floods reach the sinks, too, so that there may be more.
             ensure!(

@@ -87,7 +87,7 @@ impl Scene {
 
     /// What the source of a port sends, if it sends anything. `uplink` is the address of the
     /// underlay port.
-    fn frames(self, port: usize, uplink: [u8; 6]) -> Option<Vec<Bytes>> {
+    pub fn frames(self, port: usize, uplink: [u8; 6]) -> Option<Vec<Bytes>> {
         let flows = self.flows();
         match (self, port) {
             (Self::Overlay { tunnel, .. }, 1) => {

@@ -62,6 +62,8 @@ pub struct Launch {
     pub dir: PathBuf,
     /// The directory of `vswitchd` and `vswitch-ctl`; `None` is this program's.
     pub binaries: Option<PathBuf>,
+    /// Whether our switch takes hugepages. The others always do.
+    pub hugepages: bool,
 }
 
 impl Launch {
@@ -88,7 +90,7 @@ impl Launch {
     }
 
     fn ours(&self, scene: Scene, control: &Control) -> Result<Running> {
-        let mut spec = DaemonSpec::new(&config(scene));
+        let mut spec = DaemonSpec::new(&config(scene, self.hugepages));
         spec.before = self.before(control, "0,1");
         spec.binaries.clone_from(&self.binaries);
         Ok(Running::Ours(Box::new(spec.start()?)))
@@ -195,10 +197,11 @@ fn colons(mac: [u8; 6]) -> String {
 }
 
 /// The configuration of `vswitchd`.
-pub fn config(scene: Scene) -> String {
+pub fn config(scene: Scene, hugepages: bool) -> String {
+    let hugepages = if hugepages { "auto" } else { "off" };
     let mut config = format!(
         "version = 1\n[daemon]\ndatapath = \"dpdk\"\ncpus = \"1\"\nidle = \"poll\"\n\
-         max-fdb-total = {MAX_FDB}\n[dpdk]\neal = [\"--no-pci\"]\n\
+         max-fdb-total = {MAX_FDB}\n[dpdk]\nhugepages = \"{hugepages}\"\neal = [\"--no-pci\"]\n\
          [[bridge]]\nname = \"br0\"\nmax-fdb = {MAX_FDB}\n"
     );
     for (n, device) in scene.devices().iter().enumerate() {
