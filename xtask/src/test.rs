@@ -46,6 +46,8 @@ enum Part {
     Spike,
     /// Real kernels, guests and the daemon.
     E2e,
+    /// Forwarding and robustness once more, with every daemon on DPDK.
+    E2eDpdk,
     /// The demo, to its end, interrupted, and kept; each time nothing may be left behind.
     Demo,
     /// Ten seconds of each fuzz target, where the nightly compiler is there.
@@ -164,8 +166,7 @@ fn run(part: Part, args: &Args) -> Result<Outcome> {
         }
         Part::Spike => {
             if !has_libdpdk() {
-                let why = "no libdpdk: apt-get install libdpdk-dev libclang-dev pkg-config".into();
-                return Ok(Skipped { why, could_run: true });
+                return no_libdpdk();
             }
             let mut command = cargo();
             command.args(["test", "-p", "datapath-dpdk", "-p", "dpdk-sys", "--no-fail-fast"]);
@@ -174,7 +175,9 @@ fn run(part: Part, args: &Args) -> Result<Outcome> {
             full(&mut command, args);
             some_of("test of DPDK's datapath", counted(&mut command)?)
         }
-        Part::E2e => e2e(args),
+        Part::E2e => e2e(args, &[]),
+        Part::E2eDpdk if !has_libdpdk() => no_libdpdk(),
+        Part::E2eDpdk => e2e(args, &ON_BOTH_DATAPATHS),
         Part::Demo => demo::check(),
         Part::Fuzz => fuzz(args),
         Part::Dist => dist::check().map(Passed),
@@ -215,7 +218,16 @@ fn tests(selection: &[&str]) -> Command {
     command
 }
 
-fn e2e(args: &Args) -> Result<Outcome> {
+fn no_libdpdk() -> Result<Outcome> {
+    let why = "no libdpdk: apt-get install libdpdk-dev libclang-dev pkg-config".into();
+    Ok(Skipped { why, could_run: true })
+}
+
+/// End-to-end tests that do not care which datapath they run on.
+const ON_BOTH_DATAPATHS: [&str; 2] = ["forwarding", "robust"];
+
+/// All end-to-end tests; or only these test programs, with every daemon on DPDK.
+fn e2e(args: &Args, on_dpdk: &[&str]) -> Result<Outcome> {
     let needs = [vswitch_e2e::Need::Root, vswitch_e2e::Need::Tun];
     if let Some(why) = vswitch_e2e::missing(&needs) {
         return Ok(Skipped { why, could_run: false });
@@ -236,10 +248,14 @@ fn e2e(args: &Args) -> Result<Outcome> {
         // The benchmarks' tests start the daemon, too.
         .args(["test", "-p", "vswitch-e2e", "-p", "vswitch-bench", "--no-fail-fast"])
         .args(profile)
+        .args(on_dpdk.iter().flat_map(|test| ["--test", test]))
         // One after the other: they measure counts under paced traffic, on few cores.
         .args(["--", "--test-threads=1"])
         .args(args.filter.as_deref())
         .env("VSWITCH_SKIPS", &skips);
+    if !on_dpdk.is_empty() {
+        command.env("VSWITCH_E2E_DATAPATH", "dpdk");
+    }
     full(&mut command, args);
     let outcome = counted(&mut command)?;
     let skipped = fs::read_to_string(&skips).unwrap_or_default();

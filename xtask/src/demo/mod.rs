@@ -10,13 +10,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vswitch_e2e::bins::target_dir;
 use vswitch_e2e::{Daemon, DaemonSpec, Guest, GuestSpec, Netns, Nic, problems, until_ok};
 
 use crate::setup::{Purpose, ensure_image, ensure_packages, ensure_root, ensure_tun};
-use crate::ui::{build_switch, note, show as run_shown, step};
+use crate::ui::{build_switch, has_libdpdk, note, show as run_shown, step};
 
 pub(crate) use check::check;
 
@@ -35,6 +35,29 @@ pub(crate) struct Args {
     /// Build without optimisation: sooner done, and slower traffic.
     #[arg(long)]
     debug: bool,
+    /// What moves the frames; the rest of the configuration is the same.
+    #[arg(long, value_enum, default_value_t)]
+    datapath: Datapath,
+}
+
+/// What moves the frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Datapath {
+    /// The kernel's devices.
+    #[default]
+    Tap,
+    /// DPDK.
+    Dpdk,
+}
+
+impl Datapath {
+    /// The configuration with its one word changed.
+    fn config(self) -> String {
+        match self {
+            Self::Tap => CONFIG.to_owned(),
+            Self::Dpdk => CONFIG.replace("\"tap\"         #", "\"dpdk\"        #"),
+        }
+    }
 }
 
 const RED: &str = "vsdemo-red";
@@ -45,6 +68,9 @@ const GUEST: &str = "guest";
 
 /// What the newcomer reads first: the whole configuration.
 const CONFIG: &str = r#"version = 1
+
+[daemon]
+datapath = "tap"         # what moves the frames: "tap" or "dpdk"
 
 [[bridge]]
 name = "br0"
@@ -159,6 +185,8 @@ fn prepare(args: &Args, stop: &Stop) -> Result<()> {
     ensure_packages(Purpose::Demo)?;
     ensure_tun()?;
     stop.check()?;
+    let possible = args.datapath == Datapath::Tap || has_libdpdk();
+    ensure!(possible, "there is no libdpdk here: apt-get install libdpdk-dev libclang-dev");
     step("Building the switch (the first time takes some minutes)");
     run_shown(&mut build_switch(!args.debug))?;
     stop.check()?;
@@ -180,8 +208,9 @@ fn set_up(args: &Args, dir: &PathBuf, stop: &Stop) -> Result<Stage> {
     stop.check()?;
 
     step("Starting vswitchd with this configuration");
-    note(CONFIG);
-    let mut spec = DaemonSpec::new(CONFIG);
+    let config = args.datapath.config();
+    note(&config);
+    let mut spec = DaemonSpec::new(&config);
     spec.in_host = true;
     // Warnings are shown at the end instead of ending the demo half-way.
     spec = spec.allow("");
@@ -208,7 +237,10 @@ fn set_up(args: &Args, dir: &PathBuf, stop: &Stop) -> Result<Stage> {
     guest.wait_ready()?;
     note("the guest has booted");
     until_ok(std::time::Duration::from_secs(20), "the switch to attach the guest's port", || {
-        daemon.ctl("status")?.ok()
+        // A degraded switch says so in its log, which is shown at the end.
+        let ports = daemon.ctl("-o json status")?.json()?["ports"].clone();
+        ensure!(ports["waiting"] == 0 && ports["failed"] == 0, "not all ports are open: {ports}");
+        Ok(())
     })?;
     show::ctl(&daemon, "port show")?;
     stop.check()?;
