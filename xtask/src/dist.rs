@@ -14,6 +14,7 @@ use crate::setup::{Purpose, ensure_packages};
 use crate::ui::{DPDK_FEATURE, build_switch, cargo, has_libdpdk, note, root, show, step};
 
 const UNIT: &str = include_str!("../deb/vswitchd.service");
+const DPDK_CONF: &str = include_str!("../deb/dpdk.conf");
 const CONFIG: &str = include_str!("../deb/vswitch.toml");
 const POSTINST: &str = include_str!("../deb/postinst");
 const PRERM: &str = include_str!("../deb/prerm");
@@ -68,6 +69,7 @@ fn pack(release: bool) -> Result<PathBuf> {
     tree.write(&format!("{doc}/copyright"), &of_root("LICENSE")?, 0o644)?;
     tree.write(&format!("{doc}/changelog"), &of_root("CHANGELOG.md")?, 0o644)?;
     tree.write(&format!("{doc}/examples/vswitch.toml"), &of_root("docs/vswitch.toml")?, 0o644)?;
+    tree.write(&format!("{doc}/examples/dpdk.conf"), DPDK_CONF, 0o644)?;
     tree.gzip(&format!("{doc}/changelog"))?;
     manuals(&tree, &built)?;
     completions(&tree, &built)?;
@@ -170,13 +172,33 @@ fn control(version: &str, architecture: &str, built: &Path) -> Result<String> {
          Section: net\n\
          Priority: optional\n\
          Depends: adduser, {}\n\
-         Recommends: nftables\n\
+         Recommends: {}\n\
          Description: userspace virtual switch\n \
          vswitchd connects virtual machines, containers and network namespaces. It learns MAC\n \
          addresses, keeps them in a forwarding database and separates VLANs; vswitch-ctl operates\n \
          it.\n",
-        libraries(built)?.join(", ")
+        libraries(built)?.join(", "),
+        recommended(built)?.join(", ")
     ))
+}
+
+/// What makes more of the switch: of DPDK the programs load only the core, and that loads drivers as
+/// plug-ins. Whoever stays with kernel devices needs none of them, so the package does not insist.
+fn recommended(built: &Path) -> Result<Vec<String>> {
+    let mut packages = vec!["nftables".to_owned()];
+    if with_dpdk(built)? {
+        // The number in the name is that of DPDK's ABI.
+        let pool = run("dpkg-query -S */dpdk/pmds-*/librte_mempool_ring.so.*")?.ok()?.stdout;
+        packages.push(pool.split(':').next().context("the pool's driver")?.to_owned());
+        packages.push("librte-meta-net".to_owned());
+    }
+    Ok(packages)
+}
+
+/// Whether the daemon that was built has DPDK in it.
+fn with_dpdk(built: &Path) -> Result<bool> {
+    let said = Cmd::new(built.join("vswitchd")).arg("--version").run()?.ok()?;
+    Ok(said.stdout.contains("with DPDK"))
 }
 
 /// The packages of the libraries both programs load, in the versions they were built against.
@@ -213,6 +235,7 @@ pub(crate) fn check() -> Result<String> {
         ("./usr/share/man/man5/vswitch.toml.5.gz", "-rw-r--r-- root/root"),
         ("./usr/share/bash-completion/completions/vswitch-ctl", "-rw-r--r-- root/root"),
         ("./usr/share/doc/vswitch/copyright", "-rw-r--r-- root/root"),
+        ("./usr/share/doc/vswitch/examples/dpdk.conf", "-rw-r--r-- root/root"),
     ] {
         let found = listed.lines().any(|l| l.starts_with(bits) && l.ends_with(path));
         ensure!(found, "{path} ({bits}) is not in the package:\n{listed}");
@@ -226,6 +249,10 @@ pub(crate) fn check() -> Result<String> {
         fs::read_to_string(scripts.join("conffiles"))? == "/etc/vswitch/vswitch.toml\n",
         "the configuration is no conffile"
     );
+    let control = fs::read_to_string(scripts.join("control"))?;
+    let core = control.lines().any(|l| l.starts_with("Depends:") && l.contains("librte-eal"));
+    let drivers = control.lines().any(|l| l.starts_with("Recommends:") && l.contains("librte-"));
+    ensure!(core == has_libdpdk() && drivers == core, "DPDK's packages are not named:\n{control}");
     for script in ["postinst", "prerm", "postrm"] {
         run(&format!("sh -n {}", scripts.join(script).display()))?;
     }
@@ -254,6 +281,9 @@ fn check_unit(dist: &Path) -> Result<String> {
     let unit = dir.join("vswitchd.service");
     let program = dist.join("tree/usr/sbin/vswitchd");
     fs::write(&unit, UNIT.replace("/usr/sbin/vswitchd", &program.display().to_string()))?;
+    let more = dir.join("vswitchd.service.d");
+    fs::create_dir_all(&more)?;
+    fs::write(more.join("dpdk.conf"), DPDK_CONF)?;
     let said =
         Cmd::new("systemd-analyze").args(["verify", "--man=no"]).arg(unit.display()).run()?;
     ensure!(

@@ -48,7 +48,14 @@ pub(super) fn backend(args: &Args, desired: &Desired) -> Result<DpdkBackend, Sta
     let eal = Eal::init(&config).map_err(|error| refused(error, &config.extra))?;
     let pool =
         MempoolConfig { mbufs: plan.mbufs, numa_node: plan.numa_node, ..MempoolConfig::default() };
-    let pool = Mempool::new(eal, &pool).map_err(|error| refused(error, &[]))?;
+    let pool = Mempool::new(eal, &pool).map_err(|error| match error.errno() {
+        // Pools have a driver, and it is a plug-in.
+        Some(EINVAL | ENOENT) => StartError::new(Code::Local, error.to_string()).with_hint(
+            "DPDK's drivers seem not to be installed: apt-get install librte-mempool-ring23 \
+             librte-meta-net",
+        ),
+        _ => refused(error, &[]),
+    })?;
     tracing::info!(
         version = Eal::version(),
         hugepages = eal.has_hugepages(),
@@ -79,5 +86,7 @@ fn refused(error: DpdkError, extra: &[String]) -> StartError {
     out.with_hint(format!("look for a mistake in eal = {extra:?} in [dpdk]"))
 }
 
-/// Linux's number for "out of memory".
+/// Linux's numbers for the errors that mean something to us.
+const ENOENT: i32 = 2;
 const ENOMEM: i32 = 12;
+const EINVAL: i32 = 22;
