@@ -153,7 +153,7 @@ fn kills_at_random_moments_lose_nothing_acknowledged() -> Result<()> {
     let kills = size(12, 200);
     for kill in 0..kills {
         let (thread, first) =
-            mutate(daemon.run_dir().join("api.sock"), file.clone(), known.clone());
+            mutate(daemon.run_dir().join("api.sock"), daemon.config_text(&file), known.clone());
         // If it fails before its first answer, its end says why.
         let _ = first.recv();
         std::thread::sleep(Duration::from_micros(random.below(60_000)));
