@@ -14,12 +14,15 @@
 mod backend;
 mod datapath;
 mod error;
+mod host_tap;
 mod io;
 mod link;
 mod netdev;
+mod netlink;
 mod netns;
 mod note;
 mod port;
+pub mod routes;
 mod silence;
 mod sys;
 mod tap;
@@ -31,4 +34,5 @@ mod waker;
 
 pub use backend::{SilenceBy, TapBackend, TapOptions};
 pub use datapath::{KernelQueue, TapDatapath, TapQueue};
+pub use host_tap::HostTap;
 pub use io::Got;

@@ -9,9 +9,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NetlinkPayload};
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeader, AddressMessage, AddressScope,
 };
@@ -20,17 +18,11 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::route::RouteAttribute;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 
 use crate::error::errno;
-
-/// `RTNLGRP_LINK`: devices that come, change and go.
-const GROUP_LINK: u32 = 1;
-/// A link message with everything is below 4 KiB; virtual functions can make it longer.
-const BUFFER: usize = 64 * 1024;
-/// Answers read for one request, and news read at once, at most.
-const MESSAGES_MAX: usize = 65_536;
+use crate::netlink::{BUFFER, GROUP_LINK, MESSAGES_MAX, Requests, split};
 
 /// A device as the kernel describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,10 +114,9 @@ impl LinkChange {
 
 /// An rtnetlink socket for requests, and one for news.
 pub(crate) struct Links {
-    requests: Socket,
+    requests: Requests,
     news: Socket,
     buffer: Vec<u8>,
-    sequence: u32,
 }
 
 impl fmt::Debug for Links {
@@ -137,14 +128,12 @@ impl fmt::Debug for Links {
 impl Links {
     /// Sockets for the network namespace of the calling thread.
     pub(crate) fn open() -> io::Result<Self> {
-        let mut requests = Socket::new(NETLINK_ROUTE)?;
-        requests.bind_auto()?;
-        requests.connect(&SocketAddr::new(0, 0))?;
+        let requests = Requests::open()?;
         let mut news = Socket::new(NETLINK_ROUTE)?;
         news.bind_auto()?;
         news.add_membership(GROUP_LINK)?;
         news.set_non_blocking(true)?;
-        Ok(Self { requests, news, buffer: vec![0; BUFFER], sequence: 0 })
+        Ok(Self { requests, news, buffer: vec![0; BUFFER] })
     }
 
     /// The device of that name; `None` if there is none.
@@ -163,7 +152,7 @@ impl Links {
 
     fn get(&mut self, msg: LinkMessage) -> io::Result<Option<LinkState>> {
         let mut link = None;
-        let done = self.request(RouteNetlinkMessage::GetLink(msg), 0, |answer| {
+        let done = self.requests.send(RouteNetlinkMessage::GetLink(msg), 0, |answer| {
             if let RouteNetlinkMessage::NewLink(msg) = answer {
                 link = Some(LinkState::of(&msg));
             }
@@ -187,7 +176,7 @@ impl Links {
         }
         msg.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         msg.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
-        self.request(RouteNetlinkMessage::SetLink(msg), NLM_F_ACK, |_| {})
+        self.requests.send(RouteNetlinkMessage::SetLink(msg), NLM_F_ACK, |_| {})
     }
 
     /// Moves a device into another namespace. It loses its addresses and goes down on the way.
@@ -195,7 +184,7 @@ impl Links {
         let mut msg = LinkMessage::default();
         msg.header.index = index;
         msg.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
-        self.request(RouteNetlinkMessage::SetLink(msg), NLM_F_ACK, |_| {})
+        self.requests.send(RouteNetlinkMessage::SetLink(msg), NLM_F_ACK, |_| {})
     }
 
     /// The addresses an operator gave the device, as `192.0.2.1/24`: IPv4 and global IPv6 ones.
@@ -224,9 +213,12 @@ impl Links {
     }
 
     /// Hands every address of this host to `each`.
-    fn each_address(&mut self, mut each: impl FnMut(&AddressHeader, IpAddr)) -> io::Result<()> {
+    pub(crate) fn each_address(
+        &mut self,
+        mut each: impl FnMut(&AddressHeader, IpAddr),
+    ) -> io::Result<()> {
         let get = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        self.request(get, NLM_F_DUMP, |answer| {
+        self.requests.send(get, NLM_F_DUMP, |answer| {
             let RouteNetlinkMessage::NewAddress(msg) = answer else { return };
             // On a point-to-point link `Address` is the peer's, and `Local` the own one.
             let mut own = None;
@@ -248,7 +240,7 @@ impl Links {
         use netlink_packet_route::route::RouteMessage;
         let mut found = false;
         let get = RouteNetlinkMessage::GetRoute(RouteMessage::default());
-        self.request(get, NLM_F_DUMP, |answer| {
+        self.requests.send(get, NLM_F_DUMP, |answer| {
             let RouteNetlinkMessage::NewRoute(msg) = answer else { return };
             let through = msg.attributes.iter().any(|a| match a {
                 RouteAttribute::Oif(oif) => *oif == index,
@@ -260,46 +252,6 @@ impl Links {
                 through && msg.header.destination_prefix_length == 0 && msg.header.table != 255;
         })?;
         Ok(found)
-    }
-
-    /// Sends a request and hands every answer to `each`.
-    fn request(
-        &mut self,
-        payload: RouteNetlinkMessage,
-        flags: u16,
-        mut each: impl FnMut(RouteNetlinkMessage),
-    ) -> io::Result<()> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        self.sequence = self.sequence.wrapping_add(1);
-        header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(payload));
-        request.finalize();
-        let mut out = vec![0; request.buffer_len()];
-        request.serialize(&mut out);
-        self.requests.send(&out, 0)?;
-        let many = flags & NLM_F_DUMP == NLM_F_DUMP;
-        for _ in 0..MESSAGES_MAX {
-            let n = self.requests.recv(&mut &mut self.buffer[..], 0)?;
-            for message in split(&self.buffer[..n]) {
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(e) if e.code.is_none() => return Ok(()),
-                    NetlinkPayload::Error(e) => return Err(e.to_io()),
-                    NetlinkPayload::InnerMessage(answer) => {
-                        each(answer);
-                        if !many && flags & NLM_F_ACK == 0 {
-                            return Ok(());
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Err(io::Error::other("the kernel's answer does not end"))
     }
 
     /// What happened since the last call; never waits.
@@ -328,22 +280,4 @@ impl Links {
         }
         news
     }
-}
-
-/// The messages in one datagram; what cannot be parsed is left out.
-fn split(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> + '_ {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        loop {
-            let len = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
-            if len < 16 || len > rest.len() {
-                return None;
-            }
-            let (message, after) = rest.split_at(len);
-            rest = after.get(len.next_multiple_of(4) - len..).unwrap_or_default();
-            if let Ok(message) = NetlinkMessage::deserialize(message) {
-                return Some(message);
-            }
-        }
-    })
 }
