@@ -1,13 +1,14 @@
 //! The control side: DPDK devices as ports.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use datapath_tap::TapOptions;
 use switch_core::config::{PortKind, PortSpec};
 use switch_core::datapath::{
     Backend, BackendError, BackendWarning, Caps, Datapath, OpenPort, OutsideLoss, PoolUse,
-    PortEvent, PortEventKind, PortInfo, Wake,
+    PortEvent, PortEventKind, PortInfo, UnderlaySpec, Wake,
 };
 use switch_core::handover::{HandoverRing, RING_FRAMES};
 use switch_core::ids::{PortId, WorkerId};
@@ -18,6 +19,7 @@ use crate::error::DpdkError;
 use crate::ethdev::{Attach, Device, DeviceConfig};
 use crate::mempool::Mempool;
 use crate::ports::kernel::KernelPorts;
+use crate::uplink::{UplinkDevice, Uplinks};
 
 /// DPDK's devices, on one pool.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub struct DpdkBackend {
     warnings: Vec<BackendWarning>,
     /// Ports of type `tap` and `netdev`, which are not in `ports`.
     kernel: KernelPorts,
+    uplinks: Uplinks,
 }
 
 #[derive(Debug)]
@@ -53,7 +56,8 @@ impl DpdkBackend {
     pub fn new(eal: Eal, pool: Mempool) -> Self {
         let kernel = KernelPorts::new(TapOptions::default());
         let (wakers, warnings) = (Vec::new(), Vec::new());
-        Self { eal, pool, wakers, ports: BTreeMap::new(), warnings, kernel }
+        let (ports, uplinks) = (BTreeMap::new(), Uplinks::default());
+        Self { eal, pool, wakers, ports, warnings, kernel, uplinks }
     }
 
     /// The same, with what the switch is to say of DPDK as a whole.
@@ -145,6 +149,39 @@ impl DpdkBackend {
     }
 }
 
+impl DpdkBackend {
+    /// Makes a port that was just opened the uplink `name`, whose exception TAP is called
+    /// `exception`.
+    ///
+    /// # Errors
+    /// What the kernel refuses; the port is closed again then.
+    pub fn make_uplink(
+        &mut self,
+        port: PortId,
+        name: &str,
+        exception: &str,
+        open: &mut OpenPort<PortQueue>,
+    ) -> Result<(), BackendError> {
+        let Some(opened) = self.ports.get(&port) else { return Ok(()) };
+        let device = UplinkDevice {
+            name: name.to_owned(),
+            mac: opened.device.mac(),
+            mtu: opened.device.mtu(),
+            csum: open.info.caps.csum,
+            tx_queues: opened.device.queues().1.into(),
+            owner: open.owner.index(),
+            link_up: opened.link_up,
+        };
+        let (wakers, queues) = (&self.wakers, &mut open.queues);
+        let made = self.uplinks.open(port, exception, device, queues, wakers, self.pool);
+        if made.is_err() {
+            open.queues.clear();
+            self.ports.remove(&port);
+        }
+        made
+    }
+}
+
 impl Port {
     fn info(&self) -> PortInfo {
         let (rx, tx) = self.device.queues();
@@ -208,7 +245,30 @@ impl Backend for DpdkBackend {
             opened.lost.push("mac: the device keeps its own address".into());
             open.info = opened.info();
         }
+        if let Some(exception) = &spec.exception {
+            self.make_uplink(port, &spec.name, exception, &mut open)?;
+        }
         Ok(open)
+    }
+
+    fn open_vtep(
+        &mut self,
+        port: PortId,
+        spec: &UnderlaySpec,
+    ) -> Result<OpenPort<PortQueue>, BackendError> {
+        self.uplinks.open_vtep(port, spec, &self.wakers)
+    }
+
+    fn adjust_vtep(
+        &mut self,
+        port: PortId,
+        new: &UnderlaySpec,
+    ) -> Result<Option<Vec<PortQueue>>, BackendError> {
+        self.uplinks.adjust_vtep(port, new, self.wakers.len())
+    }
+
+    fn path_mtu(&mut self, vtep: PortId, remote: IpAddr) -> Option<u32> {
+        self.uplinks.path_mtu(vtep, remote)
     }
 
     fn close_port(
@@ -218,10 +278,13 @@ impl Backend for DpdkBackend {
         remove: bool,
     ) -> Result<(), BackendError> {
         drop(queues);
+        self.uplinks.close_vtep(port);
+        let exception = self.uplinks.close(port, remove);
         let Some(opened) = self.ports.remove(&port) else {
             return self.kernel.close(port, remove);
         };
-        opened.device.close().map_err(failed)
+        opened.device.close().map_err(failed)?;
+        exception
     }
 
     fn adjust_port(
@@ -233,7 +296,7 @@ impl Backend for DpdkBackend {
         if !self.ports.contains_key(&port) {
             return self.kernel.adjust(port, old, new);
         }
-        if old.kind != new.kind || old.mac != new.mac {
+        if old.kind != new.kind || old.mac != new.mac || old.exception != new.exception {
             return Ok(false);
         }
         let (Some(opened), true) = (self.ports.get(&port), old.mtu != new.mtu) else {
@@ -241,7 +304,10 @@ impl Backend for DpdkBackend {
         };
         let Some(mtu) = new.mtu else { return Ok(false) };
         match opened.device.set_mtu(mtu) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.uplinks.set_mtu(port, mtu)?;
+                Ok(true)
+            }
             // Most drivers take a new MTU only while they are stopped.
             Err(error) if error.errno() == Some(EBUSY) => Ok(false),
             Err(error) => Err(failed(error)),
@@ -255,7 +321,8 @@ impl Backend for DpdkBackend {
     fn outside_loss(&mut self, port: PortId) -> OutsideLoss {
         let Some(opened) = self.ports.get(&port) else { return self.kernel.outside_loss(port) };
         let stats = opened.device.stats();
-        OutsideLoss { missed_rx: stats.missed, lost_after_tx: stats.tx_errors }
+        let missed_rx = stats.missed + self.uplinks.lost(port);
+        OutsideLoss { missed_rx, lost_after_tx: stats.tx_errors }
     }
 
     fn rx_workers(&self, port: PortId) -> Vec<WorkerId> {
@@ -295,6 +362,8 @@ impl Backend for DpdkBackend {
         });
         let mut events: Vec<_> = changed.collect();
         events.extend(self.kernel.events());
+        let ports = &self.ports;
+        events.extend(self.uplinks.events(|port| ports.get(&port).map(|port| port.link_up)));
         events
     }
 }

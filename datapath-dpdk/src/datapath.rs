@@ -18,19 +18,23 @@ use crate::kernel::KernelPort;
 use crate::lcore;
 use crate::mbuf::Mbuf;
 use crate::mempool::Mempool;
+use crate::uplink::{Exception, Underlay, VtepQueue, serve_host};
 
 /// How long a worker that found nothing sleeps before it looks again: devices in poll mode announce
 /// nothing. A frame is to wait 50 µs at most, and the kernel takes its time to wake somebody up.
 const NAP: Duration = Duration::from_micros(30);
 
 /// Bursts of handed-over frames that are sent at one go.
-const HANDED_OVER_BURSTS: usize = 4;
+pub(crate) const HANDED_OVER_BURSTS: usize = 4;
 
 /// What connects one worker to one port.
 #[derive(Debug)]
-pub struct PortQueue {
-    rx: Option<Rx>,
-    tx: Tx,
+pub struct PortQueue(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Device(Box<DeviceQueue>),
+    Vtep(Box<VtepQueue>),
 }
 
 impl PortQueue {
@@ -40,23 +44,45 @@ impl PortQueue {
             stash: Batch::with_limit(BURST_MAX),
             refused: Refused::default(),
         });
-        Self { rx, tx }
+        Self(Kind::Device(Box::new(DeviceQueue { rx, tx, exception: None })))
     }
 
     /// The queue of a kernel device, for the worker that has it.
     pub(crate) fn kernel(port: KernelPort, ring: HandoverRing<Mbuf>) -> Self {
-        Self { rx: None, tx: Tx::Kernel(Box::new(port), ring) }
+        let tx = Tx::Kernel(Box::new(port), ring);
+        Self(Kind::Device(Box::new(DeviceQueue { rx: None, tx, exception: None })))
     }
+
+    /// The worker's way to a VTEP on an uplink.
+    pub(crate) fn vtep(queue: VtepQueue) -> Self {
+        Self(Kind::Vtep(Box::new(queue)))
+    }
+
+    /// Makes the queue of a device that of an uplink.
+    pub(crate) fn set_exception(&mut self, exception: Box<Exception>) {
+        if let Kind::Device(queue) = &mut self.0 {
+            queue.exception = Some(exception);
+        }
+    }
+}
+
+/// The queues of a device that one worker uses.
+#[derive(Debug)]
+pub(crate) struct DeviceQueue {
+    pub(crate) rx: Option<Rx>,
+    pub(crate) tx: Tx,
+    /// For an uplink: the way to the host's stack.
+    pub(crate) exception: Option<Box<Exception>>,
 }
 
 /// The way in. To know whether a device has frames is to receive them, so a poll does that.
 #[derive(Debug)]
-struct Rx {
-    queue: RxQueue,
+pub(crate) struct Rx {
+    pub(crate) queue: RxQueue,
     /// Received by a poll, and not yet asked for.
-    stash: Batch<Mbuf>,
+    pub(crate) stash: Batch<Mbuf>,
     /// Not yet counted.
-    refused: Refused,
+    pub(crate) refused: Refused,
 }
 
 impl Rx {
@@ -97,7 +123,9 @@ pub(crate) enum Tx {
 #[derive(Debug)]
 pub struct DpdkDatapath {
     /// By port number.
-    queues: Vec<Option<PortQueue>>,
+    queues: Vec<Option<DeviceQueue>>,
+    /// The ports of VTEPs, which have no device of their own.
+    underlay: Underlay,
     attached: Vec<PortId>,
     pool: Mempool,
     parker: Parker,
@@ -126,6 +154,7 @@ impl DpdkDatapath {
         let unparker = parker.unparker().clone();
         Self {
             queues: Vec::new(),
+            underlay: Underlay::new(),
             attached: Vec::new(),
             pool,
             parker,
@@ -134,7 +163,7 @@ impl DpdkDatapath {
         }
     }
 
-    fn queue(&mut self, port: PortId) -> Option<&mut PortQueue> {
+    fn queue(&mut self, port: PortId) -> Option<&mut DeviceQueue> {
         self.queues.get_mut(port.index())?.as_mut()
     }
 
@@ -144,7 +173,10 @@ impl DpdkDatapath {
         let mut receiving = false;
         for port in &self.attached {
             let Some(Some(queue)) = self.queues.get_mut(port.index()) else { continue };
-            if let Some(rx) = &mut queue.rx {
+            if queue.exception.is_some() {
+                self.underlay.look(*port, queue, ready);
+                receiving |= queue.rx.is_some();
+            } else if let Some(rx) = &mut queue.rx {
                 receiving = true;
                 if rx.look() {
                     ready.rx.push(*port);
@@ -165,6 +197,7 @@ impl DpdkDatapath {
                 ready.handed_over.push(*port);
             }
         }
+        self.underlay.look_at_vteps(ready);
         receiving
     }
 }
@@ -174,6 +207,13 @@ impl Datapath for DpdkDatapath {
     type Queue = PortQueue;
 
     fn attach(&mut self, port: PortId, queue: PortQueue) -> Option<PortQueue> {
+        let queue = match queue.0 {
+            Kind::Device(queue) => *queue,
+            Kind::Vtep(queue) => {
+                let earlier = self.underlay.attach(port, queue);
+                return earlier.map(|queue| PortQueue(Kind::Vtep(queue)));
+            }
+        };
         if self.queues.len() <= port.index() {
             self.queues.resize_with(port.index() + 1, || None);
         }
@@ -181,13 +221,15 @@ impl Datapath for DpdkDatapath {
         if earlier.is_none() {
             self.attached.push(port);
         }
-        earlier
+        earlier.map(|queue| PortQueue(Kind::Device(Box::new(queue))))
     }
 
     fn detach(&mut self, port: PortId) -> Option<PortQueue> {
-        let queue = self.queues.get_mut(port.index())?.take()?;
+        let Some(queue) = self.queues.get_mut(port.index()).and_then(Option::take) else {
+            return self.underlay.detach(port).map(|queue| PortQueue(Kind::Vtep(queue)));
+        };
         self.attached.retain(|other| *other != port);
-        Some(queue)
+        Some(PortQueue(Kind::Device(Box::new(queue))))
     }
 
     fn poll(&mut self, wait: Wait, ready: &mut Ready) {
@@ -211,9 +253,19 @@ impl Datapath for DpdkDatapath {
         batch: &mut Batch<Mbuf>,
         counters: &PortCounters,
     ) -> usize {
-        let rx = match self.queue(port) {
-            Some(PortQueue { rx: Some(rx), .. }) => rx,
-            Some(PortQueue { tx: Tx::Kernel(kernel, _), .. }) => {
+        let Some(queue) = self.queue(port) else {
+            return self.underlay.rx_burst(port, batch, counters);
+        };
+        if queue.exception.is_some() {
+            serve_host(queue, counters);
+            if let Some(rx) = &mut queue.rx {
+                count_refused(std::mem::take(&mut rx.refused), counters);
+            }
+            return 0;
+        }
+        let rx = match queue {
+            DeviceQueue { rx: Some(rx), .. } => rx,
+            DeviceQueue { tx: Tx::Kernel(kernel, _), .. } => {
                 return kernel.rx_burst(batch, counters);
             }
             _ => return 0,
@@ -226,17 +278,9 @@ impl Datapath for DpdkDatapath {
             return 0;
         }
         let bytes: u64 = new.iter().map(|frame| frame.len() as u64).sum();
-        counters.rx_frames.add(new.len() as u64 + refused.frames());
-        counters.rx_bytes.add(bytes + refused.bytes);
-        for (reason, n) in [
-            (DropReason::Runt, refused.runts),
-            (DropReason::Giant, refused.giants),
-            (DropReason::CopyFailed, refused.no_mbuf),
-        ] {
-            if n > 0 {
-                counters.count_drop(reason, n);
-            }
-        }
+        counters.rx_frames.add(new.len() as u64);
+        counters.rx_bytes.add(bytes);
+        count_refused(refused, counters);
         new.len()
     }
 
@@ -244,11 +288,14 @@ impl Datapath for DpdkDatapath {
         if batch.is_empty() {
             return;
         }
-        match self.queue(port) {
-            Some(PortQueue { tx: Tx::Own(tx, _), .. }) => send(tx, batch, counters),
-            Some(PortQueue { tx: Tx::Other(ring), .. }) => ring.push(batch, counters),
-            Some(PortQueue { tx: Tx::Kernel(kernel, _), .. }) => kernel.send(batch, counters),
-            Some(PortQueue { tx: Tx::None, .. }) | None => {
+        let Some(queue) = self.queues.get_mut(port.index()).and_then(Option::as_mut) else {
+            return self.underlay.tx_burst(port, batch, counters, &mut self.queues);
+        };
+        match &mut queue.tx {
+            Tx::Own(tx, _) => send(tx, batch, counters, 0),
+            Tx::Other(ring) => ring.push(batch, counters),
+            Tx::Kernel(kernel, _) => kernel.send(batch, counters),
+            Tx::None => {
                 counters.count_drop(DropReason::PortDown, batch.len() as u64);
                 batch.clear();
             }
@@ -256,8 +303,11 @@ impl Datapath for DpdkDatapath {
     }
 
     fn tx_handed_over(&mut self, port: PortId, counters: &PortCounters) {
-        let queue = self.queues.get_mut(port.index()).and_then(Option::as_mut);
-        let Some(PortQueue { tx, .. }) = queue else { return };
+        let Some(DeviceQueue { tx, .. }) =
+            self.queues.get_mut(port.index()).and_then(Option::as_mut)
+        else {
+            return self.underlay.tx_handed_over(port, counters, &mut self.queues);
+        };
         for _ in 0..HANDED_OVER_BURSTS {
             let (Tx::Own(_, ring) | Tx::Kernel(_, ring)) = tx else { return };
             ring.pop(&mut self.handed_over);
@@ -265,11 +315,15 @@ impl Datapath for DpdkDatapath {
                 return;
             }
             match tx {
-                Tx::Own(tx, _) => send(tx, &mut self.handed_over, counters),
+                Tx::Own(tx, _) => send(tx, &mut self.handed_over, counters, 0),
                 Tx::Kernel(kernel, _) => kernel.send(&mut self.handed_over, counters),
                 Tx::Other(_) | Tx::None => return,
             }
         }
+    }
+
+    fn abandon(&mut self, port: PortId, counters: &PortCounters) {
+        self.underlay.abandon(port, counters);
     }
 
     fn alloc(&mut self) -> Option<Mbuf> {
@@ -281,10 +335,29 @@ impl Datapath for DpdkDatapath {
     }
 }
 
-fn send(tx: &mut TxQueue, batch: &mut Batch<Mbuf>, counters: &PortCounters) {
+/// Counts what a device received and no frame could be made of.
+fn count_refused(refused: Refused, counters: &PortCounters) {
+    if refused.frames() == 0 {
+        return;
+    }
+    counters.rx_frames.add(refused.frames());
+    counters.rx_bytes.add(refused.bytes);
+    for (reason, n) in [
+        (DropReason::Runt, refused.runts),
+        (DropReason::Giant, refused.giants),
+        (DropReason::CopyFailed, refused.no_mbuf),
+    ] {
+        if n > 0 {
+            counters.count_drop(reason, n);
+        }
+    }
+}
+
+/// Sends a batch. Of each frame the first `link` bytes are none of the port's, and not counted.
+pub(crate) fn send(tx: &mut TxQueue, batch: &mut Batch<Mbuf>, counters: &PortCounters, link: u64) {
     let sent = tx.tx_burst(batch);
     counters.tx_frames.add(sent.frames);
-    counters.tx_bytes.add(sent.bytes);
+    counters.tx_bytes.add(sent.bytes.saturating_sub(link * sent.frames));
     for (reason, n) in [(DropReason::TxFull, sent.full), (DropReason::TxError, sent.unfit)] {
         if n > 0 {
             counters.count_drop(reason, n);

@@ -5,6 +5,7 @@
 //! | bindings | `dpdk-sys` | generated |
 //! | DPDK, made safe | [`eal`], `log`, [`lcore`], [`mempool`], [`mbuf`], [`ring`], [`ethdev`] | all of it |
 //! | the switch's traits | [`datapath`], [`backend`], `kernel`, `ports` | none |
+//! | tunnels on devices | `uplink` | none |
 //! | decisions before the start | [`memory`], [`arguments`] | none |
 //!
 //! The invariants that the lower layer keeps: the EAL starts once; a pool stays until the process
@@ -32,6 +33,8 @@ pub mod mempool;
 #[forbid(unsafe_code)]
 mod ports;
 pub mod ring;
+#[forbid(unsafe_code)]
+mod uplink;
 
 pub use backend::DpdkBackend;
 pub use datapath::DpdkDatapath;

@@ -96,6 +96,12 @@ pub trait Datapath: Send {
     /// Sends what other workers handed over for this port, at most a few bursts of it.
     fn tx_handed_over(&mut self, port: PortId, counters: &PortCounters);
 
+    /// Drops by name whatever the port keeps back to send it later: it is about to be detached, and
+    /// nobody could count it then.
+    fn abandon(&mut self, port: PortId, counters: &PortCounters) {
+        let _ = (port, counters);
+    }
+
     /// An empty frame with headroom, or `None` when the pool is dry.
     fn alloc(&mut self) -> Option<Self::Frame>;
 
@@ -200,6 +206,8 @@ pub struct UnderlaySpec {
     pub name: String,
     /// The address that packets are sent from and accepted at.
     pub local: IpAddr,
+    /// The port whose device carries the packets; `None` leaves it to the kernel's routes.
+    pub uplink: Option<String>,
     /// How many UDP source ports packets are spread over.
     pub entropy_ports: u16,
     /// UDP destination ports that tunnels listen at, ascending.

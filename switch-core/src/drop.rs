@@ -162,6 +162,9 @@ drop_reasons! {
     EcnDropped, "ecn-dropped", In,
         "The underlay was congested, and the inner packet cannot be marked (RFC 6040 4.2).",
         "Look at the queues of the underlay.";
+    ExceptionFull, "exception-full", In,
+        "More came in on an uplink for the host itself than its exception TAP takes.",
+        "Find who sends it: tcpdump -ni TAP. Tunnels are not touched by it.";
     SplitHorizon, "split-horizon", In,
         "A frame from a tunnel was to go to a tunnel: remotes reach each other directly.",
         "Let all remotes of the network be remotes of each other.";
@@ -171,6 +174,12 @@ drop_reasons! {
     TunnelMtu, "tunnel-mtu", Out,
         "The frame is larger than the tunnel carries; its sender is told where that is possible.",
         "Give the ports the MTU that vswitch-ctl mtu show prints, or raise the underlay's.";
+    NoRoute, "no-route", Out,
+        "The host has no route to the remote that leaves by the VTEP's uplink.",
+        "Add one by its exception TAP: ip route get ADDRESS tells where packets go now.";
+    NeighbourUnresolved, "neighbour-unresolved", Out,
+        "The remote, or the router to it, answers no ARP or ND on the uplink, or not yet.",
+        "Look at ip neigh show dev TAP, and at the cable; more than a few packets do not wait.";
     MtuExceeded, "mtu-exceeded", Out,
         "The frame is larger than the egress port's MTU.",
         "Use one MTU on all ports of a bridge.";

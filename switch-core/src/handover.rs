@@ -51,18 +51,24 @@ impl<F> HandoverRing<F> {
 
     /// Hands over every frame of the batch; what does not fit is dropped as `handover-full`.
     pub fn push(&self, batch: &mut Batch<F>, counters: &PortCounters) {
+        let full = self.offer(batch);
+        if full > 0 {
+            counters.count_drop(DropReason::HandoverFull, full);
+        }
+    }
+
+    /// The same, for who has another name for it: how many frames did not fit and were dropped.
+    pub fn offer(&self, batch: &mut Batch<F>) -> u64 {
         let mut full = 0;
         for frame in batch.drain() {
             if self.shared.frames.push(frame).is_err() {
                 full += 1;
             }
         }
-        if full > 0 {
-            counters.count_drop(DropReason::HandoverFull, full);
-        }
         if !self.shared.announced.swap(true, Ordering::AcqRel) {
             self.shared.owner.wake();
         }
+        full
     }
 
     /// Whether a sender announced frames since the last [`Self::pop`]. For the owner's poll.

@@ -199,8 +199,8 @@ impl<D: Datapath> Worker<D> {
         false
     }
 
-    /// Empties the hand-over ring of a port that goes: what is in it was offered to the port, and
-    /// nobody could count it later.
+    /// Empties the hand-over ring of a port that goes, and what is kept back there: it was offered to
+    /// the port, and nobody could count it later.
     fn send_handed_over(&mut self, port: PortId) {
         let Some(slot) = self.egress.slot(port) else { return };
         let settled = |slot: &PortSlot<D::Frame>| {
@@ -212,9 +212,10 @@ impl<D: Datapath> Worker<D> {
             let before = settled(slot);
             self.datapath.tx_handed_over(port, &slot.counters);
             if settled(slot) == before {
-                return;
+                break;
             }
         }
+        self.datapath.abandon(port, &slot.counters);
     }
 
     /// A burst from one port: three passes, so that the table's cache misses overlap.

@@ -208,8 +208,37 @@ fn what_is_wrong_with_vteps() {
         let base = BASE.replace("version = 1", daemon);
         format!("{base}[[vtep]]\n{}", more(&format!("uplink = \"{uplink}\"")))
     };
-    read(&dpdk("web"));
-    assert!(told(&dpdk("vf0"))[0].contains("there is no port \"vf0\""));
+    // The other VTEP has none.
+    let told_of = |uplink: &str, want: &str| {
+        let told = told(&dpdk(uplink));
+        assert!(told[0].contains("vtep.v4.uplink: a VTEP of the DPDK datapath needs an uplink"));
+        assert!(told.len() == 2 && told[1].contains(want), "{want}\nis not {told:#?}");
+    };
+    told_of("vf0", "there is no port \"vf0\"");
+    told_of("web", "port \"web\" cannot be an uplink: it is of type tap");
+}
+
+#[test]
+fn an_uplink_is_a_port_in_no_bridge() {
+    let with = |datapath: &str, port: &str, vtep: &str| {
+        format!(
+            "version = 1\n[daemon]\ndatapath = \"{datapath}\"\n[[port]]\nname = \"up\"\n{port}\n\
+             [[vtep]]\nname = \"v4\"\nlocal = \"192.0.2.1\"\n{vtep}\n"
+        )
+    };
+    let uplink = "uplink = \"up\"";
+    let device = "type = \"dpdk\"\ndevargs = \"0000:3b:02.0\"\nexception = \"vf0\"";
+    let read = read(&with("dpdk", device, uplink));
+    assert_eq!(read.vteps["v4"].uplink.as_deref(), Some("up"));
+    assert_eq!(read.ports["up"].exception.as_deref(), Some("vf0"));
+    assert_eq!(config::from_toml(&config::to_toml(&read)).unwrap(), read);
+    let told_of = |port: &str, want: &str| {
+        let port = format!("{port}\nbridge = \"br0\"\n[[bridge]]\nname = \"br0\"");
+        let told = told(&with("dpdk", &port, uplink));
+        assert!(told.len() == 1 && told[0].contains(want), "{want}\nis not {told:#?}");
+    };
+    told_of("type = \"tap\"", "port \"up\" cannot be an uplink: it is of type tap");
+    told_of("type = \"dpdk\"\ndevargs = \"x\"", "cannot be an uplink: it is in bridge \"br0\"");
 }
 
 #[test]

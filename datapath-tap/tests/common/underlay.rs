@@ -56,6 +56,7 @@ pub fn spec(local: IpAddr) -> UnderlaySpec {
     UnderlaySpec {
         name: "vtep0".into(),
         local,
+        uplink: None,
         entropy_ports: 64,
         udp: vec![UdpListen { port: VXLAN, groups: Vec::new(), accept_no_checksum: true }],
         gre: true,

@@ -58,6 +58,9 @@ fn place(reason: DropReason) -> Place {
         DropReason::TxError => {
             Place::Below("a device that changes under a frame; the tests of datapath-tap")
         }
+        DropReason::ExceptionFull | DropReason::NoRoute | DropReason::NeighbourUnresolved => {
+            Place::Below("only DPDK has uplinks; the tests of datapath-dpdk")
+        }
         DropReason::HandoverFull => {
             Place::Below("a worker that stands still; the scenarios of switch-core")
         }

@@ -56,6 +56,9 @@ pub struct PortSpec {
     pub mtu: Option<u16>,
     /// The device's own address; `None` leaves what it has.
     pub mac: Option<MacAddr>,
+    /// For the uplink of a VTEP: the name of the exception TAP, by which the host's own stack uses
+    /// the device.
+    pub exception: Option<String>,
     /// Most learned entries at once; `None` is no limit of its own.
     pub max_fdb: Option<u32>,
     /// Most BUM frames it may send into the switch; `None` is no limit.
@@ -84,6 +87,7 @@ impl PortSpec {
             vlan: VlanSpec::default(),
             mtu: None,
             mac: None,
+            exception: None,
             max_fdb: Self::default_max_fdb(port_type),
             storm_limit: Self::default_storm_limit(port_type),
             isolated: false,

@@ -143,6 +143,7 @@ pub(crate) fn port(mut fields: Fields) -> Option<PortSpec> {
         vlan,
         mtu: fields.int("mtu").and_then(|mtu| u16::try_from(mtu).ok()),
         mac: fields.mac("mac"),
+        exception: fields.text("exception"),
         max_fdb: fields.limit("max-fdb").unwrap_or(default.max_fdb),
         storm_limit: fields.rate("storm-limit").unwrap_or(default.storm_limit),
         isolated: fields.flag("isolated").unwrap_or(default.isolated),
@@ -174,6 +175,7 @@ pub(crate) fn of_port(spec: &PortSpec) -> Pairs {
     }
     out.extend(spec.mtu.map(|mtu| ("mtu", Value::Int(mtu.into()))));
     out.extend(spec.mac.map(|mac| ("mac", Value::Mac(mac))));
+    out.extend(spec.exception.as_deref().map(|tap| ("exception", text(tap))));
     match &spec.kind {
         PortKind::Tap { persist, .. } => out.push(("persist", Value::Bool(*persist))),
         PortKind::Netdev { take_over, .. } => out.push(("take-over", Value::Bool(*take_over))),

@@ -242,6 +242,9 @@ pub const KEYS: &[Key] = keys! {
     Port "mac": KeyType::Mac, Otherwise("the device's own"), WITH_MAC,
         "\"52:54:00:00:00:01\"",
         "The address the device is given.";
+    Port "exception": KeyType::Device, Otherwise("the port's name"), DPDK, "\"vf0\"",
+        "For the uplink of a VTEP: the TAP device that carries its addresses and everything on it \
+         that is no tunnel's, so that the host can use it as before.";
     Port "persist": KeyType::Bool, Is("true"), TAP, "true",
         "Keep the TAP device, with its addresses, when vswitchd stops. It goes when the port is \
          deleted.";

@@ -37,6 +37,25 @@ impl ClosingVteps {
         let names = self.gone.iter().chain(&self.reopened);
         names.filter_map(|name| Some(vteps.get(name)?.id)).collect()
     }
+
+    /// Adds those that are open on one of these ports.
+    pub(super) fn reopen_on<'a>(
+        &mut self,
+        ports: impl Iterator<Item = &'a String>,
+        vteps: &BTreeMap<String, Port<UnderlaySpec>>,
+    ) {
+        let ports: BTreeSet<&str> = ports.map(String::as_str).collect();
+        for (name, vtep) in vteps {
+            let uplink = vtep.applied.uplink.as_deref();
+            if vtep.open.is_some()
+                && uplink.is_some_and(|uplink| ports.contains(uplink))
+                && !self.gone.contains(name)
+                && !self.reopened.contains(name)
+            {
+                self.reopened.push(name.clone());
+            }
+        }
+    }
 }
 
 /// Enough for either of two states of a VTEP, with the rest as in the new one.
@@ -210,6 +229,14 @@ where
             .collect();
         if closed.is_empty() {
             return Ok(());
+        }
+        let uplinks = self
+            .ports
+            .iter()
+            .filter(|(_, port)| port.uplink && port.open.is_none() && port.trouble.is_none());
+        let uplinks: Vec<String> = uplinks.map(|(name, _)| name.clone()).collect();
+        for name in &uplinks {
+            self.open(name)?;
         }
         for name in &closed {
             self.open_vtep(name)?;

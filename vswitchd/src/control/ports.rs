@@ -32,6 +32,8 @@ pub(super) struct Port<S = PortSpec> {
     pub(super) spec: S,
     /// The MTU of the tunnels it shares VLANs with, told to a device that names none.
     pub(super) told_mtu: Option<u16>,
+    /// Whether VTEPs use it as their uplink.
+    pub(super) uplink: bool,
     /// As its device was opened and adjusted last.
     pub(super) applied: S,
     /// Set while it is attached to the workers.
@@ -82,6 +84,11 @@ impl Trouble {
         }
     }
 
+    /// Has it tried again at once.
+    fn hurry(&mut self) {
+        self.retry_at = Nanos::default();
+    }
+
     pub(super) fn is_due(&self, now: Nanos) -> bool {
         now >= self.retry_at
     }
@@ -92,6 +99,7 @@ impl<S: Clone> Port<S> {
         Self {
             id,
             told_mtu: None,
+            uplink: false,
             applied: spec.clone(),
             spec,
             open: None,
@@ -182,7 +190,12 @@ impl<S: Clone> Port<S> {
 impl Port {
     /// What is asked of its device.
     pub(super) fn device_spec(&self) -> PortSpec {
-        PortSpec { mtu: self.spec.mtu.or(self.told_mtu), ..self.spec.clone() }
+        let exception = self.spec.exception.as_ref().unwrap_or(&self.spec.name);
+        PortSpec {
+            mtu: self.spec.mtu.or(self.told_mtu),
+            exception: self.uplink.then(|| exception.clone()),
+            ..self.spec.clone()
+        }
     }
 
     /// As workers see it; `None` while it is closed.
@@ -261,7 +274,19 @@ where
             Err(error) => Err(port.is_refused(&error, self.clock.now())),
         };
         let trouble = port.trouble.as_ref().map(|trouble| &*trouble.reason);
-        Ok(tell_opened(&self.events, "port", name, opened, trouble))
+        let is_open = tell_opened(&self.events, "port", name, opened, trouble);
+        if is_open {
+            let its = self.vteps.values_mut().filter(|v| v.spec.uplink.as_deref() == Some(name));
+            its.filter_map(|vtep| vtep.trouble.as_mut()).for_each(Trouble::hurry);
+        }
+        Ok(is_open)
+    }
+
+    /// Closes the VTEPs on a port that is about to be closed. They wait until it is open again.
+    pub(super) fn uplink_gone(&mut self, name: &str) -> Result<(), WorkerError> {
+        let its = self.vteps.iter().filter(|(_, v)| v.applied.uplink.as_deref() == Some(name));
+        let its: Vec<String> = its.map(|(vtep, _)| vtep.clone()).collect();
+        its.iter().try_for_each(|vtep| self.vtep_gone(vtep, format!("uplink {name} is closed")))
     }
 
     /// The same for the port of a VTEP.
@@ -336,9 +361,11 @@ where
 
     /// The device of an open port is gone: the port waits for it to come back.
     pub(super) fn gone(&mut self, name: &str, reason: String) -> Result<(), WorkerError> {
-        let Some(port) = self.ports.get_mut(name).filter(|port| port.open.is_some()) else {
+        if self.ports.get(name).is_none_or(|port| port.open.is_none()) {
             return Ok(());
-        };
+        }
+        self.uplink_gone(name)?;
+        let Some(port) = self.ports.get_mut(name) else { return Ok(()) };
         self.events.add(EventLevel::Info, "port-waiting", &format!("port {name}"), &reason);
         let hint = "the port comes up by itself when the device appears";
         port.waits(reason, hint, self.clock.now());

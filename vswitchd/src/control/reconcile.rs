@@ -27,7 +27,10 @@ const OPEN_AT_ONCE: usize = 32;
 
 /// What of a port's desired state its device is concerned with.
 fn device_differs(old: &PortSpec, new: &PortSpec) -> bool {
-    old.kind != new.kind || old.mtu != new.mtu || old.mac != new.mac
+    old.kind != new.kind
+        || old.mtu != new.mtu
+        || old.mac != new.mac
+        || old.exception != new.exception
 }
 
 /// Whether the old device is not the new one, so that it would be left behind.
@@ -35,6 +38,7 @@ fn other_device(old: &PortSpec, new: &PortSpec) -> bool {
     old.kind.port_type() != new.kind.port_type()
         || old.kind.device() != new.kind.device()
         || old.kind.netns() != new.kind.netns()
+        || old.exception != new.exception
 }
 
 impl<B> Controller<B>
@@ -51,7 +55,7 @@ where
     pub(super) fn reconcile(&mut self, desired: Desired) -> Result<(), WorkerError> {
         let asked_before = std::mem::replace(&mut self.desired, desired);
         self.take_bridges();
-        let vteps = self.adopt_vteps()?;
+        let mut vteps = self.adopt_vteps()?;
         self.adopt_tunnels(&asked_before);
         let (gone, reopened) = self.adopt_specs();
         let gone_bridges: Vec<String> = self
@@ -62,6 +66,7 @@ where
             .collect();
 
         let away = gone.iter().chain(reopened.iter().map(|(name, _)| name));
+        vteps.reopen_on(away.clone(), &self.vteps);
         let mut away: Vec<PortId> =
             away.filter_map(|name| Some(self.ports.get(name)?.id)).collect();
         away.extend(vteps.away(&self.vteps));
@@ -71,6 +76,8 @@ where
         if revision != before.revision() {
             self.workers.wait_observed(&self.switch, revision)?;
         }
+        // Before the ports: some may be their uplinks.
+        self.close_vteps(&vteps)?;
         for name in &gone {
             self.close(name, true)?;
             if let Some(port) = self.ports.remove(name) {
@@ -81,7 +88,6 @@ where
             self.close(name, *remove)?;
         }
         self.flush_leftovers(&before);
-        self.close_vteps(&vteps)?;
         self.trim_vteps()?;
         self.settle(&left);
         let ids: BTreeSet<BridgeId> =
@@ -127,6 +133,8 @@ where
             self.ports.keys().filter(|p| !self.desired.ports.contains_key(*p)).cloned().collect();
         let mut to_adjust = Vec::new();
         let mtus = self.inner_mtus();
+        let uplinks: BTreeSet<&str> =
+            self.desired.vteps.values().filter_map(|vtep| vtep.uplink.as_deref()).collect();
         for (name, spec) in &self.desired.ports {
             if !self.ports.contains_key(name) {
                 // The check of the whole configuration bounds their number.
@@ -137,10 +145,12 @@ where
             let Some(port) = self.ports.get_mut(name) else { continue };
             self.switch.fdb().set_port_limit(port.id, spec.max_fdb);
             let told = port.mtu_to_tell(mtus.get(&**name).copied());
-            if port.spec == *spec && port.told_mtu == told {
+            let uplink = uplinks.contains(&**name);
+            if port.spec == *spec && port.told_mtu == told && port.uplink == uplink {
                 continue;
             }
             port.spec = spec.clone();
+            port.uplink = uplink;
             port.told_mtu = told;
             // Whatever the trouble was, this is asked for anew: it is tried at once.
             port.trouble = None;
@@ -305,11 +315,11 @@ where
         let away: Vec<PortId> = ids.chain(self.vteps.values().map(|vtep| vtep.id)).collect();
         let revision = self.publish_without(&away);
         self.workers.wait_observed(&self.switch, revision)?;
-        for name in &names {
-            self.close(name, false)?;
-        }
         for name in &vteps {
             self.close_vtep(name)?;
+        }
+        for name in &names {
+            self.close(name, false)?;
         }
         Ok(())
     }

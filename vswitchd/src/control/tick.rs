@@ -122,6 +122,7 @@ where
             if let Some(remove) = self.adjust(&name)
                 && let Some(id) = self.ports.get(&name).map(|port| port.id)
             {
+                self.uplink_gone(&name)?;
                 let revision = self.publish_without(&[id]);
                 self.workers.wait_observed(&self.switch, revision)?;
                 self.close(&name, remove)?;

@@ -174,6 +174,7 @@ pub(super) fn underlays(desired: &Desired) -> BTreeMap<&str, UnderlaySpec> {
         UnderlaySpec {
             name: vtep.name.clone(),
             local: vtep.local,
+            uplink: vtep.uplink.clone(),
             entropy_ports: vtep.entropy_ports,
             udp: udp.into_iter().map(listen).collect(),
             gre,

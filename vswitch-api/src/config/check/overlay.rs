@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use switch_core::config::{InnerTags, PeerPolicy, TunnelKind, TunnelSpec, TunnelType, VtepSpec};
+use switch_core::config::{
+    InnerTags, PeerPolicy, PortSpec, PortType, TunnelKind, TunnelSpec, TunnelType, VtepSpec,
+};
 use switch_core::ids::{PeerId, PortId};
 use switch_core::tunnel::Proto;
 use switch_core::wire::gre::is_reserved_vsid;
@@ -91,12 +93,24 @@ fn vteps(desired: &Desired, out: &mut Vec<Problem>) {
                 let hint = "leave it out, or set datapath = \"dpdk\" in [daemon]";
                 out.push(Problem::new(key("uplink"), message).with_hint(hint));
             }
-            (Datapath::Dpdk, Some(uplink)) if !desired.ports.contains_key(uplink) => {
-                let hint = format!("add a [[port]] with name = {uplink:?}");
-                let message = format!("there is no port {uplink:?}");
+            (Datapath::Tap, None) => {}
+            (Datapath::Dpdk, None) => {
+                let message = "a VTEP of the DPDK datapath needs an uplink: the port whose device \
+                               carries its packets";
+                let hint = "set it to the name of a [[port]] that is in no bridge";
                 out.push(Problem::new(key("uplink"), message).with_hint(hint));
             }
-            _ => {}
+            (Datapath::Dpdk, Some(uplink)) => match desired.ports.get(uplink) {
+                None => {
+                    let hint = format!("add a [[port]] with name = {uplink:?}");
+                    let message = format!("there is no port {uplink:?}");
+                    out.push(Problem::new(key("uplink"), message).with_hint(hint));
+                }
+                Some(port) => out.extend(cannot_carry(port).map(|(why, hint)| {
+                    let message = format!("port {uplink:?} cannot be an uplink: {why}");
+                    Problem::new(key("uplink"), message).with_hint(hint)
+                })),
+            },
         }
         if let Some(other) = locals.insert((vtep.local, vtep.uplink.as_deref()), name) {
             let message = format!("{} is the address of VTEP {other:?} already", vtep.local);
@@ -105,6 +119,20 @@ fn vteps(desired: &Desired, out: &mut Vec<Problem>) {
         }
         remotes(&key("remotes"), &vtep.remotes, vtep, out);
     }
+}
+
+/// Why a port cannot be an uplink, and what mends it.
+fn cannot_carry(port: &PortSpec) -> Option<(String, &'static str)> {
+    let port_type = port.kind.port_type();
+    if port_type != PortType::Dpdk {
+        let why = format!("it is of type {port_type}");
+        let hint = "use one of type dpdk; a kernel device is one with devargs = \
+                    \"net_af_xdp0,iface=NAME\"";
+        return Some((why, hint));
+    }
+    let bridge = port.bridge.as_ref()?;
+    let why = format!("it is in bridge {bridge:?}");
+    Some((why, "leave bridge out of it: its addresses are those of its exception TAP"))
 }
 
 /// Which VTEP is meant by a tunnel that names none.
