@@ -9,7 +9,9 @@ use switch_core::DropReason;
 use vswitch_e2e::bins::binary;
 use vswitch_e2e::guest::ensure_image;
 use vswitch_e2e::overlay::{Ground, OpenVswitch, Peer, Site, Underlay};
-use vswitch_e2e::{Cmd, Daemon, DaemonSpec, Need, Output, need, until_ok};
+use vswitch_e2e::{
+    Cmd, Daemon, DaemonSpec, Hugepages, Need, Netns, Output, need, problems, until_ok,
+};
 
 /// A Markdown file's blocks, in order: what stands behind the opening fence, and the block.
 fn all_blocks(file: &str) -> Result<Vec<(String, String)>> {
@@ -110,6 +112,7 @@ fn the_documented_configuration_is_valid() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut texts = blocks("qemu-libvirt.md", "toml")?;
     texts.extend(blocks("overlays.md", "toml")?);
+    texts.extend(blocks("dpdk.md", "toml")?);
     for (n, text) in texts.iter().enumerate() {
         let file = dir.path().join(format!("{n}.toml"));
         fs::write(&file, text)?;
@@ -120,6 +123,39 @@ fn the_documented_configuration_is_valid() -> Result<()> {
             .ok()?;
     }
     Ok(())
+}
+
+#[test]
+fn dpdk_starts_as_the_document_says() -> Result<()> {
+    need!("dpdk_starts_as_the_document_says", Need::Root, Need::Tun, Need::Binaries, Need::Dpdk);
+    // What the document sets is undone at the end.
+    let _hugepages = Hugepages::set(128)?;
+    let (host, dir) = (Netns::new("host")?, tempfile::tempdir()?);
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    let env = [("VSWITCH_RUN_DIR", place("run")), ("VSWITCH_STATE_DIR", place("state"))];
+    let steps = all_blocks("dpdk.md")?;
+    let run = |name: &str| -> Result<String> {
+        let (_, block) = steps
+            .iter()
+            .find(|(info, _)| info.strip_prefix("sh ") == Some(name))
+            .with_context(|| format!("no block {name}"))?;
+        let block = format!("cd {}\n{block}", dir.path().display());
+        Ok(block_in(host.name(), &block, &env)?.stdout)
+    };
+    let result = (|| -> Result<String> { Ok(run("start")? + &run("look")?) })();
+    // If a step fails, neither daemon nor namespace may stay.
+    let ended = run("end");
+    let log = fs::read_to_string(dir.path().join("vswitchd.log")).unwrap_or_default();
+    let shown = result.with_context(|| log.clone())?;
+    ended?;
+    for part in ["2 up", "of hugepages", "net_null", "n0:0", "CYCLES/FRAME"] {
+        ensure!(shown.contains(part), "no {part:?} in\n{shown}");
+    }
+    ensure!(problems(&log, &[]).is_empty(), "{log}");
+    until_ok(Duration::from_secs(20), "the daemon's end", || {
+        ensure!(!dir.path().join("run/api.sock").exists(), "its socket is there");
+        Ok(())
+    })
 }
 
 /// The hosts of docs/overlays.md, as they stand behind the blocks' language, in the order of their

@@ -42,8 +42,8 @@ enum Part {
     Corpus,
     /// The FDB's lock-free part, under every interleaving loom finds.
     Loom,
-    /// The conformance suite on DPDK's datapath (without hugepages).
-    Spike,
+    /// The conformance suite and the rest of DPDK's datapath (without hugepages).
+    Dpdk,
     /// Real kernels, guests and the daemon.
     E2e,
     /// Forwarding and robustness once more, with every daemon on DPDK.
@@ -164,7 +164,7 @@ fn run(part: Part, args: &Args) -> Result<Outcome> {
             full(&mut command, args);
             some_of("test uses loom", counted(&mut command)?)
         }
-        Part::Spike => {
+        Part::Dpdk => {
             if !has_libdpdk() {
                 return no_libdpdk();
             }

@@ -182,7 +182,8 @@ pub const KEYS: &[Key] = keys! {
     Daemon "datapath": KeyType::Choice(&["tap", "dpdk"]), Is("\"tap\""), &[], "\"tap\"",
         "What moves the frames: the kernel's devices, or DPDK.";
     Daemon "cpus": KeyType::Cpus, Otherwise("one worker, not pinned"), &[], "\"0-1\"",
-        "The CPUs that workers run on, one pinned worker each. A list, never a mask.";
+        "The CPUs that workers run on, one pinned worker each. A list, never a mask; each CPU has to \
+         exist, and to be one that vswitchd may use.";
     Daemon "idle": KeyType::Choice(&["adaptive", "poll"]), Is("\"adaptive\""), &[], "\"adaptive\"",
         "What a worker without frames does: sleep until there are some, or poll without end.";
     Daemon "metrics": KeyType::Address, Otherwise("not served over TCP"), &[], "\"127.0.0.1:9470\"",
@@ -199,7 +200,7 @@ pub const KEYS: &[Key] = keys! {
         "Memory taken as hugepages: a size as \"512 MiB\", \"off\" for ordinary memory, or \
          \"auto\" for what is there.";
     Dpdk "eal": KeyType::Texts, Otherwise("no further arguments"), &[], "[\"--log-level=8\"]",
-        "Further arguments for DPDK's EAL.";
+        "Further arguments for DPDK's EAL. Those that contradict other keys are refused.";
 
     Bridge "name": KeyType::Name, Required, &[], "\"br0\"",
         "Its name, unique among bridges.";

@@ -43,10 +43,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
     /// Where the API's socket is made.
-    #[arg(long, value_name = "DIR", default_value = "/run/vswitch")]
+    #[arg(long, value_name = "DIR", default_value = "/run/vswitch", env = "VSWITCH_RUN_DIR")]
     pub run_dir: PathBuf,
     /// Where the desired state is kept.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/vswitch")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/vswitch", env = "VSWITCH_STATE_DIR")]
     pub state_dir: PathBuf,
     /// Let a changed configuration file replace objects of the same name that were made through
     /// the API, instead of refusing to start.
