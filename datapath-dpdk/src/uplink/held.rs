@@ -111,3 +111,46 @@ impl<F> Waiting<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_has_its_share_and_all_have_a_limit() {
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        assert_eq!(waiting.keep(1, 0, now), Kept::First);
+        for n in 1..HELD_TO_ONE {
+            assert_eq!(waiting.keep(1, n, now), Kept::More);
+        }
+        assert_eq!(waiting.keep(1, 99, now), Kept::Not);
+        // One more fits once another one has left.
+        assert_eq!(waiting.take(|to| to == 1), Some((1, 0)));
+        assert_eq!(waiting.keep(1, 16, now), Kept::More);
+        let others = (2..).take_while(|to| waiting.keep(*to, 0, now) != Kept::Not);
+        assert_eq!(others.count(), DESTINATIONS - 1);
+        // Everybody has one; the share of a few fills the rest.
+        let kept =
+            (0..HELD_MAX).filter(|n| waiting.keep(2 + (*n as Key) % 60, 0, now) != Kept::Not);
+        assert_eq!(kept.count(), HELD_MAX - usize::from(HELD_TO_ONE) - (DESTINATIONS - 1));
+        assert_eq!(waiting.take_all().count(), HELD_MAX);
+        assert!(waiting.is_empty());
+        assert_eq!(waiting.keep(7, 0, now), Kept::First);
+    }
+
+    #[test]
+    fn packets_leave_in_order_or_late() {
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        for (to, packet) in [(1, 10), (2, 20), (1, 11), (3, 30)] {
+            waiting.keep(to, packet, now);
+        }
+        assert_eq!(waiting.take(|to| to == 1), Some((1, 10)));
+        assert_eq!(waiting.take(|to| to == 1), Some((1, 11)));
+        assert_eq!(waiting.take(|to| to == 1), None);
+        assert!(!waiting.is_late(now));
+        assert_eq!(waiting.take_late(now + HELD_FOR), Some(20));
+        assert_eq!(waiting.keep(2, 21, now + HELD_FOR), Kept::First);
+        assert_eq!(waiting.take_late(now + HELD_FOR), Some(30));
+        assert_eq!(waiting.take_late(now + HELD_FOR), None);
+    }
+}

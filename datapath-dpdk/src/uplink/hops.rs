@@ -240,3 +240,97 @@ pub(super) fn destination(head: &[u8]) -> Option<Key> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(hop: Hop) -> Option<Entry> {
+        Some(Entry { hop, used: Arc::default() })
+    }
+
+    #[test]
+    fn a_destination_is_read_from_either_header() {
+        for to in ["192.0.2.7", "2001:db8::7"] {
+            let to: IpAddr = to.parse().unwrap();
+            let mut head = vec![0; 48];
+            match to {
+                IpAddr::V4(v4) => {
+                    head[0] = 0x45;
+                    head[16..20].copy_from_slice(&v4.octets());
+                }
+                IpAddr::V6(v6) => {
+                    head[0] = 0x60;
+                    head[24..40].copy_from_slice(&v6.octets());
+                }
+            }
+            let found = destination(&head).unwrap();
+            assert_eq!((found, address(found)), (key(to), to));
+            assert_eq!(destination(&head[..16]), None);
+        }
+        assert_eq!(destination(&[0x55; 64]), None);
+        assert_eq!(destination(&[]), None);
+    }
+
+    #[test]
+    fn a_worker_sees_a_change_when_it_looks() {
+        let published = Published::default();
+        let mut hops = Hops::new(Arc::clone(&published), [1; 6]);
+        let four = key([192, 0, 2, 7].into());
+        let six = key([0xfd; 16].into());
+        assert_eq!(hops.way(four), Way::Wait);
+        let mut table = Table { generation: 1, ..Table::default() };
+        table.set(four, entry(Hop::At([2; 6])));
+        table.set(six, entry(Hop::NoRoute));
+        published.store(Arc::new(table.clone()));
+        // Not before it looks, so that a batch is of one piece.
+        assert_eq!(hops.way(four), Way::Wait);
+        assert!(hops.is_news() && hops.refresh() && !hops.refresh());
+        let header = |ethertype: [u8; 2]| {
+            let header = [&[2; 6][..], &[1; 6], &ethertype].concat();
+            Way::Behind(header.try_into().unwrap())
+        };
+        assert_eq!(hops.way(four), header([8, 0]));
+        assert_eq!(hops.way(six), Way::NoRoute);
+        assert!(table.get(four).unwrap().used.load(Ordering::Relaxed));
+        table.set(six, entry(Hop::At([2; 6])));
+        table.set(four, entry(Hop::Unresolved));
+        table.generation = 2;
+        published.store(Arc::new(table.clone()));
+        assert!(hops.refresh());
+        assert_eq!(hops.way(six), header([0x86, 0xdd]));
+        assert_eq!(hops.way(four), Way::Unresolved);
+        table.set(four, None);
+        assert!(table.get(four).is_none());
+    }
+
+    #[test]
+    fn more_destinations_than_are_at_hand() {
+        let published = Published::default();
+        let mut table = Table { generation: 1, ..Table::default() };
+        let to = |n: u32| key(std::net::Ipv4Addr::from(0x0a00_0000 + n).into());
+        for n in 0..2000 {
+            table.set(to(n), entry(Hop::At([n as u8; 6])));
+        }
+        published.store(Arc::new(table));
+        let mut hops = Hops::new(published, [1; 6]);
+        hops.refresh();
+        for n in (0..2000).chain(0..2000) {
+            let Way::Behind(header) = hops.way(to(n)) else { panic!("{n}") };
+            assert_eq!(header[..6], [n as u8; 6]);
+        }
+    }
+
+    #[test]
+    fn groups_need_nobody_to_be_asked() {
+        let mut hops = Hops::new(Published::default(), [1; 6]);
+        for (group, mac) in
+            [("239.129.2.3", [1, 0, 0x5e, 1, 2, 3]), ("ff05::1:3", [0x33, 0x33, 0, 1, 0, 3])]
+        {
+            let Way::Behind(header) = hops.way(key(group.parse().unwrap())) else {
+                panic!("{group}")
+            };
+            assert_eq!(header[..6], mac);
+        }
+    }
+}

@@ -72,3 +72,82 @@ fn udp_port(protocol: u8, payload: &[u8]) -> Option<Option<u16>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A message over IPv4 that quotes a packet of `protocol` to port 4789.
+    fn v4(kind: [u8; 2], mtu: u16, protocol: u8) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend([8, 0, 0x45, 0, 0, 56, 0, 0, 0, 0, 64, 1, 0, 0, 9, 9, 9, 9, 192, 0, 2, 1]);
+        frame.extend([kind[0], kind[1], 0, 0, 0, 0]);
+        frame.extend(mtu.to_be_bytes());
+        frame.extend([0x45, 0, 5, 220, 0, 0, 0x40, 0, 64, protocol, 0, 0]);
+        frame.extend([192, 0, 2, 1, 198, 51, 100, 7]);
+        frame.extend([0xc0, 0, 0x12, 0xb5, 0, 0, 0, 0]);
+        frame
+    }
+
+    fn v6(kind: u8, mtu: u32, next: u8) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 56, 58, 64]);
+        frame.extend([0x20; 32]);
+        frame.extend([kind, 0, 0, 0]);
+        frame.extend(mtu.to_be_bytes());
+        frame.extend([0x60, 0, 0, 0, 5, 0, next, 64]);
+        frame.extend([[0xfd; 16], [0xfc; 16]].concat());
+        frame.extend([0xc0, 0, 0x12, 0xb5, 0, 0, 0, 0]);
+        frame
+    }
+
+    #[test]
+    fn a_message_says_for_which_packet_and_how_much() {
+        let told = too_big(&v4([3, 4], 1400, 17)).unwrap();
+        assert_eq!(told.from, IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(told.to, IpAddr::from([198, 51, 100, 7]));
+        assert_eq!((told.udp, told.mtu), (Some(4789), 1400));
+        assert_eq!(too_big(&v4([3, 4], 1400, 47)).unwrap().udp, None);
+        // Less than every path carries, and nothing at all (RFC 792).
+        for mtu in [0, 1, 575] {
+            assert_eq!(too_big(&v4([3, 4], mtu, 17)).unwrap().mtu, 576);
+        }
+        let told = too_big(&v6(2, 1400, 17)).unwrap();
+        assert_eq!((told.from, told.to), ([0xfd; 16].into(), [0xfc; 16].into()));
+        assert_eq!((told.udp, told.mtu), (Some(4789), 1400));
+        assert_eq!(too_big(&v6(2, 68, 47)).unwrap().mtu, 1280);
+    }
+
+    #[test]
+    fn other_messages_say_nothing() {
+        for frame in [
+            v4([3, 3], 1400, 17),
+            v4([8, 0], 1400, 17),
+            v4([3, 4], 1400, 6),
+            v6(1, 1400, 17),
+            v6(2, 1400, 58),
+        ] {
+            assert_eq!(too_big(&frame), None);
+        }
+        // Cut anywhere in front of the quoted ports.
+        for frame in [v4([3, 4], 1400, 17), v6(2, 1400, 17)] {
+            for len in 0..frame.len() - 4 {
+                assert_eq!(too_big(&frame[..len]), None);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_no_panic(mut frame in prop::collection::vec(any::<u8>(), 0..120), six: bool) {
+            if let Some(at) = frame.get_mut(12..14) {
+                at.copy_from_slice(if six { &[0x86, 0xdd] } else { &[8, 0] });
+            }
+            if let Some(told) = too_big(&frame) {
+                prop_assert!(told.mtu >= 576);
+            }
+        }
+    }
+}

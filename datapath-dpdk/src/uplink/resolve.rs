@@ -49,7 +49,9 @@ struct Next {
     reach: Reach,
     /// Destinations by way of it.
     users: HashSet<IpAddr>,
-    /// When it is asked for again, if it is not known.
+    /// Whether the kernel was told to ask for it and has not said how that ended.
+    asked: bool,
+    /// When something is to be done about it, if it is not known.
     retry_at: Instant,
     pause: Duration,
 }
@@ -126,6 +128,7 @@ impl Resolver {
             let next = self.neighbours.entry(via).or_insert_with(|| Next {
                 reach: Reach::Unknown,
                 users: HashSet::new(),
+                asked: false,
                 retry_at: now + ANSWER,
                 pause: RETRY,
             });
@@ -162,7 +165,7 @@ impl Resolver {
     /// Asks the kernel for a neighbour. The answer comes as news.
     fn seek(&mut self, via: IpAddr, kernel: &mut impl Kernel, now: Instant) {
         let Some(next) = self.neighbours.get_mut(&via) else { return };
-        next.retry_at = now + ANSWER;
+        (next.asked, next.retry_at) = (true, now + ANSWER);
         if !kernel.use_neighbour(via) {
             self.fails(via, now);
         }
@@ -170,7 +173,7 @@ impl Resolver {
 
     fn fails(&mut self, via: IpAddr, now: Instant) {
         let Some(next) = self.neighbours.get_mut(&via) else { return };
-        next.reach = Reach::Failed;
+        (next.reach, next.asked) = (Reach::Failed, false);
         next.retry_at = now + next.pause;
         next.pause = (next.pause * 2).min(RETRY_LAST);
         self.unknown.insert(via);
@@ -187,7 +190,7 @@ impl Resolver {
         match news.state {
             Reach::At { mac, fresh } => {
                 let same = matches!(next.reach, Reach::At { mac: known, .. } if known == mac);
-                next.reach = news.state;
+                (next.reach, next.asked) = (news.state, false);
                 next.pause = RETRY;
                 self.unknown.remove(&news.addr);
                 if !same {
@@ -199,7 +202,9 @@ impl Resolver {
                 }
             }
             Reach::Asked => {}
-            Reach::Failed if next.reach != Reach::Failed => self.fails(news.addr, now),
+            Reach::Failed if next.asked || next.reach != Reach::Failed => {
+                self.fails(news.addr, now);
+            }
             Reach::Failed => {}
             Reach::Unknown => {
                 // Somebody deleted it: it is asked for anew.
@@ -249,12 +254,11 @@ impl Resolver {
             .copied()
             .collect();
         for via in due {
-            let failed = self.neighbours.get(&via).is_some_and(|n| n.reach == Reach::Failed);
-            if failed {
-                self.seek(via, kernel, now);
-            } else {
+            if self.neighbours.get(&via).is_some_and(|next| next.asked) {
                 // The kernel said nothing at all.
                 self.fails(via, now);
+            } else {
+                self.seek(via, kernel, now);
             }
         }
         if now >= self.confirm_at {
@@ -319,5 +323,212 @@ impl Resolver {
         let used = Arc::clone(&destination.used);
         self.table.set(key, hop.map(|hop| Entry { hop, used }));
         self.changed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Fake {
+        /// By which router; no entry is no route.
+        routes: HashMap<IpAddr, Option<IpAddr>>,
+        asked: Vec<IpAddr>,
+        refuses: bool,
+    }
+
+    impl Kernel for Fake {
+        fn route(&mut self, to: IpAddr, _from: IpAddr) -> Option<Route> {
+            let gateway = *self.routes.get(&to)?;
+            Some(Route { device: 1, gateway, mtu: None })
+        }
+
+        fn use_neighbour(&mut self, addr: IpAddr) -> bool {
+            self.asked.push(addr);
+            !self.refuses
+        }
+    }
+
+    fn ip(n: u8) -> IpAddr {
+        [192, 0, 2, n].into()
+    }
+
+    struct Lab {
+        resolver: Resolver,
+        kernel: Fake,
+        table: Table,
+        now: Instant,
+    }
+
+    impl Lab {
+        fn new(routes: &[(u8, Option<u8>)]) -> Self {
+            let routes = routes.iter().map(|(to, via)| (ip(*to), via.map(ip)));
+            let kernel = Fake { routes: routes.collect(), ..Fake::default() };
+            let now = Instant::now();
+            Self { resolver: Resolver::new(now), kernel, table: Table::default(), now }
+        }
+
+        fn ask(&mut self, to: u8) {
+            self.resolver.ask(ip(to), ip(1), &mut self.kernel, self.now);
+        }
+
+        fn hear(&mut self, addr: u8, state: Reach) {
+            let news = Neighbour { device: 1, addr: ip(addr), state };
+            self.resolver.hear(news, &mut self.kernel, self.now);
+        }
+
+        fn later(&mut self, by: Duration) {
+            self.now += by;
+            self.resolver.run(&mut self.kernel, self.now);
+        }
+
+        fn asked(&mut self) -> Vec<IpAddr> {
+            std::mem::take(&mut self.kernel.asked)
+        }
+
+        /// What workers see. A use of it marks it as used.
+        fn hop(&mut self, to: u8) -> Option<Hop> {
+            if let Some(table) = self.resolver.take_change() {
+                assert!(table.generation > self.table.generation);
+                self.table = table;
+            }
+            let entry = self.table.get(key(ip(to)))?;
+            entry.used.store(true, Ordering::Relaxed);
+            Some(entry.hop)
+        }
+    }
+
+    fn at(n: u8) -> Reach {
+        Reach::At { mac: [n; 6], fresh: true }
+    }
+
+    #[test]
+    fn a_neighbour_is_asked_for_once_and_serves_all_behind_it() {
+        let mut lab = Lab::new(&[(2, None), (3, Some(9)), (4, Some(9))]);
+        lab.ask(2);
+        lab.ask(3);
+        lab.ask(4);
+        lab.ask(3);
+        assert_eq!(lab.asked(), [ip(2), ip(9)]);
+        assert_eq!((lab.hop(2), lab.hop(3)), (None, None));
+        lab.hear(9, Reach::Asked);
+        lab.hear(9, at(9));
+        assert_eq!(
+            (lab.hop(2), lab.hop(3), lab.hop(4)),
+            (None, Some(Hop::At([9; 6])), Some(Hop::At([9; 6])))
+        );
+        // It moves.
+        lab.hear(9, at(8));
+        assert_eq!((lab.hop(3), lab.hop(4)), (Some(Hop::At([8; 6])), Some(Hop::At([8; 6]))));
+        // News of others mean nothing.
+        lab.hear(77, at(7));
+        assert!(lab.resolver.take_change().is_none());
+    }
+
+    #[test]
+    fn who_is_known_already_is_not_asked_for() {
+        let mut lab = Lab::new(&[(2, None), (3, None)]);
+        lab.hear(2, at(2));
+        lab.hear(3, Reach::At { mac: [3; 6], fresh: false });
+        lab.ask(2);
+        assert_eq!((lab.hop(2), lab.asked()), (Some(Hop::At([2; 6])), Vec::new()));
+        // Used as it is, and confirmed.
+        lab.ask(3);
+        assert_eq!((lab.hop(3), lab.asked()), (Some(Hop::At([3; 6])), vec![ip(3)]));
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_again_more_and_more_rarely() {
+        let mut lab = Lab::new(&[(2, None)]);
+        lab.ask(2);
+        lab.hear(2, Reach::Failed);
+        assert_eq!(lab.hop(2), Some(Hop::Unresolved));
+        let mut tries = Vec::new();
+        lab.asked();
+        let begin = lab.now;
+        while lab.now - begin < Duration::from_secs(180) {
+            lab.later(Duration::from_millis(500));
+            lab.hop(2);
+            if !lab.asked().is_empty() {
+                tries.push((lab.now - begin).as_secs());
+                lab.hear(2, Reach::Asked);
+                lab.later(Duration::from_secs(3));
+                lab.hear(2, Reach::Failed);
+            }
+        }
+        let gaps: Vec<_> = tries.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(tries[0] <= 1 && gaps.is_sorted() && gaps.len() >= 6, "{tries:?}");
+        assert!(*gaps.last().unwrap() >= 30, "{tries:?}");
+        lab.hear(2, at(2));
+        assert_eq!(lab.hop(2), Some(Hop::At([2; 6])));
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_or_says_nothing_is_no_answer() {
+        let mut lab = Lab::new(&[(2, None), (3, None)]);
+        lab.ask(2);
+        lab.later(ANSWER);
+        assert_eq!(lab.hop(2), Some(Hop::Unresolved));
+        lab.kernel.refuses = true;
+        lab.ask(3);
+        assert_eq!(lab.hop(3), Some(Hop::Unresolved));
+    }
+
+    #[test]
+    fn routes_come_go_and_lead_elsewhere() {
+        let mut lab = Lab::new(&[(3, Some(9))]);
+        lab.ask(2);
+        lab.ask(3);
+        lab.hear(9, at(9));
+        assert_eq!((lab.hop(2), lab.hop(3)), (Some(Hop::NoRoute), Some(Hop::At([9; 6]))));
+        lab.kernel.routes = [(ip(2), None), (ip(3), Some(ip(8)))].into();
+        lab.resolver.lead_again(&mut lab.kernel, lab.now);
+        assert_eq!((lab.hop(2), lab.hop(3)), (None, None));
+        lab.hear(2, at(2));
+        lab.hear(8, at(8));
+        assert_eq!((lab.hop(2), lab.hop(3)), (Some(Hop::At([2; 6])), Some(Hop::At([8; 6]))));
+        // The former router is nobody's any more.
+        lab.hear(9, at(7));
+        assert!(lab.resolver.take_change().is_none());
+        lab.kernel.routes.clear();
+        lab.resolver.lead_again(&mut lab.kernel, lab.now);
+        assert_eq!(lab.hop(3), Some(Hop::NoRoute));
+    }
+
+    #[test]
+    fn what_is_in_use_is_confirmed_and_what_is_not_is_forgotten() {
+        let mut lab = Lab::new(&[(2, None), (3, None)]);
+        for n in [2, 3] {
+            lab.ask(n);
+            lab.hear(n, at(n));
+            lab.hop(n);
+        }
+        lab.asked();
+        for _ in 0..=IDLE_ROUNDS {
+            lab.later(CONFIRM);
+            assert_eq!(lab.hop(2), Some(Hop::At([2; 6])));
+            assert!(lab.asked().contains(&ip(2)));
+        }
+        assert!(lab.resolver.knows(ip(2)) && !lab.resolver.knows(ip(3)));
+        assert_eq!(lab.hop(3), None);
+        assert!(lab.resolver.due() > lab.now);
+    }
+
+    #[test]
+    fn a_neighbour_that_somebody_deletes_is_asked_for_anew() {
+        let mut lab = Lab::new(&[(2, None), (3, None)]);
+        for n in [2, 3] {
+            lab.ask(n);
+            lab.hear(n, at(n));
+        }
+        lab.asked();
+        lab.hear(2, Reach::Unknown);
+        assert_eq!((lab.hop(2), lab.asked()), (None, vec![ip(2)]));
+        // After news were lost, the whole table says what is gone.
+        let all = [Neighbour { device: 1, addr: ip(2), state: at(5) }];
+        lab.resolver.hear_all(&all, &mut lab.kernel, lab.now);
+        assert_eq!((lab.hop(2), lab.hop(3)), (Some(Hop::At([5; 6])), None));
+        assert_eq!(lab.asked(), [ip(3)]);
     }
 }

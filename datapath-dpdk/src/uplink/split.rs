@@ -142,3 +142,134 @@ impl Filter {
 fn is_later<const N: usize>(first: &[u8; N]) -> bool {
     u16::from_be_bytes([first[20], first[21]]) & 0x1fff != 0
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use switch_core::datapath::UdpListen;
+
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const GROUP_MAC: [u8; 6] = [1, 0, 0x5e, 1, 1, 1];
+
+    fn filter(local: &str, group: &str) -> Filter {
+        let listen = |port| UdpListen {
+            port,
+            groups: vec![group.parse().unwrap()],
+            accept_no_checksum: false,
+        };
+        let spec = UnderlaySpec {
+            name: "v".into(),
+            local: local.parse().unwrap(),
+            uplink: None,
+            entropy_ports: 1,
+            udp: vec![listen(4789), listen(6081)],
+            gre: true,
+            send: Vec::new(),
+        };
+        Filter::new(MAC, &spec)
+    }
+
+    /// Ethernet and IP with `words` of options; UDP ports follow.
+    fn v4(mac: [u8; 6], dst: [u8; 4], protocol: u8, fragment: u16, words: usize) -> Vec<u8> {
+        let mut head = mac.to_vec();
+        head.extend([2, 0, 0, 0, 0, 9, 8, 0, 0x45 + words as u8, 0, 0, 64, 0, 0]);
+        head.extend(fragment.to_be_bytes());
+        head.extend([64, protocol, 0, 0, 192, 0, 2, 9]);
+        head.extend(dst);
+        head.resize(head.len() + 4 * words, 1);
+        head
+    }
+
+    fn v6(mac: [u8; 6], dst: &str, next: &[u8]) -> Vec<u8> {
+        let mut head = mac.to_vec();
+        head.extend([2, 0, 0, 0, 0, 9, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 64, next[0], 64]);
+        head.extend([0x20; 16]);
+        head.extend(dst.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        head.extend(&next[1..]);
+        head
+    }
+
+    const PORTS: [u8; 8] = [0xc0, 0, 0x12, 0xb5, 0, 8, 0, 0];
+    const GENEVE: [u8; 8] = [0xc0, 0, 0x17, 0xc1, 0, 8, 0, 0];
+    const OTHER: [u8; 8] = [0x12, 0xb5, 0x12, 0xb6, 0, 8, 0, 0];
+
+    #[test]
+    fn what_is_for_the_vteps_address_and_ports() {
+        let filter = filter("192.0.2.1", "239.1.1.1");
+        let us = [192, 0, 2, 1];
+        let with = |head: Vec<u8>, payload: &[u8]| [&head, payload].concat();
+        let yes = [
+            with(v4(MAC, us, UDP, 0, 0), &PORTS),
+            with(v4(MAC, us, UDP, 0x4000, 0), &GENEVE),
+            // The first fragment names its port; of GRE all parts are known.
+            with(v4(MAC, us, UDP, 0x2000, 0), &PORTS),
+            with(v4(MAC, us, GRE, 0, 0), &OTHER),
+            with(v4(MAC, us, GRE, 0x0005, 0), &OTHER),
+            with(v4(MAC, us, UDP, 0, 2), &PORTS),
+            with(v4(GROUP_MAC, [239, 1, 1, 1], UDP, 0, 0), &PORTS),
+            with(v4(GROUP_MAC, [239, 1, 1, 1], UDP, 0, 1), &PORTS),
+        ];
+        for frame in yes {
+            assert!(filter.takes(&frame), "{frame:x?}");
+        }
+        let no = [
+            with(v4(MAC, us, UDP, 0, 0), &OTHER),
+            with(v4(MAC, us, UDP, 0x0005, 0), &PORTS),
+            with(v4(MAC, us, 6, 0, 0), &PORTS),
+            with(v4(MAC, [192, 0, 2, 3], UDP, 0, 0), &PORTS),
+            with(v4([2, 0, 0, 0, 0, 2], us, UDP, 0, 0), &PORTS),
+            with(v4([0xff; 6], us, UDP, 0, 0), &PORTS),
+            with(v4(GROUP_MAC, [239, 1, 1, 2], UDP, 0, 0), &PORTS),
+            // A group's address behind a host's.
+            with(v4(MAC, [239, 1, 1, 1], UDP, 0, 0), &PORTS),
+            with(v4(MAC, us, UDP, 0, 2), &OTHER),
+            with(v6(MAC, "2001:db8::1", &[UDP]), &PORTS),
+        ];
+        for frame in no {
+            assert!(!filter.takes(&frame), "{frame:x?}");
+        }
+    }
+
+    #[test]
+    fn the_same_over_ipv6() {
+        let filter = filter("2001:db8::1", "ff05::1");
+        let (us, group) = ("2001:db8::1", [0x33, 0x33, 0, 0, 0, 1]);
+        let first = [&[FRAGMENT, UDP, 0, 0, 1, 0, 0, 0, 9][..], &PORTS].concat();
+        let later = [&[FRAGMENT, UDP, 0, 8, 1, 0, 0, 0, 9][..], &PORTS].concat();
+        let udp = [&[UDP][..], &PORTS].concat();
+        let yes = [
+            v6(MAC, us, &udp),
+            v6(MAC, us, &[&[GRE][..], &OTHER].concat()),
+            v6(MAC, us, &first),
+            v6(group, "ff05::1", &udp),
+        ];
+        for frame in yes {
+            assert!(filter.takes(&frame), "{frame:x?}");
+        }
+        let no = [
+            v6(MAC, us, &later),
+            v6(MAC, us, &[&[58][..], &PORTS].concat()),
+            v6(MAC, us, &[&[UDP][..], &OTHER].concat()),
+            v6(MAC, "2001:db8::2", &udp),
+            v6(group, "ff05::2", &udp),
+            v6(MAC, "ff05::1", &udp),
+        ];
+        for frame in no {
+            assert!(!filter.takes(&frame), "{frame:x?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_no_panic(mut head in prop::collection::vec(any::<u8>(), 0..80), kind in 0..3) {
+            if let (Some(at), 1..) = (head.get_mut(12..15), kind) {
+                at.copy_from_slice(if kind == 1 { &[8, 0, 0x46] } else { &[0x86, 0xdd, 0x60] });
+            }
+            for (local, group) in [("192.0.2.1", "239.1.1.1"), ("2001:db8::1", "ff05::1")] {
+                let _ = filter(local, group).takes(&head);
+            }
+        }
+    }
+}

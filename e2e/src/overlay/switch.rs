@@ -25,7 +25,8 @@ const START: &str = "version = 1\n[daemon]\nmax-fdb-total = 16384\n";
 /// `vswitchd` on a host: for each tunnel a bridge with TAP ports, whose devices are the tenants'.
 ///
 /// The VTEPs are called `v4` and `v6`. The n-th tunnel that was joined, from 0, is called `tun` and
-/// n, its bridge `br` and n, and the port of tenant m there `p` n `-` m.
+/// n, its bridge `br` and n, and the port of tenant m there `p` n `-` m. On DPDK the uplink is called
+/// `up0`, and so is its exception TAP.
 #[derive(Debug)]
 pub struct Switch {
     site: Site,
@@ -36,8 +37,13 @@ pub struct Switch {
     tunnels: Vec<(Tunnel, Vec<IpAddr>)>,
     /// Port, number of its tunnel, and the namespace of its device.
     ports: Vec<(String, usize, String)>,
+    /// Whether the underlay's device is driven by DPDK.
+    dpdk: bool,
     running: Running,
 }
+
+/// The uplink, and its exception TAP.
+const UPLINK: &str = "up0";
 
 enum Running {
     Machine(Box<Daemon>),
@@ -59,10 +65,31 @@ impl Switch {
     /// # Errors
     /// It is not built, not in the guest, or does not answer; the message holds its log.
     pub fn new(site: Site) -> Result<Self> {
-        site.take_addresses(&site.device)?;
+        Self::start(site, DaemonSpec::new(START))
+    }
+
+    /// The same on DPDK, with the underlay's device as its uplink. Needs
+    /// [`Need::Dpdk`](crate::Need::Dpdk); not in a guest.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn on_dpdk(site: Site) -> Result<Self> {
+        Self::start(site, DaemonSpec::new(START).dpdk())
+    }
+
+    fn start(site: Site, mut spec: DaemonSpec) -> Result<Self> {
+        let dpdk = spec.dpdk && matches!(site.space.ground(), Ground::Machine);
+        if dpdk {
+            // An operator's addresses are on the exception TAP, which stays when the switch stops.
+            let tap = format!("tuntap add dev {UPLINK} mode tap");
+            site.space.ip(&tap)?;
+            site.space.ip(&format!("link set {UPLINK} up"))?;
+            site.take_addresses(UPLINK)?;
+        } else {
+            site.take_addresses(&site.device)?;
+        }
         let running = match site.space.ground() {
             Ground::Machine => {
-                let mut spec = DaemonSpec::new(START);
                 spec.netns = Some(site.space.name().to_owned());
                 Running::Machine(Box::new(spec.start()?))
             }
@@ -79,7 +106,7 @@ impl Switch {
         };
         let (vtep, tunnel) = (String::new(), String::new());
         let mut switch =
-            Self { site, vtep, tunnel, tunnels: Vec::new(), ports: Vec::new(), running };
+            Self { site, vtep, tunnel, tunnels: Vec::new(), ports: Vec::new(), dpdk, running };
         switch.answers()?;
         Ok(switch)
     }
@@ -145,11 +172,21 @@ impl Switch {
     /// The whole configuration as it is to be now.
     fn config(&self) -> String {
         let mut text = START.to_owned();
+        let mut uplink = String::new();
+        if self.dpdk {
+            // The device's frames come to the switch alone: its stack sees none of them.
+            let (device, mtu) = (&self.site.device, self.site.mtu);
+            text.push_str(&format!(
+                "[[port]]\nname = \"{UPLINK}\"\ntype = \"dpdk\"\nmtu = {mtu}\n\
+                 devargs = \"net_af_xdp0,iface={device}\"\n"
+            ));
+            uplink = format!("uplink = \"{UPLINK}\"\n");
+        }
         for (family, name) in [(Family::V4, "v4"), (Family::V6, "v6")] {
             if self.tunnels.iter().any(|(t, _)| t.family == family) {
                 let local = self.site.address(family);
                 text.push_str(&format!(
-                    "[[vtep]]\nname = \"{name}\"\nlocal = \"{local}\"\n{}\n",
+                    "[[vtep]]\nname = \"{name}\"\nlocal = \"{local}\"\n{uplink}{}\n",
                     self.vtep
                 ));
             }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod adjust;
+mod dpdk;
 mod guest;
 mod hostile;
 mod kernel;
