@@ -40,6 +40,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_close",
     "rte_eth_dev_conf_get",
     "rte_eth_dev_configure",
+    "rte_eth_dev_default_mac_addr_set",
     "rte_eth_dev_get_mtu",
     "rte_eth_dev_get_port_by_name",
     "rte_eth_dev_info_get",

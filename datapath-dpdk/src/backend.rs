@@ -19,6 +19,7 @@ use crate::error::DpdkError;
 use crate::ethdev::{Attach, Device, DeviceConfig};
 use crate::mempool::Mempool;
 use crate::ports::kernel::KernelPorts;
+use crate::ports::keys;
 use crate::uplink::{UplinkDevice, Uplinks};
 
 /// DPDK's devices, on one pool.
@@ -201,6 +202,17 @@ impl Port {
     }
 }
 
+impl DpdkBackend {
+    /// Gives a device the address that the port asks for, if it does.
+    fn set_mac(&self, port: PortId, spec: &PortSpec) -> Result<(), BackendError> {
+        let (Some(opened), Some(mac)) = (self.ports.get(&port), spec.mac) else { return Ok(()) };
+        opened
+            .device
+            .set_mac(mac.octets())
+            .map_err(|error| keys::explain(failed(error), None, spec, self.pool))
+    }
+}
+
 impl Backend for DpdkBackend {
     type Datapath = DpdkDatapath;
 
@@ -238,12 +250,16 @@ impl Backend for DpdkBackend {
         };
         let mut open = self
             .open_device(port, &Attach::Devargs(devargs.clone()), spec.mtu)
-            .map_err(|error| refused(error, devargs))?;
-        if spec.mac.is_some_and(|mac| mac.octets() != open.info.mac)
-            && let Some(opened) = self.ports.get_mut(&port)
-        {
-            opened.lost.push("mac: the device keeps its own address".into());
-            open.info = opened.info();
+            .map_err(|error| {
+                let errno = error.errno();
+                keys::explain(refused(error, devargs), errno, spec, self.pool)
+            })?;
+        if spec.mac.is_some_and(|mac| mac.octets() != open.info.mac) {
+            if let Err(error) = self.set_mac(port, spec) {
+                let _ = self.close_port(port, open.queues, false);
+                return Err(error);
+            }
+            open.info = self.port_info(port).unwrap_or(open.info);
         }
         if let Some(exception) = &spec.exception {
             self.make_uplink(port, &spec.name, exception, &mut open)?;
@@ -296,8 +312,15 @@ impl Backend for DpdkBackend {
         if !self.ports.contains_key(&port) {
             return self.kernel.adjust(port, old, new);
         }
-        if old.kind != new.kind || old.mac != new.mac || old.exception != new.exception {
+        if old.kind != new.kind || old.exception != new.exception {
             return Ok(false);
+        }
+        // What an uplink answers to is more than the device.
+        if old.mac != new.mac && (new.mac.is_none() || new.exception.is_some()) {
+            return Ok(false);
+        }
+        if old.mac != new.mac {
+            self.set_mac(port, new)?;
         }
         let (Some(opened), true) = (self.ports.get(&port), old.mtu != new.mtu) else {
             return Ok(true);
@@ -310,7 +333,10 @@ impl Backend for DpdkBackend {
             }
             // Most drivers take a new MTU only while they are stopped.
             Err(error) if error.errno() == Some(EBUSY) => Ok(false),
-            Err(error) => Err(failed(error)),
+            Err(error) => {
+                let errno = error.errno();
+                Err(keys::explain(failed(error), errno, new, self.pool))
+            }
         }
     }
 

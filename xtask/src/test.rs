@@ -224,7 +224,7 @@ fn no_libdpdk() -> Result<Outcome> {
 }
 
 /// End-to-end tests that do not care which datapath they run on.
-const ON_BOTH_DATAPATHS: [&str; 2] = ["forwarding", "robust"];
+const ON_BOTH_DATAPATHS: [&str; 3] = ["cli", "forwarding", "robust"];
 
 /// All end-to-end tests; or only these test programs, with every daemon on DPDK.
 fn e2e(args: &Args, on_dpdk: &[&str]) -> Result<Outcome> {

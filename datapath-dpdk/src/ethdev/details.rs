@@ -7,6 +7,10 @@ use dpdk_sys::{rte_eth_conf, rte_eth_xstat, rte_eth_xstat_name};
 use switch_core::datapath::DeviceDetails;
 
 use super::Device;
+use crate::error::DpdkError;
+
+/// How the error of [`Device::set_mac`] begins.
+pub(crate) const SETTING_MAC: &str = "setting the address of";
 
 /// The most counters of its own that a device is asked for: some have hundreds for each queue.
 const COUNTERS_MAX: u32 = 1 << 16;
@@ -43,6 +47,18 @@ impl Device {
                 dpdk_sys::rte_eth_dev_tx_offload_name(bit)
             }),
         }
+    }
+
+    /// Gives it another address.
+    ///
+    /// # Errors
+    /// What the driver refuses; many have no such function.
+    pub fn set_mac(&self, mac: [u8; 6]) -> Result<(), DpdkError> {
+        let mut address = dpdk_sys::rte_ether_addr { addr_bytes: mac };
+        // SAFETY: an open port; the address is read.
+        let code =
+            unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(self.open.port, &mut address) };
+        self.open.check(SETTING_MAC, code)
     }
 
     /// What it counts by itself (`xstats`), with the driver's names. Empty if it has nothing of the

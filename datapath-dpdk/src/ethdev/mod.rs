@@ -17,7 +17,11 @@ use crate::eal::{Eal, c_string};
 use crate::error::DpdkError;
 use crate::mempool::Mempool;
 use crate::ring::Ring;
+pub(crate) use details::SETTING_MAC;
 pub use queue::{Refused, RxQueue, Sent, TxQueue};
+
+/// How the error of a device that refuses its MTU begins.
+pub(crate) const SETTING_MTU: &str = "setting the MTU of";
 
 /// Where a device comes from.
 #[derive(Clone, Debug)]
@@ -326,7 +330,7 @@ impl Open {
         if code == -ENOTSUP {
             return Ok(());
         }
-        self.check("setting the MTU of", code)
+        self.check(SETTING_MTU, code)
     }
 
     fn has(&self, offloads: u64) -> bool {

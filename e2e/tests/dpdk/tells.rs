@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use vswitch_e2e::{DaemonSpec, Need, need};
+use vswitch_e2e::{DaemonSpec, Hugepages, Need, need};
 
 /// A bridge with two devices that swallow what they get.
 const NULLS: &str = "version = 1\n[daemon]\ncpus = \"0-1\"\n[[bridge]]\nname = \"br0\"\n\
@@ -65,6 +65,64 @@ fn ports_that_come_and_go_leave_no_buffer_behind() -> Result<()> {
         daemon.ctl("port del t0")?.ok()?;
     }
     daemon.wait_buffers_in_use(before)?;
+    daemon.stop()
+}
+
+#[test]
+fn what_a_device_cannot_honour_is_told_by_key() -> Result<()> {
+    need!("what_a_device_cannot_honour_is_told_by_key", Need::Root, Need::Binaries, Need::Dpdk);
+    let spec = DaemonSpec::new(NULLS).dpdk().allow("port-failed").allow(" WARN dpdk: ");
+    let mut daemon = spec.start()?;
+    let add = "port add r0 --type dpdk --bridge br0 --devargs net_ring0";
+    let refused = daemon.ctl(&format!("{add} --mac 02:00:00:00:00:07"))?.code_is(7)?.stderr;
+    ensure!(refused.contains("mac = \"02:00:00:00:00:07\": setting the address"), "{refused}");
+    ensure!(refused.contains("hint: leave mac out"), "{refused}");
+    daemon.ctl("port set r0 --unset mac")?.ok()?;
+    daemon.wait_healthy()?;
+
+    // One that can, at once and later; what it cannot leaves it as it was.
+    daemon.ctl("port set n0 --mac 02:00:00:00:00:08")?.ok()?;
+    assert_eq!(daemon.ctl_json("port show n0")?["items"][0]["mac"], "02:00:00:00:00:08");
+    let refused = daemon.ctl("port set n0 --mtu 65000")?;
+    if refused.code == 7 {
+        ensure!(refused.stderr.contains("mtu = 65000: setting the MTU"), "{refused}");
+    }
+    daemon.stop()
+}
+
+#[test]
+fn a_port_that_finds_the_pool_dry_says_so_and_recovers() -> Result<()> {
+    need!("a_port_that_finds_the_pool_dry_says_so_and_recovers", Need::Root, Need::Tun, Need::Dpdk);
+    let _some = Hugepages::set(64)?;
+    let config = "version = 1\n[daemon]\ndatapath = \"dpdk\"\n[dpdk]\nhugepages = \"32 MiB\"\n\
+                  [[bridge]]\nname = \"br0\"\n";
+    let mut daemon = DaemonSpec::new(config).allow("port-failed").allow(" WARN dpdk: ").start()?;
+    // Each device holds a thousand buffers and more to receive into.
+    let add = |n: usize| {
+        daemon
+            .ctl(&format!("port add t{n} --type dpdk --bridge br0 --devargs net_tap{n},iface=t{n}"))
+    };
+    let mut dry = 0;
+    let refused = loop {
+        let out = add(dry)?;
+        if out.code == 7 {
+            break out.stderr;
+        }
+        out.ok()?;
+        dry += 1;
+        ensure!(dry < 32, "the pool never ends");
+    };
+    ensure!(dry >= 2, "only {dry} fit: {refused}");
+    ensure!(
+        refused.contains(" buffers are free") && refused.contains("restart vswitchd"),
+        "{refused}"
+    );
+    let status = daemon.ctl("-o json status")?.code_is(3)?.json()?;
+    assert_eq!(status["ports"]["failed"], 1, "{status}");
+    assert_eq!(status["ports"]["up"].as_u64(), Some(dry as u64), "the others go on: {status}");
+    // With the buffers of another it opens by itself.
+    daemon.ctl("port del t0")?.ok()?;
+    daemon.wait_healthy()?;
     daemon.stop()
 }
 
