@@ -10,7 +10,7 @@ use vswitch_e2e::bins::binary;
 use vswitch_e2e::guest::ensure_image;
 use vswitch_e2e::overlay::{Ground, OpenVswitch, Peer, Site, Underlay};
 use vswitch_e2e::{
-    Cmd, Daemon, DaemonSpec, Hugepages, Need, Netns, Output, need, problems, until_ok,
+    Cmd, Daemon, DaemonSpec, Host, Hugepages, Need, Netns, Output, need, problems, until_ok,
 };
 
 /// A Markdown file's blocks, in order: what stands behind the opening fence, and the block.
@@ -162,6 +162,53 @@ fn dpdk_starts_as_the_document_says() -> Result<()> {
 /// addresses.
 const HOSTS: [&str; 4] = ["host1", "host2", "linux", "ovs"];
 
+/// Those of its part about uplinks, where the first one has DPDK.
+const DPDK_HOSTS: [&str; 2] = ["dpdk", "far"];
+
+#[test]
+fn uplinks_are_set_up_as_the_document_says() -> Result<()> {
+    need!(
+        "uplinks_are_set_up_as_the_document_says",
+        Need::Root,
+        Need::Tun,
+        Need::Program("ethtool", "ethtool"),
+        Need::Binaries,
+        Need::Dpdk
+    );
+    let underlay = Underlay::new(&Ground::Machine, 1500)?;
+    let (one, far) = (underlay.site("dpdk")?, underlay.site("far")?);
+    one.space.sh("ip link set u0 down && ip link set u0 name eth1 && ip link set eth1 up")?.ok()?;
+    far.take_addresses(&far.device)?;
+    let mut spec = DaemonSpec::new("version = 1\n[daemon]\nmax-fdb-total = 16384\n").dpdk();
+    spec.netns = Some(one.space.name().to_owned());
+    let mut daemon = spec.start()?;
+    let run_dir = ("VSWITCH_RUN_DIR", daemon.run_dir().display().to_string());
+    let blocks = all_blocks("overlays.md")?;
+    let steps = blocks.iter().filter_map(|(info, block)| Some((info.strip_prefix("sh ")?, block)));
+    let result = (|| -> Result<String> {
+        let mut shown = String::new();
+        for (host, block) in steps.filter(|(host, _)| DPDK_HOSTS.contains(host)) {
+            let (site, env) = match host {
+                "dpdk" => (&one, vec![run_dir.clone()]),
+                _ => (&far, vec![]),
+            };
+            let done = block_in(site.space.name(), block, &env);
+            shown += &done.with_context(|| format!("on {host}:\n{block}"))?.stdout;
+        }
+        Ok(shown)
+    })();
+    if result.is_err() {
+        let _ = Cmd::new("ip").args(["netns", "delete", "app"]).run();
+    }
+    let shown = result?;
+    ensure!(shown.matches(" 3 received,").count() == 2, "{shown}");
+    ensure!(shown.contains("192.0.2.2 dev vf0 src 192.0.2.1"), "{shown}");
+    let links = one.space.ip("link show")?.stdout;
+    ensure!(!links.contains(" vf0:"), "the exception TAP is left:\n{links}");
+    daemon.wait_healthy()?;
+    daemon.stop()
+}
+
 #[test]
 fn overlays_are_built_as_the_document_says() -> Result<()> {
     need!(
@@ -201,6 +248,7 @@ fn overlays_are_built_as_the_document_says() -> Result<()> {
     };
     let blocks = all_blocks("overlays.md")?;
     let steps = blocks.iter().filter_map(|(info, block)| Some((info.strip_prefix("sh ")?, block)));
+    let steps = steps.filter(|(host, _)| !DPDK_HOSTS.contains(host));
     // If a step fails, the namespaces must not stay.
     let result = (|| -> Result<String> {
         let mut shown = String::new();
@@ -237,7 +285,18 @@ fn overlays_are_built_as_the_document_says() -> Result<()> {
 fn the_document_names_the_drops_of_tunnels() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/overlays.md");
     let text = fs::read_to_string(path)?;
-    let prefixes = ["outer-", "tunnel-", "geneve-", "gre-", "inner-", "ecn-", "split-"];
+    let prefixes = [
+        "no-route",
+        "neighbour-",
+        "exception-",
+        "outer-",
+        "tunnel-",
+        "geneve-",
+        "gre-",
+        "inner-",
+        "ecn-",
+        "split-",
+    ];
     let named = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
     for reason in DropReason::ALL.into_iter().filter(|r| named(r.name())) {
         ensure!(text.contains(&format!("| `{reason}` |")), "{reason} is not in the table");

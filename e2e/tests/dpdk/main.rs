@@ -3,4 +3,3 @@
 
 mod start;
 mod tells;
-mod vhost;

@@ -48,7 +48,7 @@ pub struct PortSpec {
     pub name: String,
     /// What is behind it.
     pub kind: PortKind,
-    /// The bridge it is in. Only a `dpdk` port may be in none.
+    /// The bridge it is in. Only a `dpdk` port may be in none: it is an uplink then.
     pub bridge: Option<String>,
     /// Its VLANs there.
     pub vlan: VlanSpec,
@@ -56,8 +56,7 @@ pub struct PortSpec {
     pub mtu: Option<u16>,
     /// The device's own address; `None` leaves what it has.
     pub mac: Option<MacAddr>,
-    /// For the uplink of a VTEP: the name of the exception TAP, by which the host's own stack uses
-    /// the device.
+    /// For an uplink: the name of the exception TAP, by which the host's own stack uses the device.
     pub exception: Option<String>,
     /// Most learned entries at once; `None` is no limit of its own.
     pub max_fdb: Option<u32>,
@@ -142,42 +141,11 @@ pub enum PortKind {
         /// PCI address or vdev, with its arguments, as DPDK's `--allow` and `--vdev` take them.
         devargs: String,
     },
-    /// A VM's virtio device over a Unix socket.
+    /// A VM's virtio device over a Unix socket that the VM's monitor serves.
     VhostUser {
         /// Path of the socket.
         socket: String,
-        /// Which side makes the socket.
-        mode: VhostMode,
-        /// Pairs of queues that the VM may use.
-        queues: u16,
     },
-}
-
-/// Which part the switch plays on a vhost-user socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum VhostMode {
-    /// It connects to the socket that the VM's monitor serves, as often as it takes.
-    #[default]
-    Client,
-    /// It serves the socket.
-    Server,
-}
-
-impl VhostMode {
-    /// Its name in files and requests.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Server => "server",
-        }
-    }
-
-    /// The mode of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Client, Self::Server].into_iter().find(|mode| mode.name() == name)
-    }
 }
 
 impl PortKind {

@@ -230,13 +230,12 @@ where
         if closed.is_empty() {
             return Ok(());
         }
-        let uplinks = self
-            .ports
-            .iter()
-            .filter(|(_, port)| port.uplink && port.open.is_none() && port.trouble.is_none());
-        let uplinks: Vec<String> = uplinks.map(|(name, _)| name.clone()).collect();
+        let uplinks: BTreeSet<String> =
+            closed.iter().filter_map(|name| self.vteps.get(name)?.spec.uplink.clone()).collect();
         for name in &uplinks {
-            self.open(name)?;
+            if self.ports.get(name).is_some_and(|port| port.trouble.is_none()) {
+                self.open(name)?;
+            }
         }
         for name in &closed {
             self.open_vtep(name)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use switch_core::config::{PortConf, PortVlans};
+use switch_core::config::{PortConf, PortKind, PortVlans};
 use switch_core::config::{PortSpec, PortState, VlanSpec};
 use switch_core::datapath::{Backend, BackendError, OpenPort, OutsideLoss, PortInfo, UnderlaySpec};
 use switch_core::fdb::Flush;
@@ -32,8 +32,6 @@ pub(super) struct Port<S = PortSpec> {
     pub(super) spec: S,
     /// The MTU of the tunnels it shares VLANs with, told to a device that names none.
     pub(super) told_mtu: Option<u16>,
-    /// Whether VTEPs use it as their uplink.
-    pub(super) uplink: bool,
     /// As its device was opened and adjusted last.
     pub(super) applied: S,
     /// Set while it is attached to the workers.
@@ -99,7 +97,6 @@ impl<S: Clone> Port<S> {
         Self {
             id,
             told_mtu: None,
-            uplink: false,
             applied: spec.clone(),
             spec,
             open: None,
@@ -190,10 +187,14 @@ impl<S: Clone> Port<S> {
 impl Port {
     /// What is asked of its device.
     pub(super) fn device_spec(&self) -> PortSpec {
+        // A DPDK device in no bridge is an uplink, whether a VTEP uses it yet or not: so its
+        // addresses can be there before, and VTEPs come and go without opening it again.
+        let is_uplink =
+            self.spec.bridge.is_none() && matches!(self.spec.kind, PortKind::Dpdk { .. });
         let exception = self.spec.exception.as_ref().unwrap_or(&self.spec.name);
         PortSpec {
             mtu: self.spec.mtu.or(self.told_mtu),
-            exception: self.uplink.then(|| exception.clone()),
+            exception: is_uplink.then(|| exception.clone()),
             ..self.spec.clone()
         }
     }

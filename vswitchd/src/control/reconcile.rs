@@ -133,8 +133,6 @@ where
             self.ports.keys().filter(|p| !self.desired.ports.contains_key(*p)).cloned().collect();
         let mut to_adjust = Vec::new();
         let mtus = self.inner_mtus();
-        let uplinks: BTreeSet<&str> =
-            self.desired.vteps.values().filter_map(|vtep| vtep.uplink.as_deref()).collect();
         for (name, spec) in &self.desired.ports {
             if !self.ports.contains_key(name) {
                 // The check of the whole configuration bounds their number.
@@ -145,12 +143,10 @@ where
             let Some(port) = self.ports.get_mut(name) else { continue };
             self.switch.fdb().set_port_limit(port.id, spec.max_fdb);
             let told = port.mtu_to_tell(mtus.get(&**name).copied());
-            let uplink = uplinks.contains(&**name);
-            if port.spec == *spec && port.told_mtu == told && port.uplink == uplink {
+            if port.spec == *spec && port.told_mtu == told {
                 continue;
             }
             port.spec = spec.clone();
-            port.uplink = uplink;
             port.told_mtu = told;
             // Whatever the trouble was, this is asked for anew: it is tried at once.
             port.trouble = None;
