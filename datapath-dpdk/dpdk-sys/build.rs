@@ -14,6 +14,8 @@ const LIBS: &[&str] = &[
     "rte_ethdev",
     "rte_bus_vdev",
     "rte_net_ring",
+    "rte_net_vhost",
+    "rte_vhost",
 ];
 
 /// Types that are both packed and over-aligned in C, which Rust cannot express (E0588), and big
@@ -37,6 +39,8 @@ const FUNCTIONS: &[&str] = &[
     "rte_eal_has_hugepages",
     "rte_eal_init",
     "rte_eth_dev_adjust_nb_rx_tx_desc",
+    "rte_eth_dev_callback_register",
+    "rte_eth_dev_callback_unregister",
     "rte_eth_dev_close",
     "rte_eth_dev_conf_get",
     "rte_eth_dev_configure",
@@ -51,11 +55,16 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_stop",
     "rte_eth_dev_tx_offload_name",
     "rte_eth_from_rings",
+    "rte_eth_iterator_cleanup",
+    "rte_eth_iterator_init",
+    "rte_eth_iterator_next",
     "rte_eth_macaddr_get",
     "rte_eth_promiscuous_enable",
     "rte_eth_promiscuous_get",
     "rte_eth_rx_queue_setup",
     "rte_eth_stats_get",
+    "rte_eth_vhost_get_queue_event",
+    "rte_eth_vhost_get_vid_from_port_id",
     "rte_eth_tx_queue_setup",
     "rte_eth_xstats_get",
     "rte_eth_xstats_get_names",
@@ -73,6 +82,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_thread_register",
     "rte_thread_unregister",
     "rte_vdev_uninit",
+    "rte_vhost_get_negotiated_features",
     "rte_version",
 ];
 
@@ -117,6 +127,7 @@ fn main() {
         .allowlist_type("vsw_mbuf")
         .allowlist_type("rte_mbuf_dyn(field|flag)")
         .allowlist_var("VSW_.*")
+        .allowlist_var("RTE_MAX_ETHPORTS")
         .allowlist_var("RTE_LOG_(WARNING|NOTICE)")
         .default_macro_constant_type(bindgen::MacroTypeVariation::Unsigned)
         .derive_debug(false)

@@ -38,6 +38,7 @@ struct rte_mbuf *vsw_pktmbuf_alloc(struct rte_mempool *mp) { return rte_pktmbuf_
 void vsw_pktmbuf_free(struct rte_mbuf *m) { rte_pktmbuf_free(m); }
 void vsw_pktmbuf_attach(struct rte_mbuf *indirect, struct rte_mbuf *direct) { rte_pktmbuf_attach(indirect, direct); }
 uint16_t vsw_pktmbuf_data_room_size(struct rte_mempool *mp) { return rte_pktmbuf_data_room_size(mp); }
+uint16_t vsw_mbuf_tso_segsz(const struct rte_mbuf *m) { return m->tso_segsz; }
 uint64_t vsw_mbuf_tx_offload(uint64_t l2, uint64_t l3, uint64_t l4, uint64_t segment) { return rte_mbuf_tx_offload(l2, l3, l4, segment, 0, 0, 0); }
 void vsw_mempool_cache_flush(struct rte_mempool *mp) { rte_mempool_cache_flush(NULL, mp); }
 uint32_t vsw_mempool_object_bytes(const struct rte_mempool *mp) { return mp->header_size + mp->elt_size + mp->trailer_size; }
@@ -47,6 +48,7 @@ int vsw_mempool_socket(const struct rte_mempool *mp) { return mp->socket_id; }
 
 uint16_t vsw_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count) { return rte_eth_rx_burst(port, queue, mbufs, count); }
 uint16_t vsw_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count) { return rte_eth_tx_burst(port, queue, mbufs, count); }
+void vsw_eth_conf_intr(struct rte_eth_conf *conf, int rmv) { conf->intr_conf.rmv = !!rmv; }
 int vsw_eth_link_up(uint16_t port) { struct rte_eth_link link; return rte_eth_link_get_nowait(port, &link) == 0 && link.link_status == RTE_ETH_LINK_UP; }
 uint32_t vsw_eth_link_mbps(uint16_t port) { struct rte_eth_link link; return rte_eth_link_get_nowait(port, &link) == 0 ? link.link_speed : 0; }
 

@@ -18,6 +18,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_eth_ring.h>
+#include <rte_eth_vhost.h>
 #include <rte_ethdev.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
@@ -26,6 +27,7 @@
 #include <rte_mempool.h>
 #include <rte_ring.h>
 #include <rte_version.h>
+#include <rte_vhost.h>
 
 /* DPDK 23.11 renamed the switch that says where `next` lives. */
 #if defined(RTE_IOVA_IN_MBUF)
@@ -79,6 +81,8 @@ static const int VSW_SOCKET_ID_ANY = SOCKET_ID_ANY;
 static const uint64_t VSW_MBUF_F_INDIRECT = RTE_MBUF_F_INDIRECT;
 static const uint64_t VSW_MBUF_F_EXTERNAL = RTE_MBUF_F_EXTERNAL;
 static const uint64_t VSW_MBUF_F_RX_L4_CKSUM_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
+static const uint64_t VSW_MBUF_F_RX_L4_CKSUM_NONE = RTE_MBUF_F_RX_L4_CKSUM_NONE;
+static const uint64_t VSW_MBUF_F_RX_LRO = RTE_MBUF_F_RX_LRO;
 static const uint64_t VSW_MBUF_F_RX_L4_CKSUM_GOOD = RTE_MBUF_F_RX_L4_CKSUM_GOOD;
 static const uint64_t VSW_MBUF_F_TX_TCP_SEG = RTE_MBUF_F_TX_TCP_SEG;
 static const uint64_t VSW_MBUF_F_TX_UDP_SEG = RTE_MBUF_F_TX_UDP_SEG;
@@ -87,6 +91,9 @@ static const uint64_t VSW_MBUF_F_TX_UDP_CKSUM = RTE_MBUF_F_TX_UDP_CKSUM;
 static const uint64_t VSW_MBUF_F_TX_IP_CKSUM = RTE_MBUF_F_TX_IP_CKSUM;
 static const uint64_t VSW_MBUF_F_TX_IPV4 = RTE_MBUF_F_TX_IPV4;
 static const uint64_t VSW_MBUF_F_TX_IPV6 = RTE_MBUF_F_TX_IPV6;
+static const uint64_t VSW_RX_OFFLOAD_TCP_CKSUM = RTE_ETH_RX_OFFLOAD_TCP_CKSUM;
+static const uint64_t VSW_RX_OFFLOAD_UDP_CKSUM = RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
+static const uint32_t VSW_DEV_INTR_RMV = RTE_ETH_DEV_INTR_RMV;
 static const uint64_t VSW_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
 static const uint64_t VSW_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 static const uint64_t VSW_TX_OFFLOAD_TCP_CKSUM = RTE_ETH_TX_OFFLOAD_TCP_CKSUM;
@@ -102,6 +109,7 @@ struct rte_mbuf *vsw_pktmbuf_alloc(struct rte_mempool *mp);
 void vsw_pktmbuf_free(struct rte_mbuf *m);
 void vsw_pktmbuf_attach(struct rte_mbuf *indirect, struct rte_mbuf *direct);
 uint16_t vsw_pktmbuf_data_room_size(struct rte_mempool *mp);
+uint16_t vsw_mbuf_tso_segsz(const struct rte_mbuf *m);
 uint64_t vsw_mbuf_tx_offload(uint64_t l2, uint64_t l3, uint64_t l4, uint64_t segment);
 void vsw_mempool_cache_flush(struct rte_mempool *mp);
 uint32_t vsw_mempool_object_bytes(const struct rte_mempool *mp);
@@ -112,6 +120,7 @@ int vsw_mempool_socket(const struct rte_mempool *mp);
 uint16_t vsw_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 uint16_t vsw_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 int vsw_eth_link_up(uint16_t port);
+void vsw_eth_conf_intr(struct rte_eth_conf *conf, int rmv);
 uint32_t vsw_eth_link_mbps(uint16_t port);
 
 unsigned vsw_ring_enqueue_burst(struct rte_ring *r, void *const *objs, unsigned count);

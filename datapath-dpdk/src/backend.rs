@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use datapath_tap::TapOptions;
-use switch_core::config::{PortKind, PortSpec};
+use switch_core::config::{PortKind, PortSpec, VhostMode};
 use switch_core::datapath::{
-    Backend, BackendError, BackendWarning, Caps, Datapath, OpenPort, OutsideLoss, PoolUse,
-    PortEvent, PortEventKind, PortInfo, UnderlaySpec, Wake,
+    Backend, BackendError, BackendWarning, Datapath, OpenPort, OutsideLoss, PoolUse, PortEvent,
+    PortInfo, UnderlaySpec, Wake,
 };
 use switch_core::handover::{HandoverRing, RING_FRAMES};
 use switch_core::ids::{PortId, WorkerId};
@@ -18,8 +18,11 @@ use crate::eal::Eal;
 use crate::error::DpdkError;
 use crate::ethdev::{Attach, Device, DeviceConfig};
 use crate::mempool::Mempool;
+use crate::ports::devargs;
+use crate::ports::device::DevicePort;
 use crate::ports::kernel::KernelPorts;
 use crate::ports::keys;
+use crate::ports::vhost;
 use crate::uplink::{UplinkDevice, Uplinks};
 
 /// DPDK's devices, on one pool.
@@ -29,7 +32,7 @@ pub struct DpdkBackend {
     pool: Mempool,
     /// One a worker.
     wakers: Vec<Arc<dyn Wake>>,
-    ports: BTreeMap<PortId, Port>,
+    ports: BTreeMap<PortId, DevicePort>,
     /// What DPDK as a whole goes without.
     warnings: Vec<BackendWarning>,
     /// Ports of type `tap` and `netdev`, which are not in `ports`.
@@ -37,18 +40,7 @@ pub struct DpdkBackend {
     uplinks: Uplinks,
 }
 
-#[derive(Debug)]
-struct Port {
-    device: Device,
-    /// Who polls each receive queue.
-    rx_workers: Vec<WorkerId>,
-    link_up: bool,
-    /// Settings the device goes without, in words.
-    lost: Vec<String>,
-}
-
-/// Linux's numbers for the errors that mean something to us.
-const ENODEV: i32 = 19;
+/// Linux's number for "device busy".
 const EBUSY: i32 = 16;
 
 impl DpdkBackend {
@@ -93,11 +85,20 @@ impl DpdkBackend {
         attach: &Attach,
         mtu: Option<u16>,
     ) -> Result<OpenPort<PortQueue>, DpdkError> {
-        let workers = self.workers(port)?;
-        let most = u16::try_from(workers).unwrap_or(u16::MAX);
+        let most = u16::try_from(self.workers(port)?).unwrap_or(u16::MAX);
         let config =
             DeviceConfig { rx_queues: most, tx_queues: most, mtu, ..DeviceConfig::default() };
-        let (device, rx, tx) = Device::open(self.eal, attach, &config, self.pool)?;
+        self.open_configured(port, attach, &config)
+    }
+
+    fn open_configured(
+        &mut self,
+        port: PortId,
+        attach: &Attach,
+        config: &DeviceConfig,
+    ) -> Result<OpenPort<PortQueue>, DpdkError> {
+        let workers = self.workers(port)?;
+        let (device, rx, tx) = Device::open(self.eal, attach, config, self.pool)?;
         let owner = port.index() % workers;
         let worker_of = |queue: usize| (owner + queue) % workers;
         let rx_workers = (0..rx.len()).map(|queue| WorkerId(worker_of(queue) as u16)).collect();
@@ -105,20 +106,26 @@ impl DpdkBackend {
             .map(|queue| HandoverRing::new(RING_FRAMES, Arc::clone(&self.wakers[worker_of(queue)])))
             .collect();
         // In the order of the queues: first the worker that owns queue 0.
-        let (mut rx, mut tx) = (rx.into_iter(), tx.into_iter());
+        let mut rx_of: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        rx.into_iter().enumerate().for_each(|(n, queue)| rx_of[n % workers].push(queue));
+        let (mut rx, mut tx) = (rx_of.into_iter(), tx.into_iter());
+        // A guest may enable fewer queues than there are, and the first one always.
+        let first = rings.first().filter(|_| device.has_guest());
         let mut queues: Vec<_> = (0..workers)
             .map(|i| {
                 let tx = match (tx.next(), rings.get(i % rings.len().max(1))) {
-                    (Some(tx), Some(ring)) => Tx::Own(tx, ring.clone()),
+                    (Some(tx), Some(ring)) => {
+                        Tx::Own(tx, ring.clone(), first.filter(|_| i > 0).cloned())
+                    }
                     (None, Some(ring)) => Tx::Other(ring.clone()),
                     (_, None) => Tx::None,
                 };
-                PortQueue::new(rx.next(), tx)
+                PortQueue::new(rx.next().unwrap_or_default(), tx)
             })
             .collect();
         // Now in the order of the workers.
         queues.rotate_right(owner);
-        let opened = Port { link_up: device.link_up(), device, rx_workers, lost: Vec::new() };
+        let opened = DevicePort::new(device, rx_workers);
         let info = opened.info();
         self.ports.insert(port, opened);
         Ok(OpenPort { info, queues, owner: WorkerId(owner as u16) })
@@ -132,6 +139,31 @@ impl DpdkBackend {
         }
     }
 
+    fn open_vhost(
+        &mut self,
+        port: PortId,
+        spec: &PortSpec,
+        socket: &str,
+        mode: VhostMode,
+        queues: u16,
+    ) -> Result<OpenPort<PortQueue>, BackendError> {
+        let devargs = vhost::devargs(port, socket, mode, queues)?;
+        let workers = u16::try_from(self.workers(port).map_err(failed)?).unwrap_or(u16::MAX);
+        let config = DeviceConfig {
+            // Whatever the guest sends on is received, also with fewer workers.
+            rx_queues: queues,
+            tx_queues: queues.min(workers),
+            ..DeviceConfig::default()
+        };
+        let mut open =
+            self.open_configured(port, &Attach::Devargs(devargs), &config).map_err(failed)?;
+        if let Some(opened) = self.ports.get_mut(&port) {
+            opened.mtu = spec.mtu;
+            open.info = opened.info();
+        }
+        Ok(open)
+    }
+
     fn open_kernel(
         &mut self,
         port: PortId,
@@ -143,7 +175,7 @@ impl DpdkBackend {
         let mut own = Some(PortQueue::kernel(kernel, ring.clone()));
         let queue = |worker| {
             own.take_if(|_| worker == owner)
-                .unwrap_or_else(|| PortQueue::new(None, Tx::Other(ring.clone())))
+                .unwrap_or_else(|| PortQueue::new(Vec::new(), Tx::Other(ring.clone())))
         };
         let queues = (0..self.wakers.len()).map(queue).collect();
         Ok(OpenPort { info, queues, owner: WorkerId(owner as u16) })
@@ -171,7 +203,7 @@ impl DpdkBackend {
             csum: open.info.caps.csum,
             tx_queues: opened.device.queues().1.into(),
             owner: open.owner.index(),
-            link_up: opened.link_up,
+            link_up: opened.link_up(),
         };
         let (wakers, queues) = (&self.wakers, &mut open.queues);
         let made = self.uplinks.open(port, exception, device, queues, wakers, self.pool);
@@ -180,25 +212,6 @@ impl DpdkBackend {
             self.ports.remove(&port);
         }
         made
-    }
-}
-
-impl Port {
-    fn info(&self) -> PortInfo {
-        let (rx, tx) = self.device.queues();
-        PortInfo {
-            device: self.device.name().to_owned(),
-            driver: self.device.driver().to_owned(),
-            mtu: self.device.mtu().into(),
-            mac: self.device.mac(),
-            // Segmentation needs pseudo-header sums without the length, which differs from what
-            // frames carry: super-frames are cut in software.
-            caps: Caps { csum: self.device.finishes_checksums(), ..Caps::default() },
-            queues: rx.max(tx),
-            link_up: self.device.link_up(),
-            lost: self.lost.clone(),
-            details: self.device.details(),
-        }
     }
 }
 
@@ -238,21 +251,25 @@ impl Backend for DpdkBackend {
         port: PortId,
         spec: &PortSpec,
     ) -> Result<OpenPort<PortQueue>, BackendError> {
+        // It may have waited as a port of another kind before.
+        let _ = self.kernel.close(port, false);
         let devargs = match &spec.kind {
             PortKind::Dpdk { devargs } => devargs,
             PortKind::Tap { .. } | PortKind::Netdev { .. } => return self.open_kernel(port, spec),
-            other => {
-                return Err(BackendError::Unsupported {
-                    backend: "dpdk",
-                    kind: other.port_type().name(),
-                });
+            PortKind::VhostUser { socket, mode, queues } => {
+                return self.open_vhost(port, spec, socket, *mode, *queues);
             }
         };
+        let name = devargs::name(devargs);
+        if self.ports.values().any(|opened| opened.device.name() == name) {
+            return Err(devargs::taken(&name));
+        }
+        devargs::check(devargs)?;
         let mut open = self
             .open_device(port, &Attach::Devargs(devargs.clone()), spec.mtu)
             .map_err(|error| {
                 let errno = error.errno();
-                keys::explain(refused(error, devargs), errno, spec, self.pool)
+                keys::explain(devargs::refused(error, devargs), errno, spec, self.pool)
             })?;
         if spec.mac.is_some_and(|mac| mac.octets() != open.info.mac) {
             if let Err(error) = self.set_mac(port, spec) {
@@ -322,9 +339,13 @@ impl Backend for DpdkBackend {
         if old.mac != new.mac {
             self.set_mac(port, new)?;
         }
-        let (Some(opened), true) = (self.ports.get(&port), old.mtu != new.mtu) else {
+        let (Some(opened), true) = (self.ports.get_mut(&port), old.mtu != new.mtu) else {
             return Ok(true);
         };
+        if opened.device.has_guest() {
+            opened.mtu = new.mtu;
+            return Ok(true);
+        }
         let Some(mtu) = new.mtu else { return Ok(false) };
         match opened.device.set_mtu(mtu) {
             Ok(()) => {
@@ -341,7 +362,7 @@ impl Backend for DpdkBackend {
     }
 
     fn port_info(&mut self, port: PortId) -> Option<PortInfo> {
-        self.ports.get(&port).map(Port::info).or_else(|| self.kernel.info(port))
+        self.ports.get(&port).map(DevicePort::info).or_else(|| self.kernel.info(port))
     }
 
     fn outside_loss(&mut self, port: PortId) -> OutsideLoss {
@@ -380,33 +401,17 @@ impl Backend for DpdkBackend {
     }
 
     fn events(&mut self) -> Vec<PortEvent> {
-        let changed = self.ports.iter_mut().filter_map(|(port, opened)| {
-            let up = opened.device.link_up();
-            let kind = if up { PortEventKind::LinkUp } else { PortEventKind::LinkDown };
-            (std::mem::replace(&mut opened.link_up, up) != up)
-                .then_some(PortEvent { port: *port, kind })
-        });
-        let mut events: Vec<_> = changed.collect();
-        events.extend(self.kernel.events());
+        let mut events = self.kernel.events();
+        for (port, opened) in &mut self.ports {
+            let told = opened.events().into_iter();
+            events.extend(told.map(|kind| PortEvent { port: *port, kind }));
+        }
         let ports = &self.ports;
-        events.extend(self.uplinks.events(|port| ports.get(&port).map(|port| port.link_up)));
+        events.extend(self.uplinks.events(|port| ports.get(&port).map(DevicePort::link_up)));
         events
     }
 }
 
-fn refused(error: DpdkError, devargs: &str) -> BackendError {
-    if error.errno() == Some(ENODEV) {
-        return BackendError::NotThere { what: format!("the DPDK device {devargs}") };
-    }
-    failed(error)
-}
-
 fn failed(error: DpdkError) -> BackendError {
-    let (attempted, cause) = match error {
-        DpdkError::Refused { attempted, cause, .. } | DpdkError::Unfit { attempted, cause } => {
-            (attempted, cause)
-        }
-        DpdkError::AlreadyStarted => ("starting DPDK".into(), error.to_string()),
-    };
-    BackendError::Failed { attempted, cause, hint: None }
+    error.into_backend(None)
 }

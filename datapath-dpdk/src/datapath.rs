@@ -38,9 +38,11 @@ enum Kind {
 }
 
 impl PortQueue {
-    pub(crate) fn new(rx: Option<RxQueue>, tx: Tx) -> Self {
-        let rx = rx.map(|queue| Rx {
+    pub(crate) fn new(mut rx: Vec<RxQueue>, tx: Tx) -> Self {
+        let more = rx.split_off(rx.len().min(1));
+        let rx = rx.pop().map(|queue| Rx {
             queue,
+            more,
             stash: Batch::with_limit(BURST_MAX),
             refused: Refused::default(),
         });
@@ -79,6 +81,8 @@ pub(crate) struct DeviceQueue {
 #[derive(Debug)]
 pub(crate) struct Rx {
     pub(crate) queue: RxQueue,
+    /// Further queues, where there are more of them than workers.
+    more: Vec<RxQueue>,
     /// Received by a poll, and not yet asked for.
     pub(crate) stash: Batch<Mbuf>,
     /// Not yet counted.
@@ -90,6 +94,9 @@ impl Rx {
     fn look(&mut self) -> bool {
         if self.stash.is_empty() {
             self.queue.rx_burst(&mut self.stash, &mut self.refused);
+            if !self.more.is_empty() {
+                further(&mut self.queue, &mut self.more, &mut self.stash, &mut self.refused);
+            }
         }
         !self.stash.is_empty() || self.refused.frames() > 0
     }
@@ -97,6 +104,9 @@ impl Rx {
     fn take(&mut self, batch: &mut Batch<Mbuf>) {
         if self.stash.is_empty() {
             self.queue.rx_burst(batch, &mut self.refused);
+            if !self.more.is_empty() {
+                further(&mut self.queue, &mut self.more, batch, &mut self.refused);
+            }
         } else {
             for frame in self.stash.drain_front(batch.room()) {
                 // It fits: no more were taken than there is room.
@@ -106,11 +116,31 @@ impl Rx {
     }
 }
 
+/// Receives from the others, too, as far as there is room, and has another one be the first next
+/// time: none waits for a busy one.
+#[cold]
+fn further(
+    first: &mut RxQueue,
+    more: &mut Vec<RxQueue>,
+    batch: &mut Batch<Mbuf>,
+    refused: &mut Refused,
+) {
+    for queue in more.iter_mut() {
+        if batch.is_full() {
+            break;
+        }
+        queue.rx_burst(batch, refused);
+    }
+    let next = more.remove(0);
+    more.push(std::mem::replace(first, next));
+}
+
 /// The way out to a port.
 #[derive(Debug)]
 pub(crate) enum Tx {
-    /// An own queue, and what other workers hand over for it.
-    Own(TxQueue, HandoverRing<Mbuf>),
+    /// An own queue, what other workers hand over for it, and the ring of the queue to use while
+    /// the far end does not take from this one.
+    Own(TxQueue, HandoverRing<Mbuf>, Option<HandoverRing<Mbuf>>),
     /// The ring of the worker that owns the queue.
     Other(HandoverRing<Mbuf>),
     /// A kernel device's file, for both directions, and what other workers hand over for it.
@@ -183,7 +213,7 @@ impl DpdkDatapath {
                 }
             }
             let ring = match &mut queue.tx {
-                Tx::Own(_, ring) => ring,
+                Tx::Own(_, ring, _) => ring,
                 Tx::Kernel(kernel, ring) => {
                     receiving = true;
                     if kernel.look(thorough) {
@@ -292,7 +322,8 @@ impl Datapath for DpdkDatapath {
             return self.underlay.tx_burst(port, batch, counters, &mut self.queues);
         };
         match &mut queue.tx {
-            Tx::Own(tx, _) => send(tx, batch, counters, 0),
+            Tx::Own(tx, _, Some(other)) if !tx.is_enabled() => other.push(batch, counters),
+            Tx::Own(tx, ..) => send(tx, batch, counters, 0),
             Tx::Other(ring) => ring.push(batch, counters),
             Tx::Kernel(kernel, _) => kernel.send(batch, counters),
             Tx::None => {
@@ -309,13 +340,13 @@ impl Datapath for DpdkDatapath {
             return self.underlay.tx_handed_over(port, counters, &mut self.queues);
         };
         for _ in 0..HANDED_OVER_BURSTS {
-            let (Tx::Own(_, ring) | Tx::Kernel(_, ring)) = tx else { return };
+            let (Tx::Own(_, ring, _) | Tx::Kernel(_, ring)) = tx else { return };
             ring.pop(&mut self.handed_over);
             if self.handed_over.is_empty() {
                 return;
             }
             match tx {
-                Tx::Own(tx, _) => send(tx, &mut self.handed_over, counters, 0),
+                Tx::Own(tx, ..) => send(tx, &mut self.handed_over, counters, 0),
                 Tx::Kernel(kernel, _) => kernel.send(&mut self.handed_over, counters),
                 Tx::Other(_) | Tx::None => return,
             }
@@ -346,6 +377,7 @@ fn count_refused(refused: Refused, counters: &PortCounters) {
         (DropReason::Runt, refused.runts),
         (DropReason::Giant, refused.giants),
         (DropReason::CopyFailed, refused.no_mbuf),
+        (DropReason::VnetHeader, refused.bad_claims),
     ] {
         if n > 0 {
             counters.count_drop(reason, n);
@@ -358,7 +390,11 @@ pub(crate) fn send(tx: &mut TxQueue, batch: &mut Batch<Mbuf>, counters: &PortCou
     let sent = tx.tx_burst(batch);
     counters.tx_frames.add(sent.frames);
     counters.tx_bytes.add(sent.bytes.saturating_sub(link * sent.frames));
-    for (reason, n) in [(DropReason::TxFull, sent.full), (DropReason::TxError, sent.unfit)] {
+    for (reason, n) in [
+        (DropReason::TxFull, sent.full),
+        (DropReason::TxError, sent.unfit),
+        (DropReason::PortDown, sent.down),
+    ] {
         if n > 0 {
             counters.count_drop(reason, n);
         }

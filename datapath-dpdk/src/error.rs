@@ -2,6 +2,8 @@
 
 use std::ffi::CStr;
 
+use switch_core::datapath::BackendError;
+
 /// Why a DPDK call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DpdkError {
@@ -28,12 +30,15 @@ pub enum DpdkError {
     AlreadyStarted,
 }
 
+/// The cause when a driver gives none.
+const DRIVER_REFUSES: &str = "the driver refuses, and does not say why";
+
 impl DpdkError {
     /// The error of a call that answered a negative errno.
     pub(crate) fn from_code(attempted: impl Into<String>, code: i32) -> Self {
         // Drivers say -1 when they mean no errno in particular.
         if code == -1 {
-            return Self::unfit(attempted, "the driver refuses; its own message is in the log");
+            return Self::unfit(attempted, DRIVER_REFUSES);
         }
         Self::refused(attempted, code.saturating_neg())
     }
@@ -51,6 +56,34 @@ impl DpdkError {
 
     pub(crate) fn unfit(attempted: impl Into<String>, cause: impl Into<String>) -> Self {
         Self::Unfit { attempted: attempted.into(), cause: cause.into() }
+    }
+
+    /// The same, with what DPDK had to say while it happened.
+    #[must_use]
+    pub(crate) fn with_words(mut self, words: &[String]) -> Self {
+        if let (Self::Refused { cause, .. } | Self::Unfit { cause, .. }, false) =
+            (&mut self, words.is_empty())
+        {
+            if cause == DRIVER_REFUSES {
+                cause.clear();
+            } else {
+                cause.push_str("; ");
+            }
+            cause.push_str(&words.join("; "));
+        }
+        self
+    }
+
+    /// For the switch, with what mends it.
+    pub(crate) fn into_backend(self, hint: Option<&str>) -> BackendError {
+        let hint = hint.map(str::to_owned);
+        let (attempted, cause) = match self {
+            Self::Refused { attempted, cause, .. } | Self::Unfit { attempted, cause } => {
+                (attempted, cause)
+            }
+            Self::AlreadyStarted => ("starting DPDK".into(), self.to_string()),
+        };
+        BackendError::Failed { attempted, cause, hint }
     }
 
     /// The positive errno value, if libdpdk gave one.

@@ -3,6 +3,7 @@
 //! libdpdk writes each line to a `FILE`. Ours is one whose writes come back here, in the thread that
 //! logs, where libdpdk also tells the level of the line.
 
+use std::cell::RefCell;
 use std::ffi::{c_char, c_long, c_void};
 use std::ptr;
 
@@ -18,6 +19,8 @@ const QUIET: &[&str] = &[
     "multiq qdisc",
     "Disabling rte flow support",
     "start req to secondary",
+    // What the far end of a vhost-user socket makes it say, as often as it likes.
+    "VHOST_",
 ];
 
 /// Sends DPDK's lines to `tracing`, from now to the end of the process.
@@ -48,14 +51,33 @@ pub(crate) fn argument() -> &'static str {
     }
 }
 
+thread_local! {
+    /// What is said in this thread while somebody listens.
+    static HEARD: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// Does it, and answers what DPDK had to say of it, for an error message rather than the log.
+pub(crate) fn hear<T>(f: impl FnOnce() -> T) -> (T, Vec<String>) {
+    HEARD.set(Some(Vec::new()));
+    let done = f();
+    (done, HEARD.take().unwrap_or_default())
+}
+
 /// What the stream is written with: whole lines as a rule, as libdpdk flushes after each.
 unsafe extern "C" fn write(_: *mut c_void, text: *const c_char, len: usize) -> c_long {
     // SAFETY: the stream's own buffer of that length.
     let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), len) };
     // SAFETY: reads a variable of this thread.
     let level = unsafe { dpdk_sys::rte_log_cur_msg_loglevel() };
+    let heard = |line: &str| {
+        HEARD.with_borrow_mut(|heard| heard.as_mut().map(|lines| lines.push(line.to_owned())))
+    };
     for line in String::from_utf8_lossy(bytes).lines().filter(|line| !line.trim().is_empty()) {
-        emit(level, line.trim_end());
+        if heard(line.trim()).is_some() {
+            tracing::debug!(target: "dpdk", "{line}");
+        } else {
+            emit(level, line.trim_end());
+        }
     }
     // That all of it was taken.
     c_long::try_from(len).unwrap_or(c_long::MAX)

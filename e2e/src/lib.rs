@@ -44,7 +44,7 @@ mod traffic;
 
 pub use command::{Cmd, Host, Output, Process, run, until, until_ok};
 pub use daemon::{Daemon, DaemonSpec, on_dpdk_anyway};
-pub use guest::{Guest, GuestSpec, Nic};
+pub use guest::{Backend, Guest, GuestSpec, Nic};
 pub use hugepages::Hugepages;
 pub use log::{Level, problems};
 pub use need::{Need, missing, skip};

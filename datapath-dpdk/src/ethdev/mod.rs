@@ -4,18 +4,22 @@
 //! open: the device stops and closes when the last queue and the last handle are gone.
 
 mod details;
+mod notices;
 mod queue;
 
 use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_ring};
 
 use crate::eal::{Eal, c_string};
 use crate::error::DpdkError;
+use crate::log;
 use crate::mempool::Mempool;
+use crate::ports::devargs;
 use crate::ring::Ring;
 pub(crate) use details::SETTING_MAC;
 pub use queue::{Refused, RxQueue, Sent, TxQueue};
@@ -69,11 +73,39 @@ struct Open {
     port: u16,
     name: String,
     driver: String,
+    quirks: Quirks,
+    /// What the device refused and goes without, in words.
+    refused: Option<String>,
     tx_offloads: u64,
     rx_queues: u16,
     tx_queues: u16,
     /// The far ends, which the device uses until it is closed.
     _rings: Vec<Ring>,
+}
+
+/// In what a driver differs from others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Quirks {
+    /// Frames come in unfinished, by the word of a sender that is not trusted.
+    claims: bool,
+    /// There is a guest behind it, which comes and goes, and enables queues one by one.
+    guest: bool,
+    /// A frame that it does not take is at fault itself, and no full queue.
+    refuses_frames: bool,
+    /// Its checksums of frames in several odd pieces are wrong (`tap_tx_l4_add_rcksum`).
+    bad_checksums: bool,
+}
+
+impl Quirks {
+    fn of(driver: &str) -> Self {
+        let none = Self::default();
+        match driver {
+            "net_vhost" => Self { claims: true, guest: true, ..none },
+            "net_virtio_user" => Self { claims: true, ..none },
+            "net_tap" => Self { refuses_frames: true, bad_checksums: true, ..none },
+            _ => none,
+        }
+    }
 }
 
 /// What a device counts.
@@ -96,6 +128,15 @@ impl Device {
         config: &DeviceConfig,
         pool: Mempool,
     ) -> Result<(Self, Vec<RxQueue>, Vec<TxQueue>), DpdkError> {
+        let (opened, words) = log::hear(|| Self::open_one(attach, config, pool));
+        opened.map_err(|error| error.with_words(&words))
+    }
+
+    fn open_one(
+        attach: &Attach,
+        config: &DeviceConfig,
+        pool: Mempool,
+    ) -> Result<(Self, Vec<RxQueue>, Vec<TxQueue>), DpdkError> {
         let (port, name, rings) = match attach {
             Attach::Devargs(devargs) => {
                 let (port, name) = probe(devargs)?;
@@ -111,6 +152,8 @@ impl Device {
             port,
             name,
             driver: String::new(),
+            quirks: Quirks::default(),
+            refused: None,
             tx_offloads: 0,
             rx_queues: 0,
             tx_queues: 0,
@@ -142,6 +185,46 @@ impl Device {
     /// How many queues it was set up with, to receive and to send.
     pub fn queues(&self) -> (u16, u16) {
         (self.open.rx_queues, self.open.tx_queues)
+    }
+
+    /// What it refused when it was opened, and goes without.
+    pub(crate) fn refused(&self) -> Option<&String> {
+        self.open.refused.as_ref()
+    }
+
+    /// Whether there is a guest behind it, which comes and goes.
+    pub fn has_guest(&self) -> bool {
+        self.open.quirks.guest
+    }
+
+    /// What the guest behind it offered to finish, as virtio's feature bits; 0 while there is none.
+    pub fn guest_features(&self) -> u64 {
+        // SAFETY: an open port; one of another driver has no vhost device, -1.
+        let vid = unsafe { dpdk_sys::rte_eth_vhost_get_vid_from_port_id(self.open.port) };
+        let mut features = 0;
+        // SAFETY: an unknown device is an error; the number is written.
+        unsafe { dpdk_sys::rte_vhost_get_negotiated_features(vid, &mut features) };
+        features
+    }
+
+    /// How often the link changed since the device was opened, as far as its driver tells.
+    pub fn link_changes(&self) -> u32 {
+        notices::of(self.open.port).changes.load(Ordering::Acquire)
+    }
+
+    /// Permits to send to the guest that was there after that many changes: what it offered to
+    /// finish is known to all who send. Others get nothing until then.
+    pub fn know_guest(&self, changes: u32) {
+        notices::of(self.open.port).known.store(changes, Ordering::Release);
+    }
+
+    /// Whether the device was removed, in words, or has to be opened again.
+    pub fn trouble(&self) -> Option<&'static str> {
+        let notices = notices::of(self.open.port);
+        if notices.removed.load(Ordering::Acquire) {
+            return Some("the device was removed");
+        }
+        notices.reset.load(Ordering::Acquire).then_some("the device was reset")
     }
 
     /// Closes the device.
@@ -210,19 +293,37 @@ fn probe(devargs: &str) -> Result<(u16, String), DpdkError> {
     if code < 0 {
         return Err(DpdkError::from_code(attempted, code));
     }
-    let name = devargs.split(',').next().unwrap_or(devargs);
-    let name = name.strip_prefix("vdev:").or_else(|| name.strip_prefix("pci:")).unwrap_or(name);
-    let c_name = c_string(&attempted, name)?;
+    let name = devargs::name(devargs);
+    let c_name = c_string(&attempted, &name)?;
     let mut port = 0;
     // SAFETY: a terminated string; the number is written.
     let code = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut port) };
-    if code < 0 {
-        // A vdev of another class, say crypto, is there now only because we asked for it.
-        // SAFETY: a terminated string; nobody uses the device.
-        unsafe { dpdk_sys::rte_vdev_uninit(c_name.as_ptr()) };
-        return Err(DpdkError::unfit(attempted, "it is there, but is no network device"));
+    if code >= 0 {
+        return Ok((port, name));
     }
-    Ok((port, name.to_owned()))
+    // A function with several ports, none of which has the function's own name.
+    if let Some(first) = first_port(&c_devargs) {
+        return Ok((first, name));
+    }
+    // A vdev of another class, say crypto, is there now only because we asked for it.
+    // SAFETY: a terminated string; nobody uses the device.
+    unsafe { dpdk_sys::rte_vdev_uninit(c_name.as_ptr()) };
+    Err(DpdkError::unfit(attempted, "it is there, but is no network device"))
+}
+
+/// The first port of a device.
+fn first_port(devargs: &CStr) -> Option<u16> {
+    let mut iterator = MaybeUninit::<dpdk_sys::rte_dev_iterator>::zeroed();
+    // SAFETY: the structure is written; a terminated string.
+    let code = unsafe { dpdk_sys::rte_eth_iterator_init(iterator.as_mut_ptr(), devargs.as_ptr()) };
+    if code != 0 {
+        return None;
+    }
+    // SAFETY: written by the call above.
+    let port = unsafe { dpdk_sys::rte_eth_iterator_next(iterator.as_mut_ptr()) };
+    // SAFETY: as above; it may be called at any time, also after the end.
+    unsafe { dpdk_sys::rte_eth_iterator_cleanup(iterator.as_mut_ptr()) };
+    (u32::from(port) < dpdk_sys::RTE_MAX_ETHPORTS).then_some(port)
 }
 
 fn from_rings(name: &str, rx: &[Ring], tx: &[Ring]) -> Result<u16, DpdkError> {
@@ -253,10 +354,12 @@ impl Open {
             let driver = unsafe { CStr::from_ptr(info.driver_name) };
             self.driver = driver.to_string_lossy().into_owned();
         }
+        self.quirks = Quirks::of(&self.driver);
         let rx_queues = config.rx_queues.min(info.max_rx_queues);
         let tx_queues = config.tx_queues.min(info.max_tx_queues);
         let eth_conf = self.eth_conf(&info, rx_queues);
         self.tx_offloads = eth_conf.txmode.offloads;
+        notices::listen(self.port);
         // SAFETY: an own port that is stopped; the structure is complete.
         self.check("configuring", unsafe {
             dpdk_sys::rte_eth_dev_configure(self.port, rx_queues, tx_queues, &eth_conf)
@@ -292,7 +395,14 @@ impl Open {
         self.check("starting", unsafe { dpdk_sys::rte_eth_dev_start(self.port) })?;
         // A switch takes everything. Drivers without the notion are promiscuous anyway.
         // SAFETY: a started port.
-        unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.port) };
+        let code = unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.port) };
+        if code < 0 && code != -ENOTSUP {
+            let error = DpdkError::from_code("promiscuous mode", code);
+            self.refused = Some(format!(
+                "{error}: frames for others do not come in; a VF has to be trusted by its PF \
+                 (ip link set PF vf N trust on)"
+            ));
+        }
         (self.rx_queues, self.tx_queues) = (rx_queues, tx_queues);
         Ok(())
     }
@@ -307,10 +417,21 @@ impl Open {
             conf.rx_adv_conf.rss_conf.rss_hf = rss;
         }
         conf.rxmode.offloads = info.rx_offload_capa & dpdk_sys::VSW_RX_OFFLOAD_SCATTER;
-        conf.txmode.offloads = info.tx_offload_capa
-            & (dpdk_sys::VSW_TX_OFFLOAD_MULTI_SEGS
-                | dpdk_sys::VSW_TX_OFFLOAD_TCP_CKSUM
-                | dpdk_sys::VSW_TX_OFFLOAD_UDP_CKSUM);
+        if self.quirks.claims {
+            // Otherwise the driver finishes in software what it receives.
+            conf.rxmode.offloads |= info.rx_offload_capa
+                & (dpdk_sys::VSW_RX_OFFLOAD_TCP_CKSUM | dpdk_sys::VSW_RX_OFFLOAD_UDP_CKSUM);
+        }
+        let mut wanted = dpdk_sys::VSW_TX_OFFLOAD_MULTI_SEGS;
+        if !self.quirks.bad_checksums {
+            wanted |= dpdk_sys::VSW_TX_OFFLOAD_TCP_CKSUM | dpdk_sys::VSW_TX_OFFLOAD_UDP_CKSUM;
+        }
+        conf.txmode.offloads = info.tx_offload_capa & wanted;
+        // SAFETY: a list of the driver's that stays as long as the port.
+        let flags = if info.dev_flags.is_null() { 0 } else { unsafe { *info.dev_flags } };
+        let tells_removal = flags & dpdk_sys::VSW_DEV_INTR_RMV != 0;
+        // SAFETY: the structure is complete.
+        unsafe { dpdk_sys::vsw_eth_conf_intr(&mut conf, tells_removal.into()) };
         conf
     }
 
@@ -352,6 +473,7 @@ const EFAULT: c_int = 14;
 impl Drop for Open {
     fn drop(&mut self) {
         let device = self.info().map_or(ptr::null_mut(), |info| info.device);
+        notices::unlisten(self.port);
         // SAFETY: an own port; no queue of it is left, as each holds a handle.
         unsafe { dpdk_sys::rte_eth_dev_stop(self.port) };
         // SAFETY: a stopped port.

@@ -12,6 +12,7 @@
 //! So a frame that is flooded to twenty ports is pushed and rewritten twenty times and its payload
 //! copied never.
 
+mod claim;
 mod note;
 mod seg;
 mod share;
@@ -27,6 +28,7 @@ use switch_core::frame::{
 
 pub(crate) use note::register_note;
 use seg::{Seg, chain, consume};
+use switch_core::segment::finish_checksum;
 
 /// Bytes of a frame that a share copies: the promised head and room for two tunnel headers.
 pub(crate) const HEAD_PRIVATE: usize = HEAD_MIN + 128;
@@ -35,6 +37,10 @@ pub(crate) const HEAD_PRIVATE: usize = HEAD_MIN + 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the mempool is dry")]
 pub struct PoolDry;
+
+/// A frame that no driver can be told how to finish.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unfit;
 
 /// A received frame that had to be given up.
 #[derive(Clone, Copy, Debug)]
@@ -147,12 +153,20 @@ impl Mbuf {
         self.recount();
     }
 
-    /// Tells the driver what is left to do, in its own terms.
-    pub(crate) fn prepare_tx(&mut self) {
-        let work = match note::get(self.first) {
-            None => None,
-            Some(note) => note::tx_work(self.head(), note.offload()),
-        };
+    /// Tells the driver what is left to do, in its own terms; what these have no words for is
+    /// finished here.
+    ///
+    /// # Errors
+    /// A super-frame that no driver can be told of.
+    pub(crate) fn prepare_tx(&mut self) -> Result<(), Unfit> {
+        let offload = note::get(self.first).map_or(Offload::NONE, |note| note.offload());
+        let work = note::tx_work(self.head(), offload);
+        if work.is_none() && !offload.is_finished() {
+            if offload.gso.is_some() {
+                return Err(Unfit);
+            }
+            finish_checksum(self).map_err(|_| Unfit)?;
+        }
         let buffer = dpdk_sys::VSW_MBUF_F_INDIRECT | dpdk_sys::VSW_MBUF_F_EXTERNAL;
         let mut flags = self.first.ol_flags() & buffer;
         if let Some(work) = work {
@@ -164,6 +178,7 @@ impl Mbuf {
             flags |= work.flags;
         }
         self.first.set_ol_flags(flags);
+        Ok(())
     }
 }
 

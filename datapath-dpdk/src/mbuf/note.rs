@@ -168,6 +168,11 @@ pub(super) struct TxWork {
 const TCP_CSUM: u16 = 16;
 const UDP_CSUM: u16 = 6;
 
+/// RFC 8200 section 3.
+const IPV6_HEADER: u16 = 40;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+
 /// Puts offload metadata into DPDK's terms. `None` if the frame is finished, or if its head is not
 /// what the metadata says: then the driver had better not touch it.
 pub(super) fn tx_work(head: &[u8], offload: Offload) -> Option<TxWork> {
@@ -178,7 +183,18 @@ pub(super) fn tx_work(head: &[u8], offload: Offload) -> Option<TxWork> {
         0x86dd => dpdk_sys::VSW_MBUF_F_TX_IPV6,
         _ => return None,
     };
-    let l3_len = start.checked_sub(l2_len).filter(|len| *len >= 20)?;
+    let l3_len = start.checked_sub(l2_len)?;
+    // Drivers take the addresses for the pseudo-header from the IP header of that length: it must be
+    // that of this checksum, and not one further out.
+    let l3 = head.get(usize::from(l2_len)..usize::from(start))?;
+    let (header_len, protocol) = match ethertype {
+        0x0800 => (u16::from(l3.first()? & 0xf) * 4, *l3.get(9)?),
+        _ => (IPV6_HEADER, *l3.get(6)?),
+    };
+    let expected = if offset == TCP_CSUM { IPPROTO_TCP } else { IPPROTO_UDP };
+    if header_len != l3_len || protocol != expected {
+        return None;
+    }
     let l4 = match offset {
         TCP_CSUM => dpdk_sys::VSW_MBUF_F_TX_TCP_CKSUM,
         UDP_CSUM => dpdk_sys::VSW_MBUF_F_TX_UDP_CKSUM,
@@ -231,6 +247,8 @@ mod tests {
         let mut head = vec![0; 80];
         head[12..14].copy_from_slice(&[0x81, 0]);
         head[16..18].copy_from_slice(&[8, 0]);
+        head[18] = 0x45;
+        head[18 + 9] = IPPROTO_TCP;
         head[38 + 12] = 8 << 4;
         head
     }

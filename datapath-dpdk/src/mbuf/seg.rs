@@ -42,6 +42,12 @@ impl Seg {
         hash_rss, set_hash_rss: u32;
     }
 
+    /// Payload bytes of each segment of a super-frame that was received.
+    pub(super) fn tso_segsz(self) -> u16 {
+        // SAFETY: a live header that we own (see the type).
+        unsafe { dpdk_sys::vsw_mbuf_tso_segsz(self.as_ptr()) }
+    }
+
     pub(super) fn set_tx_offload(self, value: u64) {
         // SAFETY: a live header that we own (see the type).
         unsafe { (*self.0.as_ptr()).tx_offload = value }

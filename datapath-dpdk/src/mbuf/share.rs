@@ -4,6 +4,7 @@ use super::seg::{chain, consume, copy_out};
 use super::{HEAD_PRIVATE, Mbuf, PoolDry, note};
 use crate::mempool::Mempool;
 use switch_core::frame::{Frame, HEAD_MIN};
+use switch_core::segment::header_len;
 
 impl Mbuf {
     /// Makes the head as long as [`Frame::head`] promises, and private.
@@ -117,6 +118,31 @@ impl Mbuf {
         copy_out(Some(self.first), new.extend_first(self.len()));
         new.copy_meta(self);
         *self = new;
+        Ok(())
+    }
+
+    /// Cuts a super-frame within its headers, for `net_vhost`: what it does to checksums of headers in
+    /// one piece (`rte_net_intel_cksum_prepare`) is meant for NICs, which want the sum of the
+    /// pseudo-header without the length. Virtio and Linux want it with the length, as it is. Other
+    /// frames stay as they are.
+    ///
+    /// # Errors
+    /// [`PoolDry`]; the frame is unchanged.
+    pub(crate) fn hide_headers(&mut self) -> Result<(), PoolDry> {
+        let offload = self.offload();
+        let headers = offload.gso.and_then(|_| header_len(self.head(), &offload));
+        let Some(keep) = headers.map(|len| len - 1).filter(|keep| *keep < self.window()) else {
+            return Ok(());
+        };
+        let mut new = self.pool().and_then(Mempool::alloc).ok_or(PoolDry)?;
+        new.extend_first(keep).copy_from_slice(&self.head()[..keep]);
+        new.copy_meta(self);
+        let new = new.into_seg();
+        // Less than a data length, so it fits.
+        self.first.advance(keep as u16);
+        new.set_next(Some(self.first));
+        self.first = new;
+        self.recount();
         Ok(())
     }
 

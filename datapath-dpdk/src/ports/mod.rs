@@ -1,4 +1,7 @@
 //! The kinds of ports, one file each.
 
+pub(crate) mod devargs;
+pub(crate) mod device;
 pub(crate) mod kernel;
 pub(crate) mod keys;
+pub(crate) mod vhost;

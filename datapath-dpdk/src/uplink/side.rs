@@ -407,7 +407,7 @@ fn to_wire(
         return;
     }
     match queues.get_mut(uplink.index()) {
-        Some(Some(DeviceQueue { tx: Tx::Own(tx, _), .. })) => {
+        Some(Some(DeviceQueue { tx: Tx::Own(tx, ..), .. })) => {
             send(tx, batch, counters, ETHERNET as u64);
         }
         _ => {
@@ -443,7 +443,7 @@ pub(crate) fn serve_host(queue: &mut DeviceQueue, counters: &PortCounters) {
         counter.add(frames);
     }
     match &mut queue.tx {
-        Tx::Own(tx, _) => send(tx, &mut exception.batch, counters, 0),
+        Tx::Own(tx, ..) => send(tx, &mut exception.batch, counters, 0),
         Tx::Other(ring) => ring.push(&mut exception.batch, counters),
         // A kernel device is no uplink.
         Tx::Kernel(..) | Tx::None => {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub(crate) mod far;
+pub(crate) mod guest;
 #[path = "../../../datapath-tap/tests/common/mod.rs"]
 pub(crate) mod kernel;
 

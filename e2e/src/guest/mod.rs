@@ -24,11 +24,27 @@ use crate::command::{Cmd, Host, Output, Process, until, until_ok};
 /// A boot takes 2 to 4 s alone, and much longer beside a compiler.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
-/// One virtio-net NIC of a guest, on a TAP device that QEMU makes and owns.
+/// What a NIC of a guest is connected to.
+#[derive(Clone, Debug)]
+pub enum Backend {
+    /// A TAP device that QEMU makes and owns, of that name (at most 15 bytes).
+    Tap(String),
+    /// A vhost-user socket; the guest's memory is shared.
+    VhostUser {
+        /// Its path.
+        socket: PathBuf,
+        /// QEMU serves it, and waits for the switch; else it connects, and connects again.
+        serve: bool,
+        /// Pairs of queues.
+        queues: u16,
+    },
+}
+
+/// One virtio-net NIC of a guest.
 #[derive(Clone, Debug)]
 pub struct Nic {
-    /// Name of the TAP device on the host, at most 15 bytes.
-    pub tap: String,
+    /// What is behind it on the host.
+    pub backend: Backend,
     /// MAC address in the guest, for example `52:54:00:00:00:01`.
     pub mac: String,
     /// Addresses with prefix lengths, IPv4 or IPv6, which the guest takes at boot.
@@ -40,15 +56,29 @@ pub struct Nic {
 }
 
 impl Nic {
-    /// A NIC with all offloads and an MTU of 1500.
+    /// A NIC on a TAP device, with all offloads and an MTU of 1500.
     pub fn new(tap: &str, mac: &str, addresses: &[&str]) -> Self {
         Self {
-            tap: tap.to_owned(),
+            backend: Backend::Tap(tap.to_owned()),
             mac: mac.to_owned(),
             addresses: addresses.iter().map(|&a| a.to_owned()).collect(),
             mtu: 1500,
             properties: String::new(),
         }
+    }
+}
+
+impl Nic {
+    /// The same on a vhost-user socket.
+    pub fn vhost_user(
+        socket: &Path,
+        (serve, queues): (bool, u16),
+        mac: &str,
+        addresses: &[&str],
+    ) -> Self {
+        let socket = socket.to_owned();
+        let backend = Backend::VhostUser { socket, serve, queues };
+        Self { backend, ..Self::new("", mac, addresses) }
     }
 }
 
@@ -237,10 +267,17 @@ fn command(spec: &GuestSpec, image: &Image, console: &Path, socket: &Path) -> Cm
         "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr tsc=reliable \
          random.trust_cpu=on no_timer_check",
     );
+    let vhost = spec.nics.iter().any(|nic| matches!(nic.backend, Backend::VhostUser { .. }));
+    let machine = if vhost { "q35,accel=tcg,memory-backend=mem" } else { "q35,accel=tcg" };
+    let shared = vhost.then(|| {
+        let object = format!("memory-backend-memfd,id=mem,size={}M,share=on", spec.memory);
+        ["-object".to_owned(), object]
+    });
     let mut command = Cmd::new("qemu-system-x86_64")
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1"])
+        .args(["-machine", machine, "-cpu", "max", "-smp", "1"])
         .args(["-m", &spec.memory.to_string()])
+        .args(shared.into_iter().flatten())
         .arg("-kernel")
         .arg(image.kernel.display())
         .arg("-initrd")
@@ -257,14 +294,33 @@ fn command(spec: &GuestSpec, image: &Image, console: &Path, socket: &Path) -> Cm
             append.push_str(&format!(" nic{n}_addr={}", nic.addresses.join(",")));
         }
         let more = if nic.properties.is_empty() { "" } else { "," };
+        let (netdev, queues) = match &nic.backend {
+            // vhost=off: one program, QEMU, reads the device, so that stopping it stops reading.
+            Backend::Tap(tap) => {
+                (format!("tap,id=n{n},ifname={tap},script=no,downscript=no,vhost=off"), 1)
+            }
+            Backend::VhostUser { socket, serve, queues } => {
+                // Since QEMU 9.2 it is called reconnect-ms.
+                let how = if *serve { "server=on,wait=on" } else { "reconnect=1" };
+                let chardev = format!("socket,id=c{n},path={},{how}", socket.display());
+                command = command.arg("-chardev").arg(chardev);
+                (format!("vhost-user,id=n{n},chardev=c{n},queues={queues}"), *queues)
+            }
+        };
+        let several = match nic.backend {
+            Backend::Tap(_) => "",
+            // QEMU 7.2 often crashes when a guest masks the control queue's own interrupt vector
+            // (`virtio_net_guest_notifier_mask`).
+            Backend::VhostUser { .. } if queues > 1 => ",mq=on,vectors=0",
+            Backend::VhostUser { .. } => ",vectors=0",
+        };
         command = command
             .arg("-netdev")
-            // vhost=off: one program, QEMU, reads the device, so that stopping it stops reading.
-            .arg(format!("tap,id=n{n},ifname={},script=no,downscript=no,vhost=off", nic.tap))
+            .arg(netdev)
             .arg("-device")
             // No boot ROM: it only costs time.
             .arg(format!(
-                "virtio-net-pci,netdev=n{n},mac={},romfile={more}{}",
+                "virtio-net-pci,netdev=n{n},mac={},romfile={several}{more}{}",
                 nic.mac, nic.properties
             ));
     }

@@ -3,3 +3,4 @@
 
 mod start;
 mod tells;
+mod vhost;

@@ -8,5 +8,5 @@ mod tunnel;
 pub use snapshot::{
     BridgeConf, Egress, PortConf, PortState, PortVlans, Snapshot, VID_MAX, VlanSet,
 };
-pub use spec::{BridgeSpec, Netns, PortKind, PortSpec, PortType, Rate, VlanSpec};
+pub use spec::{BridgeSpec, Netns, PortKind, PortSpec, PortType, Rate, VhostMode, VlanSpec};
 pub use tunnel::{Dscp, InnerTags, PeerPolicy, Ttl, TunnelKind, TunnelSpec, TunnelType, VtepSpec};

@@ -141,11 +141,42 @@ pub enum PortKind {
         /// PCI address or vdev, with its arguments, as DPDK's `--allow` and `--vdev` take them.
         devargs: String,
     },
-    /// A VM's virtio device over a Unix socket that the VM's monitor serves.
+    /// A VM's virtio device over a Unix socket.
     VhostUser {
         /// Path of the socket.
         socket: String,
+        /// Which side makes the socket.
+        mode: VhostMode,
+        /// Pairs of queues that the VM may use.
+        queues: u16,
     },
+}
+
+/// Which part the switch plays on a vhost-user socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VhostMode {
+    /// It connects to the socket that the VM's monitor serves, as often as it takes.
+    #[default]
+    Client,
+    /// It serves the socket.
+    Server,
+}
+
+impl VhostMode {
+    /// Its name in files and requests.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+
+    /// The mode of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Client, Self::Server].into_iter().find(|mode| mode.name() == name)
+    }
 }
 
 impl PortKind {

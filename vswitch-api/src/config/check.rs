@@ -115,7 +115,7 @@ fn resource(port: &PortSpec) -> (&'static str, String, String) {
         PortKind::Dpdk { devargs } => {
             ("devargs", format!("devargs {devargs}"), format!("the DPDK device {devargs:?}"))
         }
-        PortKind::VhostUser { socket } => {
+        PortKind::VhostUser { socket, .. } => {
             ("socket", format!("socket {socket}"), format!("the socket {socket:?}"))
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use switch_core::config::{BridgeSpec, Netns, PortKind, PortSpec, PortType, VlanSpec};
+use switch_core::config::{BridgeSpec, Netns, PortKind, PortSpec, PortType, VhostMode, VlanSpec};
 
 use super::desired::{DaemonSpec, Datapath, DpdkSpec, Idle};
 use super::value::Value;
@@ -131,7 +131,11 @@ pub(crate) fn port(mut fields: Fields) -> Option<PortSpec> {
             take_over: fields.flag("take-over").unwrap_or(false),
         },
         PortType::Dpdk => PortKind::Dpdk { devargs: fields.text("devargs")? },
-        PortType::VhostUser => PortKind::VhostUser { socket: fields.text("socket")? },
+        PortType::VhostUser => PortKind::VhostUser {
+            socket: fields.text("socket")?,
+            mode: fields.text("mode").and_then(|m| VhostMode::from_name(&m)).unwrap_or_default(),
+            queues: fields.int("queues").and_then(|n| u16::try_from(n).ok()).unwrap_or(1),
+        },
     };
     let default = PortSpec::new(name, kind, fields.text("bridge").as_deref());
     let vlan = match (fields.vlan("access"), fields.vlans("trunk")) {
@@ -171,7 +175,11 @@ pub(crate) fn of_port(spec: &PortSpec) -> Pairs {
         }
         PortKind::Netdev { device, .. } => out.push(("device", text(device))),
         PortKind::Dpdk { devargs } => out.push(("devargs", text(devargs))),
-        PortKind::VhostUser { socket } => out.push(("socket", text(socket))),
+        PortKind::VhostUser { socket, mode, queues } => {
+            out.push(("socket", text(socket)));
+            out.push(("mode", text(mode.name())));
+            out.push(("queues", Value::Int((*queues).into())));
+        }
     }
     out.extend(spec.mtu.map(|mtu| ("mtu", Value::Int(mtu.into()))));
     out.extend(spec.mac.map(|mac| ("mac", Value::Mac(mac))));

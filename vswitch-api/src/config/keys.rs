@@ -140,6 +140,8 @@ pub const MAX_CONFIG_BYTES: usize = 32 << 20;
 pub const VERSION: u32 = 1;
 
 const MAX_FDB: u32 = 16_777_216;
+/// What libdpdk has room for is more; a VM has no more CPUs to serve them with.
+const MAX_QUEUES: u32 = 64;
 const MAX_ENTROPY_PORTS: u32 = VtepSpec::MAX_ENTROPY_PORTS as u32;
 
 /// The types of ports or tunnels that a key is for.
@@ -237,7 +239,14 @@ pub const KEYS: &[Key] = keys! {
         "The DPDK device: a PCI address or a vdev, with its arguments.";
     Port "socket": KeyType::Path, Otherwise("required for vhost-user"), VHOST_USER,
         "\"/run/vswitch/vm7.sock\"",
-        "The Unix socket that the VM's monitor serves.";
+        "The Unix socket to the VM's monitor.";
+    Port "mode": KeyType::Choice(&["client", "server"]), Is("\"client\""), VHOST_USER,
+        "\"client\"",
+        "Whether the switch connects to the socket that the VM's monitor serves (QEMU: \
+         server=on), or serves it. Either side may come first, and come back.";
+    Port "queues": KeyType::Int { min: 1, max: MAX_QUEUES }, Is("1"), VHOST_USER, "1",
+        "Pairs of queues that the VM may use, and is given as its monitor's `queues`. A VM that \
+         uses fewer is served by those.";
     Port "mtu": KeyType::Int { min: 68, max: 65_521 }, Otherwise("the device's own"), &[], "1500",
         "Largest layer-3 packet, in bytes, that the device is set to.";
     Port "mac": KeyType::Mac, Otherwise("the device's own"), WITH_MAC,

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json, json};
-use switch_core::config::{BridgeSpec, PortKind, PortSpec, TunnelKind, TunnelSpec, VtepSpec};
+use switch_core::config::{
+    BridgeSpec, PortKind, PortSpec, TunnelKind, TunnelSpec, VhostMode, VtepSpec,
+};
 
 use super::desired::{DaemonSpec, Desired, DpdkSpec};
 use super::fields::{self, Pairs};
@@ -96,7 +98,9 @@ fn port_pairs(port: &PortSpec) -> Pairs {
         }
         PortKind::Netdev { .. } => PortKind::Netdev { device: String::new(), take_over: false },
         PortKind::Dpdk { .. } => PortKind::Dpdk { devargs: String::new() },
-        PortKind::VhostUser { .. } => PortKind::VhostUser { socket: String::new() },
+        PortKind::VhostUser { .. } => {
+            PortKind::VhostUser { socket: String::new(), mode: VhostMode::default(), queues: 1 }
+        }
     };
     let default = PortSpec::new(port.name.clone(), kind, None);
     changed(fields::of_port(port), fields::of_port(&default))

@@ -73,8 +73,12 @@ where
             return;
         };
         let Some(info) = port.info.as_mut().filter(|info| info.link_up != up) else { return };
-        info.link_up = up;
         let id = port.id;
+        // What is behind it now may be another machine, which takes other frames unfinished.
+        if let Some(now) = up.then(|| self.backend.port_info(id)).flatten() {
+            *info = now;
+        }
+        info.link_up = up;
         let (event, words) = if up { ("port-up", "up") } else { ("port-down", "link down") };
         self.events.add(EventLevel::Info, event, &format!("port {name}"), words);
         self.publish();

@@ -1,0 +1,164 @@
+//! Ports of type `dpdk`: what is wrong with their devices, before and after DPDK was asked.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use switch_core::datapath::BackendError;
+
+use crate::error::DpdkError;
+
+/// Kernel drivers that leave a PCI function to programs, or share it with them (mlx4, mlx5, mana).
+const FOR_PROGRAMS: &[&str] =
+    &["vfio-pci", "uio_pci_generic", "igb_uio", "mlx4_core", "mlx5_core", "mana"];
+
+/// Linux's number for "no such device".
+const ENODEV: i32 = 19;
+
+/// A PCI function's address in full, if that is what the devargs begin with.
+fn pci_address(devargs: &str) -> Option<String> {
+    let name = devargs.split(',').next()?;
+    let name = name.strip_prefix("pci:").unwrap_or(name);
+    let (rest, function) = name.rsplit_once('.')?;
+    let mut parts = rest.rsplit(':');
+    let (device, bus, domain) = (parts.next()?, parts.next()?, parts.next().unwrap_or("0000"));
+    let hex = |text: &str, most: usize| {
+        (1..=most).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit())
+    };
+    let whole = hex(domain, 8) && hex(bus, 2) && hex(device, 2) && hex(function, 1);
+    let ours = whole && parts.next().is_none();
+    ours.then(|| format!("{domain:0>4}:{bus:0>2}:{device:0>2}.{function}").to_lowercase())
+}
+
+/// The kernel's device that a vdev is made for, if the driver is one of those that need one.
+fn kernel_device(devargs: &str) -> Option<&str> {
+    let needs = ["net_af_packet", "net_af_xdp"].iter().any(|driver| devargs.starts_with(driver));
+    devargs.split(',').skip(1).filter(|_| needs).find_map(|arg| arg.strip_prefix("iface="))
+}
+
+/// The device's name in DPDK.
+pub(crate) fn name(devargs: &str) -> String {
+    let name = devargs.split(',').next().unwrap_or_default();
+    pci_address(devargs).unwrap_or_else(|| name.strip_prefix("vdev:").unwrap_or(name).to_owned())
+}
+
+/// Looks at the system before DPDK does, which says little of what it finds.
+///
+/// # Errors
+/// The device is not there, or not left to DPDK.
+pub(crate) fn check(devargs: &str) -> Result<(), BackendError> {
+    if let Some(device) = kernel_device(devargs)
+        && !Path::new("/sys/class/net").join(device).exists()
+    {
+        return Err(BackendError::NotThere { what: format!("device {device}") });
+    }
+    pci_address(devargs).map_or(Ok(()), |address| check_pci(&address, Path::new("/sys")))
+}
+
+fn check_pci(address: &str, sys: &Path) -> Result<(), BackendError> {
+    let device = sys.join("bus/pci/devices").join(address);
+    if !device.exists() {
+        return Err(BackendError::NotThere { what: format!("PCI device {address}") });
+    }
+    let link = |name: &str| fs::read_link(device.join(name)).ok();
+    let last = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let driver = link("driver").and_then(last);
+    let failed = |cause: String, hint: String| BackendError::Failed {
+        attempted: format!("attaching the PCI device {address}"),
+        cause,
+        hint: Some(hint),
+    };
+    let bind = format!(
+        "give it to programs: dpdk-devbind.py -b vfio-pci {address}  (or: driverctl set-override \
+         {address} vfio-pci). The host loses it"
+    );
+    match driver.as_deref() {
+        None => Err(failed("no kernel driver has it".into(), bind)),
+        Some("vfio-pci") if link("iommu_group").is_none() => {
+            let cause = "it is bound to vfio-pci, and the machine has no IOMMU or does not use it";
+            let hint = "turn the IOMMU on in the firmware and boot with intel_iommu=on iommu=pt \
+                        (amd_iommu=on); or, without protection of memory: \
+                        echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+            Err(failed(cause.into(), hint.into()))
+        }
+        Some(driver) if FOR_PROGRAMS.contains(&driver) => Ok(()),
+        Some(driver) => Err(failed(format!("the kernel's driver {driver} has it"), bind)),
+    }
+}
+
+/// What DPDK refused, for an operator.
+pub(crate) fn refused(error: DpdkError, devargs: &str) -> BackendError {
+    if error.errno() == Some(ENODEV) {
+        return BackendError::NotThere { what: format!("the DPDK device {devargs}") };
+    }
+    let hint = match name(devargs).strip_prefix("net_") {
+        Some(_) => {
+            "compare with the arguments of the driver: \
+                    https://doc.dpdk.org/guides-22.11/nics/"
+        }
+        None => "look at it: dpdk-devbind.py --status-dev net",
+    };
+    error.into_backend(Some(hint))
+}
+
+/// Two ports cannot have one device.
+pub(crate) fn taken(name: &str) -> BackendError {
+    BackendError::Failed {
+        attempted: format!("attaching the device {name}"),
+        cause: "another port has it".into(),
+        hint: Some(
+            "see: vswitch-ctl port show ; a vdev may have any name that begins with its \
+                    driver's"
+                .into(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn addresses_and_names() {
+        for (devargs, wanted) in [
+            ("0000:3b:02.0", "0000:3b:02.0"),
+            ("3B:2.1,mac=1", "0000:3b:02.1"),
+            ("pci:0001:00:1f.7", "0001:00:1f.7"),
+            ("net_tap0,iface=a.b", "net_tap0"),
+            ("vdev:net_null0", "net_null0"),
+            ("net_x:y.z", "net_x:y.z"),
+            ("", ""),
+            ("1:2:3:4.5", "1:2:3:4.5"),
+        ] {
+            assert_eq!(name(devargs), wanted, "{devargs}");
+        }
+        assert_eq!(kernel_device("net_af_xdp1,queue_count=2,iface=eth9"), Some("eth9"));
+        assert_eq!(kernel_device("net_tap1,iface=eth9"), None, "it makes one");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_pci_function_is_told_with_the_command_that_mends_it() {
+        let sys = std::env::temp_dir().join(format!("vsw-sys-{}", std::process::id()));
+        let device = sys.join("bus/pci/devices/0000:3b:02.0");
+        fs::create_dir_all(&device).unwrap();
+        let tell = || check_pci("0000:3b:02.0", &sys);
+        let hint = |error: &BackendError| error.hint().unwrap_or_default().to_owned();
+        let absent = check_pci("0000:3b:02.1", &sys).unwrap_err();
+        assert!(matches!(absent, BackendError::NotThere { .. }), "{absent}");
+
+        let error = tell().unwrap_err();
+        assert!(hint(&error).contains("dpdk-devbind.py -b vfio-pci 0000:3b:02.0"), "{error}");
+        symlink("../../drivers/ixgbe", device.join("driver")).unwrap();
+        let error = tell().unwrap_err();
+        assert!(error.to_string().contains("driver ixgbe has it"), "{error}");
+        assert!(hint(&error).contains("driverctl set-override 0000:3b:02.0"), "{error}");
+        fs::remove_file(device.join("driver")).unwrap();
+        symlink("../../drivers/vfio-pci", device.join("driver")).unwrap();
+        let error = tell().unwrap_err();
+        assert!(error.to_string().contains("no IOMMU"), "{error}");
+        symlink("../../../kernel/iommu_groups/7", device.join("iommu_group")).unwrap();
+        tell().unwrap();
+        fs::remove_dir_all(sys).unwrap();
+    }
+}

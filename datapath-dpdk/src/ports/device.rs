@@ -1,0 +1,94 @@
+//! An open DPDK device as a port: what the control side knows of it, and what it tells.
+
+use switch_core::datapath::{Caps, PortEventKind, PortInfo};
+use switch_core::ids::WorkerId;
+
+use super::vhost;
+use crate::ethdev::Device;
+
+#[derive(Debug)]
+pub(crate) struct DevicePort {
+    pub(crate) device: Device,
+    /// Who polls each receive queue.
+    pub(crate) rx_workers: Vec<WorkerId>,
+    /// Settings the device goes without, in words.
+    pub(crate) lost: Vec<String>,
+    /// The MTU asked for, where the driver does not know the notion.
+    pub(crate) mtu: Option<u16>,
+    /// As last told.
+    link_up: bool,
+    /// With a guest: changes of the link that were told of, and whether it may be sent to.
+    changes: u32,
+    known: bool,
+    gone: bool,
+}
+
+impl DevicePort {
+    pub(crate) fn new(device: Device, rx_workers: Vec<WorkerId>) -> Self {
+        // A guest comes by an event, with what it takes.
+        let link_up = !device.has_guest() && device.link_up();
+        let lost = device.refused().into_iter().cloned().collect();
+        let mtu = None;
+        Self { device, rx_workers, lost, mtu, link_up, changes: 0, known: false, gone: false }
+    }
+
+    /// As last told.
+    pub(crate) fn link_up(&self) -> bool {
+        self.link_up
+    }
+
+    pub(crate) fn info(&self) -> PortInfo {
+        let (rx, tx) = self.device.queues();
+        let caps = if self.device.has_guest() {
+            let there = self.link_up && self.device.link_up();
+            vhost::caps(if there { self.device.guest_features() } else { 0 })
+        } else {
+            // Segmentation needs pseudo-header sums without the length, which differs from what
+            // frames carry: super-frames are cut in software.
+            Caps { csum: self.device.finishes_checksums(), ..Caps::default() }
+        };
+        PortInfo {
+            device: self.device.name().to_owned(),
+            driver: self.device.driver().to_owned(),
+            mtu: self.mtu.unwrap_or_else(|| self.device.mtu()).into(),
+            mac: self.device.mac(),
+            caps,
+            queues: rx.max(tx),
+            link_up: if self.device.has_guest() { self.link_up } else { self.device.link_up() },
+            lost: self.lost.clone(),
+            details: self.device.details(),
+        }
+    }
+
+    /// What happened since the last call.
+    pub(crate) fn events(&mut self) -> Vec<PortEventKind> {
+        if let Some(trouble) = self.device.trouble() {
+            let first = !std::mem::replace(&mut self.gone, true);
+            return first.then(|| PortEventKind::Gone(trouble.into())).into_iter().collect();
+        }
+        if self.device.has_guest() {
+            return self.guest_events();
+        }
+        let up = self.device.link_up();
+        let kind = if up { PortEventKind::LinkUp } else { PortEventKind::LinkDown };
+        (std::mem::replace(&mut self.link_up, up) != up).then_some(kind).into_iter().collect()
+    }
+
+    /// A guest that left and came back meanwhile may finish other things than before, and have other
+    /// addresses: both are told. It is sent nothing until that was heard, which it was when this is
+    /// called again.
+    fn guest_events(&mut self) -> Vec<PortEventKind> {
+        let (changes, up) = (self.device.link_changes(), self.device.link_up());
+        let mut told = Vec::new();
+        if changes != self.changes {
+            (self.changes, self.known) = (changes, false);
+            told.extend(self.link_up.then_some(PortEventKind::LinkDown));
+            told.extend(up.then_some(PortEventKind::LinkUp));
+            self.link_up = up;
+        } else if up && !self.known {
+            self.device.know_guest(changes);
+            self.known = true;
+        }
+        told
+    }
+}
