@@ -52,6 +52,9 @@ struct Args {
     /// One pair and one second each, to see whether it works.
     #[arg(long)]
     quick: bool,
+    /// Measure only these of the switches of each row.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    sides: Vec<Side>,
     /// Measure only our switch.
     #[arg(long)]
     no_peers: bool,
@@ -142,17 +145,19 @@ impl Bench {
 
     /// Ours and those peers of a row that are to be measured and are there.
     fn sides(&self, row: &Row) -> Vec<Side> {
-        let mut sides = vec![Side::Ours];
-        if self.args.no_peers {
-            return sides;
-        }
-        for side in row.peers {
-            match missing(*side) {
+        let mut sides = Vec::new();
+        for side in [&[Side::Ours], row.peers].concat().into_iter().filter(|s| self.wants(*s)) {
+            match missing(side) {
                 Some(why) => println!("  {} is not measured: {why}", side.name()),
-                None => sides.push(*side),
+                None => sides.push(side),
             }
         }
         sides
+    }
+
+    fn wants(&self, side: Side) -> bool {
+        let named = self.args.sides.is_empty() || self.args.sides.contains(&side);
+        named && (side == Side::Ours || !self.args.no_peers)
     }
 
     fn row(&mut self, row: &Row) -> Result<Vec<Verdict>> {

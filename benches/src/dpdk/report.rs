@@ -46,7 +46,13 @@ pub fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
 
 /// Prints a row that compares rates; the verdicts on its goals.
 pub fn rates(row: &Row, found: &[Rates]) -> Vec<Verdict> {
-    let Some((ours, peers)) = found.split_first() else { return Vec::new() };
+    let Some((ours, peers)) = found.split_first().filter(|(ours, _)| ours.side == Side::Ours)
+    else {
+        for Rates { side, mpps } in found {
+            println!("  {:<16} {} Mpps", side.name(), summary(mpps, 2));
+        }
+        return Vec::new();
+    };
     println!("  {:<16} {} Mpps", ours.side.name(), summary(&ours.mpps, 2));
     for peer in peers {
         let ratios = ratios(&ours.mpps, &peer.mpps);
@@ -113,6 +119,7 @@ mod tests {
         assert_eq!(met, [(true, false), (true, true)]);
         assert_eq!(verdicts[0].got, 2.0);
         assert!(rates(row, &found[..1]).is_empty(), "a goal without the peer");
+        assert!(rates(row, &found[1..]).is_empty(), "a goal without us");
     }
 
     #[test]

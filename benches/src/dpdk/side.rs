@@ -22,7 +22,7 @@ const OVS_UPLINK: [u8; 6] = [2, 0xaa, 0, 0, 0, 1];
 const MAX_FDB: u32 = 2_097_152;
 
 /// A switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Side {
     /// `vswitchd`.
     Ours,
@@ -201,7 +201,7 @@ pub fn config(scene: Scene, hugepages: bool) -> String {
     let hugepages = if hugepages { "auto" } else { "off" };
     let mut config = format!(
         "version = 1\n[daemon]\ndatapath = \"dpdk\"\ncpus = \"1\"\nidle = \"poll\"\n\
-         max-fdb-total = {MAX_FDB}\n[dpdk]\nhugepages = \"{hugepages}\"\neal = [\"--no-pci\"]\n\
+         max-fdb-total = {MAX_FDB}\n[dpdk]\nhugepages = \"{hugepages}\"\n\
          [[bridge]]\nname = \"br0\"\nmax-fdb = {MAX_FDB}\n"
     );
     for (n, device) in scene.devices().iter().enumerate() {
