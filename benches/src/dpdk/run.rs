@@ -166,6 +166,9 @@ impl Runner {
             );
             *found = given;
         }
+        if let (Side::Ours, Some(path)) = (side, &self.profile) {
+            worker.profile(path)?;
+        }
         running.stop()?;
         Ok((found[1], found[0]))
     }

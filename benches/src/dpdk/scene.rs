@@ -165,6 +165,9 @@ impl Oracle {
     pub fn check(&self, port: usize, kept: &[Bytes]) -> Result<()> {
         // With two ports, where one only teaches nothing comes out of the other.
         let expected = port < 2 && !self.scene.teaches(1 - port);
+        // On the underlay the host's stack speaks, too: IPv6 looks for routers.
+        let underlay = matches!(self.scene, Scene::Overlay { .. }) && port == 1;
+        let kept: Vec<&Bytes> = kept.iter().filter(|f| !underlay || f[12..14] == [8, 0]).collect();
         ensure!(kept.is_empty() != expected, "port {port}: {} frames were kept", kept.len());
         for frame in kept {
             self.one(port, frame).with_context(|| format!("at port {port}: {frame:02x?}"))?;
