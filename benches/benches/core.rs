@@ -80,11 +80,17 @@ fn under_callgrind(frames: usize, what: &[String]) -> ExitCode {
             let Ok(burst) = burst.parse() else { return ExitCode::FAILURE };
             Bench::new(&Workload::new(1_000, Spread::Uniform), burst).run(frames);
         }
-        [kind, way] => {
+        [kind, way, rest @ ..] => {
             let kind = Kind::ALL.into_iter().find(|k| k.name() == kind);
             let way = Direction::ALL.into_iter().find(|w| w.name() == way);
             let (Some(kind), Some(way)) = (kind, way) else { return ExitCode::FAILURE };
-            Rig::new(&Load { kind, inner: 64, flows: 1, networks: 1 }, way).run(frames);
+            let mut counts = rest.iter().map(|count| count.parse().ok());
+            let (Some(flows), Some(networks)) =
+                (counts.next().unwrap_or(Some(1)), counts.next().unwrap_or(Some(1)))
+            else {
+                return ExitCode::FAILURE;
+            };
+            Rig::new(&Load { kind, inner: 64, flows, networks }, way).run(frames);
         }
         _ => return ExitCode::FAILURE,
     }

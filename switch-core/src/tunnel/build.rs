@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{
-    Accepts, HeaderKind, NetworkKey, Proto, Sequence, TunnelConf, TunnelHeader, TunnelState,
+    Accepts, HeaderKind, LaneHeader, NetworkKey, Proto, Sequence, TunnelConf, TunnelHeader,
+    TunnelState,
 };
 use crate::config::{InnerTags, PortVlans, TunnelKind, TunnelSpec};
 use crate::ids::{BridgeId, PeerId, PortId, TunnelId};
@@ -108,7 +109,7 @@ impl TunnelConf {
         let new_state = || (Arc::<TunnelState>::default(), super::OverlayCounters::each(workers));
         let (state, counters) =
             earlier.map_or_else(new_state, |e| (Arc::clone(&e.state), Arc::clone(&e.counters)));
-        Ok(Self {
+        let mut tunnel = Self {
             id,
             name: spec.name.as_str().into(),
             vtep,
@@ -121,6 +122,7 @@ impl TunnelConf {
             learning: spec.learning,
             ttl: spec.ttl,
             dscp: spec.dscp,
+            lane: None,
             df: spec.df,
             udp_checksum: spec.sends_checksum(local),
             strict_reserved: spec.strict_reserved,
@@ -130,7 +132,9 @@ impl TunnelConf {
             sequences,
             state,
             counters,
-        })
+        };
+        tunnel.lane = LaneHeader::new(&tunnel);
+        Ok(tunnel)
     }
 }
 

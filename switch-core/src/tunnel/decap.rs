@@ -130,7 +130,7 @@ pub fn guess<'a>(
 
 /// Whether packets can come from there: from another host, and only from one.
 #[inline]
-fn is_a_hosts(src: IpAddr, local: IpAddr) -> bool {
+pub(super) fn is_a_hosts(src: IpAddr, local: IpAddr) -> bool {
     let martian = match src {
         IpAddr::V4(src) => src.is_multicast() || src.is_broadcast(),
         IpAddr::V6(src) => src.is_multicast(),
@@ -368,9 +368,16 @@ impl<'a> Opened<'a> {
         Ok(self)
     }
 
-    /// Where the inner frame begins.
-    pub(super) const fn inner_at(&self) -> usize {
-        self.inner
+    /// A packet of a peer whose inner frame begins at `inner`, and that has no options.
+    #[inline]
+    pub(super) const fn bare(
+        tunnel: &'a Arc<TunnelConf>,
+        peer: &'a Arc<PeerConf>,
+        src: IpAddr,
+        inner: usize,
+        ecn: Ecn,
+    ) -> Self {
+        Self { tunnel, peer: Some(peer), src, options: (inner, inner), inner, end: inner, ecn }
     }
 
     /// The same of a packet that ends elsewhere.

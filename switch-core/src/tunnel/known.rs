@@ -1,97 +1,146 @@
-//! The plain case of decapsulation: packets whose outer headers say what those of an earlier one did.
+//! The plain case of decapsulation: packets with bare headers, whose sender and network are those of
+//! the packet before or can be looked up at once.
 //!
-//! A packet that [`open`](super::open) took is remembered by what it was taken for: five words of
-//! its headers, without the fields that may differ. Another that has the same words is taken, too,
-//! once the rest is checked. What does not fit here goes to [`open`](super::open) itself.
+//! A bare packet differs from others of its kind in a few fields; all the rest of its headers is
+//! compared as five words. What does not fit here goes to [`open`](super::open), which alone says
+//! why a packet is not taken.
 
-use super::Opened;
-use crate::wire::{EtherType, IpProtocol, UdpHeader};
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::decap::is_a_hosts;
+use super::{NetworkKey, Opened, Overlay, Proto, VtepConf};
+use crate::config::TunnelType;
+use crate::wire::ecn::Ecn;
+use crate::wire::{EtherType, IpProtocol, UdpHeader, Vni};
 
 /// IPv4, UDP, and a header of eight bytes: VXLAN, or GENEVE without options.
 const LEN: usize = 36;
 const IPV4: usize = 20;
 const ETHERNET: usize = 14;
 
-/// The first 36 bytes as words, with what may differ masked out: the DSCP, length, identification,
-/// DF, TTL, the checksum of the header, the UDP source port and length.
+const _: () = assert!(LEN == IPV4 + UdpHeader::LEN + 8);
+
+/// The first 32 bytes as words, without what may differ: DSCP, lengths, identification, DF, TTL, the
+/// header's checksum, the source's address and port. The network follows.
 const MASKS: [[u8; 8]; 4] = [
     [0xff, 0x03, 0, 0, 0, 0, 0x3f, 0xff],
-    [0, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff],
+    [0, 0xff, 0, 0, 0, 0, 0, 0],
     [0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff],
     [0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
 ];
 
-/// What packets of one sender in one tunnel have in common, and what they are taken for.
-#[derive(Clone, Copy, Debug)]
+/// Knows bare packets to one VTEP, and what the last one of them was taken for.
+#[derive(Debug)]
 pub struct Known<'a> {
+    overlay: &'a Overlay,
+    vtep: &'a VtepConf,
+    local: Ipv4Addr,
+    /// What packets to the UDP port of the last one have in common.
     words: [u64; 4],
-    network: u32,
-    opened: Opened<'a>,
+    /// Its source address and the last word of its tunnel header, as they are on the wire.
+    from: (u32, u32),
+    /// What it was taken for; `None` at the start, and if it was for [`open`](super::open).
+    opened: Option<Opened<'a>>,
 }
 
 impl<'a> Known<'a> {
-    /// What a packet that begins with `head` and was taken for `opened` says of others, or `None`
-    /// if it says nothing: it has more to it than the plain headers, or nobody known sent it.
-    pub fn of(head: &[u8], opened: &Opened<'a>) -> Option<Self> {
-        let (words, network) = common(head.first_chunk()?);
-        let [first, second, .., third] = words.map(u64::to_ne_bytes);
-        let ([version, ecn, .., f0, f1], [_, protocol, ..]) = (first, second);
-        let [_, _, c0, c1, tunnel @ ..] = third;
-        let plain = [version, ecn, f0, f1] == [0x45, 0, 0, 0]
-            && (protocol, c0, c1) == (IpProtocol::UDP.0, 0, 0);
-        let [e0, e1] = EtherType::TEB.0.to_be_bytes();
-        let bare = [[0x08, 0, 0, 0], [0, 0, e0, e1]].contains(&tunnel)
-            && network.to_ne_bytes().last() == Some(&0);
-        let taken = opened.peer.is_some() && opened.inner_at() == LEN;
-        (plain && bare && taken).then_some(Self { words, network, opened: *opened })
+    /// Knows nothing yet. `None` for a VTEP that no packet is bare to.
+    pub fn new(overlay: &'a Overlay, vtep: &'a VtepConf) -> Option<Self> {
+        let IpAddr::V4(local) = vtep.local else { return None };
+        let known = Self { overlay, vtep, local, words: [0; 4], from: (0, 0), opened: None };
+        (!vtep.udp.is_empty()).then_some(known)
     }
 
     /// What a packet of `len` bytes is taken for that begins with `head`; `None` if that cannot be
     /// told here.
     #[inline(always)]
-    pub fn open(&self, head: &[u8], len: usize) -> Option<Opened<'a>> {
+    pub fn open(&mut self, head: &[u8], len: usize) -> Option<Opened<'a>> {
         // The inner Ethernet header has to be there, too.
         let outer: &[u8; LEN] = head.first_chunk::<{ LEN + ETHERNET }>()?.first_chunk()?;
-        let (words, network) = common(outer);
-        let mut differs = u64::from(network ^ self.network);
-        for (word, known) in words.iter().zip(&self.words) {
-            differs |= word ^ known;
+        let (words, from) = split(outer);
+        let mut differs = u64::from(from.0 ^ self.from.0) | u64::from(from.1 ^ self.from.1);
+        for ((word, mask), known) in words.iter().zip(&MASKS).zip(&self.words) {
+            differs |= word & u64::from_ne_bytes(*mask) ^ known;
         }
+        if differs != 0 {
+            self.look_up(outer);
+        }
+        let opened = self.opened?;
         let total = u16::from_be_bytes([outer[2], outer[3]]);
         let datagram = u16::from_be_bytes([outer[24], outer[25]]);
         let end = usize::from(total);
-        let holds = differs == 0
-            && outer[8] != 0
-            && header_sum(outer) == 0xffff
+        let holds = outer[8] != 0
+            && header_sum(words, outer) == 0xffff
             && datagram == total.wrapping_sub(IPV4 as u16)
             && (LEN + ETHERNET..=len).contains(&end);
-        holds.then(|| self.opened.ending_at(end))
+        holds.then(|| opened.ending_at(end))
+    }
+
+    /// Looks for the sender and the network of a packet that has another than the last one.
+    #[inline(never)]
+    fn look_up(&mut self, outer: &[u8; LEN]) {
+        let (words, from) = split(outer);
+        let words = words.iter().zip(&MASKS).map(|(word, mask)| word & u64::from_ne_bytes(*mask));
+        for (to, word) in self.words.iter_mut().zip(words) {
+            *to = word;
+        }
+        self.from = from;
+        self.opened = self.opened(outer);
+    }
+
+    /// What such a packet is taken for, if the rest of it is right.
+    fn opened(&self, outer: &[u8; LEN]) -> Option<Opened<'a>> {
+        let [version, class, _, _, _, _, f0, f1, _, protocol, _, _, ref rest @ ..] = *outer;
+        let [s0, s1, s2, s3, d0, d1, d2, d3, _, _, p0, p1, ref rest @ ..] = *rest;
+        let [_, _, c0, c1, t0, t1, t2, t3, v0, v1, v2, reserved] = *rest;
+        let bare = version == 0x45
+            && class & 3 == 0
+            && [f0 & 0x3f, f1, c0, c1, reserved] == [0; 5]
+            && protocol == IpProtocol::UDP.0
+            && [d0, d1, d2, d3] == self.local.octets();
+        if !bare {
+            return None;
+        }
+        let port = u16::from_be_bytes([p0, p1]);
+        let (_, kind) = self.vtep.udp.iter().find(|(listens, _)| *listens == port)?;
+        let [e0, e1] = EtherType::TEB.0.to_be_bytes();
+        let header = match kind {
+            TunnelType::Vxlan => [0x08, 0, 0, 0],
+            TunnelType::Geneve => [0, 0, e0, e1],
+            TunnelType::Gre | TunnelType::Nvgre => return None,
+        };
+        let src = IpAddr::from([s0, s1, s2, s3]);
+        if [t0, t1, t2, t3] != header || !is_a_hosts(src, self.vtep.local) {
+            return None;
+        }
+        let vni = Vni::from_be_bytes([v0, v1, v2]);
+        let tunnel = self.overlay.network(NetworkKey::udp(self.vtep.port, port, vni))?;
+        let peer = self.overlay.peer_at(self.vtep.port, Proto::Udp(port), src)?;
+        let accepted = tunnel.accepts.peer(Some(peer.id));
+        accepted.then(|| Opened::bare(tunnel, peer, src, LEN, Ecn::NotEct))
     }
 }
 
-const _: () = assert!(LEN == IPV4 + UdpHeader::LEN + 8);
-
-/// The words that packets have in common.
+/// The words of the first 32 bytes; the source address and the word with the network.
 #[inline(always)]
-fn common(outer: &[u8; LEN]) -> ([u64; 4], u32) {
+fn split(outer: &[u8; LEN]) -> ([u64; 4], (u32, u32)) {
     let (words, rest) = outer.as_chunks::<8>();
-    let mut common = [0; 4];
-    for ((to, word), mask) in common.iter_mut().zip(words).zip(&MASKS) {
-        *to = u64::from_ne_bytes(*word) & u64::from_ne_bytes(*mask);
-    }
-    let network = rest.first_chunk().copied().unwrap_or_default();
-    (common, u32::from_ne_bytes(network))
+    let words: [u64; 4] =
+        std::array::from_fn(|at| words.get(at).map_or(0, |w| u64::from_ne_bytes(*w)));
+    let word = |bytes: Option<&[u8; 4]>| u32::from_ne_bytes(bytes.copied().unwrap_or_default());
+    let src = outer.get(12..).and_then(|rest| rest.first_chunk());
+    (words, (word(src), word(rest.first_chunk())))
 }
 
 /// The ones' complement sum of the IPv4 header: 0xffff if its checksum is right.
 #[inline(always)]
-fn header_sum(outer: &[u8; LEN]) -> u16 {
-    let mut sum = 0_u64;
-    for word in outer.as_chunks::<4>().0.iter().take(IPV4 / 4) {
-        sum = sum.wrapping_add(u32::from_ne_bytes(*word).into());
-    }
-    let sum = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
-    let sum = (sum & 0xffff).wrapping_add(sum >> 16 & 0xffff).wrapping_add(sum >> 32);
-    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
-    (sum & 0xffff).wrapping_add(sum >> 16) as u16
+fn header_sum([first, second, ..]: [u64; 4], outer: &[u8; LEN]) -> u16 {
+    let dst = outer.get(16..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
+    let halves = [first >> 32, first & 0xffff_ffff, second >> 32, second & 0xffff_ffff];
+    let sum =
+        halves.iter().fold(u64::from(u32::from_ne_bytes(dst)), |sum, half| sum.wrapping_add(*half));
+    let sum = (sum >> 32).wrapping_add(sum & 0xffff_ffff);
+    let sum = (sum >> 16).wrapping_add(sum & 0xffff);
+    let sum = (sum >> 16).wrapping_add(sum & 0xffff);
+    (sum >> 16).wrapping_add(sum & 0xffff) as u16
 }

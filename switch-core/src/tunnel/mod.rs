@@ -43,7 +43,7 @@ pub use decap::{Opened, Refused, guess, open};
 pub use encap::{EncapFields, encap};
 pub use inner::{Inner, InnerIp};
 pub use known::Known;
-pub use lane::Lane;
+pub use lane::{Lane, LaneHeader};
 pub use outer::{ENTROPY_FIRST, OuterHeader};
 pub use table::{
     Accepts, HeaderKind, NetworkKey, Overlay, PeerConf, PeerState, Proto, Sequence, TunnelConf,

@@ -8,6 +8,8 @@ use zerocopy::IntoBytes;
 use super::Proto;
 use crate::wire::{IpProtocol, Ipv4Header, Ipv6Header, UdpHeader};
 
+/// IPv4 and UDP.
+pub(super) const V4_UDP: usize = Ipv4Header::LEN + UdpHeader::LEN;
 /// IPv6 and UDP.
 const OUTER_MAX: usize = Ipv6Header::LEN + UdpHeader::LEN;
 
@@ -111,8 +113,16 @@ impl OuterHeader {
         }
     }
 
+    /// The headers, if they are IPv4 and UDP, and the sum of the former's words. What changes from
+    /// packet to packet is zero in them.
+    #[inline]
+    pub(super) fn v4_udp(&self) -> Option<(&[u8; V4_UDP], u32)> {
+        let is = self.len == V4_UDP && self.ip_sum > 0;
+        self.bytes.first_chunk().filter(|_| is).map(|bytes| (bytes, self.ip_sum))
+    }
+
     const V4: usize = Ipv4Header::LEN;
-    const V4_UDP: usize = Ipv4Header::LEN + UdpHeader::LEN;
+    const V4_UDP: usize = V4_UDP;
     const V6: usize = Ipv6Header::LEN;
     const V6_UDP: usize = OUTER_MAX;
 

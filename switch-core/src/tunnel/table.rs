@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 
-use super::{OuterHeader, OverlayCounters};
+use super::{LaneHeader, OuterHeader, OverlayCounters};
 use crate::config::{Dscp, PortVlans, Ttl, TunnelType};
 use crate::ids::{BridgeId, PeerId, PortId, TunnelId};
 use crate::wire::Vni;
@@ -208,6 +208,8 @@ pub struct TunnelConf {
     pub ttl: Ttl,
     /// DSCP of outer packets.
     pub dscp: Dscp,
+    /// What all of this comes to for plain frames.
+    pub lane: Option<LaneHeader>,
     /// Its VLANs there, as a port's.
     pub vlans: PortVlans,
     /// Whose packets are accepted.

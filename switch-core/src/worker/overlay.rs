@@ -65,13 +65,12 @@ impl<D: Datapath> Worker<D> {
             fetch(overlay, vtep, self.rx.as_slice(), worker);
         }
         let mut planned = ArrayVec::<_, BURST_MAX>::new();
-        let (mut known, mut run) = (None::<Known<'_>>, Run::default());
+        let (mut known, mut run) = (Known::new(overlay, vtep), Run::default());
         for frame in self.rx.as_mut_slice() {
             let (head, len) = (frame.head(), frame.len());
-            let arrived = match known.as_ref().and_then(|known| known.open(head, len)) {
+            let arrived = match known.as_mut().and_then(|known| known.open(head, len)) {
                 Some(opened) => take_in(&opened, frame, Options::default(), fdb),
                 None => tunnel::open(overlay, vtep, frame).and_then(|opened| {
-                    known = Known::of(frame.head(), &opened).or(known);
                     let (from, to) = opened.options;
                     let options = frame.head().get(from..to).unwrap_or_default();
                     let kept = Options::keep(options, &mut self.options);

@@ -18,7 +18,7 @@ pub(super) struct Route<'a> {
 
 /// What plain frames get in front of them there, and what of them is not counted yet.
 struct Way<'a> {
-    lane: Lane,
+    lane: Lane<'a>,
     out: PortId,
     tunnel: &'a TunnelConf,
     peer: &'a PeerConf,
@@ -67,7 +67,7 @@ impl<'a, D: Datapath> Burst<'a, D> {
         let out = self.snapshot.port(tunnel.vtep).filter(|out| out.up)?;
         let untagged = tunnel.vlans.egress(domain.vid()) == Some(Egress::Untagged);
         self.egress.slot(out.id).filter(|_| untagged)?;
-        let lane = Lane::new(overlay.vtep(tunnel.vtep)?, tunnel, peer)?;
+        let lane = Lane::new(tunnel, peer)?;
         Some(Way { lane, out: out.id, tunnel, peer, frames: 0, bytes: 0 })
     }
 
