@@ -47,3 +47,15 @@ fn queues(all: &[RxQueue]) -> String {
     };
     all.chunk_by(|a, b| a.port == b.port).map(of_port).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_are_listed_by_port() {
+        let rx = |port: &str, queue| RxQueue { port: port.into(), queue };
+        assert_eq!(queues(&[]), "");
+        assert_eq!(queues(&[rx("vf0", 0), rx("vf0", 2), rx("web", 0)]), "vf0:0,2 web:0");
+    }
+}

@@ -38,10 +38,15 @@ pub struct DpdkBackend {
     /// Ports of type `tap` and `netdev`, which are not in `ports`.
     kernel: KernelPorts,
     uplinks: Uplinks,
+    /// A device was closed whose driver never gives back what it was to receive into.
+    keeps_buffers: bool,
 }
 
 /// Linux's number for "device busy".
 const EBUSY: i32 = 16;
+
+/// A driver that leaves the buffers of its fill ring behind when it is closed (seen with 22.11.11).
+const KEEPS_BUFFERS: &str = "net_af_xdp";
 
 impl DpdkBackend {
     /// A backend without workers and ports. All its ports receive into `pool`.
@@ -50,7 +55,7 @@ impl DpdkBackend {
         let kernel = KernelPorts::new(TapOptions::default());
         let (wakers, warnings) = (Vec::new(), Vec::new());
         let (ports, uplinks) = (BTreeMap::new(), Uplinks::default());
-        Self { eal, pool, wakers, ports, warnings, kernel, uplinks }
+        Self { eal, pool, wakers, ports, warnings, kernel, uplinks, keeps_buffers: false }
     }
 
     /// The same, with what the switch is to say of DPDK as a whole.
@@ -316,6 +321,7 @@ impl Backend for DpdkBackend {
         let Some(opened) = self.ports.remove(&port) else {
             return self.kernel.close(port, remove);
         };
+        self.keeps_buffers |= opened.device.driver() == KEEPS_BUFFERS;
         opened.device.close().map_err(failed)?;
         exception
     }
@@ -409,6 +415,22 @@ impl Backend for DpdkBackend {
         let ports = &self.ports;
         events.extend(self.uplinks.events(|port| ports.get(&port).map(DevicePort::link_up)));
         events
+    }
+}
+
+/// When all ports are closed and all workers gone, every buffer is free. A daemon's end is where a
+/// leak would show that nobody looked for.
+impl Drop for DpdkBackend {
+    fn drop(&mut self) {
+        if !self.ports.is_empty() {
+            return;
+        }
+        let missing = self.pool.size().mbufs.saturating_sub(self.pool.available());
+        match self.keeps_buffers {
+            _ if missing == 0 => {}
+            true => tracing::info!(missing, "net_af_xdp did not give all of its buffers back"),
+            false => tracing::warn!(missing, "buffers did not come back to the pool"),
+        }
     }
 }
 
