@@ -160,8 +160,9 @@ impl DpdkBackend {
             tx_queues: queues.min(workers),
             ..DeviceConfig::default()
         };
-        let mut open =
-            self.open_configured(port, &Attach::Devargs(devargs), &config).map_err(failed)?;
+        let mut open = self
+            .open_configured(port, &Attach::Devargs(devargs), &config)
+            .map_err(|error| self.explained(error, spec, failed))?;
         if let Some(opened) = self.ports.get_mut(&port) {
             opened.mtu = spec.mtu;
             open.info = opened.info();
@@ -224,10 +225,19 @@ impl DpdkBackend {
     /// Gives a device the address that the port asks for, if it does.
     fn set_mac(&self, port: PortId, spec: &PortSpec) -> Result<(), BackendError> {
         let (Some(opened), Some(mac)) = (self.ports.get(&port), spec.mac) else { return Ok(()) };
-        opened
-            .device
-            .set_mac(mac.octets())
-            .map_err(|error| keys::explain(failed(error), None, spec, self.pool))
+        let set = opened.device.set_mac(mac.octets());
+        set.map_err(|error| self.explained(error, spec, failed))
+    }
+
+    /// What a device refused, by the port's key where it is one.
+    fn explained(
+        &self,
+        error: DpdkError,
+        spec: &PortSpec,
+        words: impl FnOnce(DpdkError) -> BackendError,
+    ) -> BackendError {
+        let errno = error.errno();
+        keys::explain(words(error), errno, spec, self.pool)
     }
 }
 
@@ -270,12 +280,10 @@ impl Backend for DpdkBackend {
             return Err(devargs::taken(&name));
         }
         devargs::check(devargs)?;
-        let mut open = self
-            .open_device(port, &Attach::Devargs(devargs.clone()), spec.mtu)
-            .map_err(|error| {
-                let errno = error.errno();
-                keys::explain(devargs::refused(error, devargs), errno, spec, self.pool)
-            })?;
+        let mut open =
+            self.open_device(port, &Attach::Devargs(devargs.clone()), spec.mtu).map_err(
+                |error| self.explained(error, spec, |error| devargs::refused(error, devargs)),
+            )?;
         if spec.mac.is_some_and(|mac| mac.octets() != open.info.mac) {
             if let Err(error) = self.set_mac(port, spec) {
                 let _ = self.close_port(port, open.queues, false);
@@ -360,10 +368,7 @@ impl Backend for DpdkBackend {
             }
             // Most drivers take a new MTU only while they are stopped.
             Err(error) if error.errno() == Some(EBUSY) => Ok(false),
-            Err(error) => {
-                let errno = error.errno();
-                Err(keys::explain(failed(error), errno, new, self.pool))
-            }
+            Err(error) => Err(self.explained(error, new, failed)),
         }
     }
 
