@@ -170,12 +170,26 @@ impl Hops {
     }
 
     /// Where packets to `key` go, by the table that was there at the last [`Self::refresh`].
-    #[inline]
     pub(super) fn way(&mut self, key: Key) -> Way {
+        *self.last_way(key)
+    }
+
+    /// The header that packets to `key` are sent behind, if they can be sent. Not a copy: that would
+    /// be read in other pieces than it was written in, and the processor wait for it.
+    #[inline]
+    pub(super) fn header(&mut self, key: Key) -> Option<&[u8; ETHERNET]> {
+        match self.last_way(key) {
+            Way::Behind(header) => Some(header),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn last_way(&mut self, key: Key) -> &Way {
         if self.last.key != key {
             self.last = self.find(key);
         }
-        self.last.way
+        &self.last.way
     }
 
     #[inline(never)]

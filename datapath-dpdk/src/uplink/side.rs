@@ -291,11 +291,8 @@ impl VtepQueue {
         }
         let mut done = 0;
         for frame in batch.as_mut_slice() {
-            let Some(Way::Behind(header)) = destination(frame.head()).map(|key| self.hops.way(key))
-            else {
-                break;
-            };
-            if !push(frame, &header) {
+            let header = destination(frame.head()).and_then(|key| self.hops.header(key));
+            if !header.is_some_and(|header| push(frame, header)) {
                 break;
             }
             done += 1;
