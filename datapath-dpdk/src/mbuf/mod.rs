@@ -120,6 +120,28 @@ impl Mbuf {
         }
     }
 
+    /// [`Frame::trim_front`] of a frame in several segments, or with a note.
+    fn trim_any(&mut self, n: usize) -> Result<(), TooShort> {
+        if n > self.window() {
+            return Err(TooShort);
+        }
+        let first = self.first;
+        let before = (first.data_off(), first.data_len(), first.pkt_len());
+        // Not more than `data_len`, so it fits.
+        first.advance(n as u16);
+        first.set_pkt_len(before.2 - n as u32);
+        if self.ensure_head().is_err() {
+            first.set_data_off(before.0);
+            first.set_data_len(before.1);
+            first.set_pkt_len(before.2);
+            return Err(TooShort);
+        }
+        if let Csum::Partial { .. } = self.offload().csum {
+            self.set_offload(self.offload().pulled(n));
+        }
+        Ok(())
+    }
+
     /// Adds bytes at the end, in fresh mbufs where they do not fit. On failure some were added.
     fn extend(&mut self, mut bytes: &[u8]) -> Result<(), PoolDry> {
         let mut last = chain(Some(self.first)).last().ok_or(PoolDry)?;
@@ -218,6 +240,7 @@ impl Frame for Mbuf {
         usize::from(self.first.data_off())
     }
 
+    #[inline]
     fn prepend(&mut self, n: usize) -> Result<&mut [u8], NoHeadroom> {
         if n > self.headroom() {
             return Err(NoHeadroom);
@@ -233,25 +256,19 @@ impl Frame for Mbuf {
         Ok(&mut self.head_mut()[..n])
     }
 
+    #[inline]
     fn trim_front(&mut self, n: usize) -> Result<(), TooShort> {
-        if n > self.window() {
-            return Err(TooShort);
-        }
         let first = self.first;
-        let before = (first.data_off(), first.data_len(), first.pkt_len());
-        // Not more than `data_len`, so it fits.
-        first.advance(n as u16);
-        first.set_pkt_len(before.2 - n as u32);
-        if self.ensure_head().is_err() {
-            first.set_data_off(before.0);
-            first.set_data_len(before.1);
-            first.set_pkt_len(before.2);
-            return Err(TooShort);
+        // One segment, of which nothing is noted: the rest is a private head, and finished.
+        if first.nb_segs() == 1 && note::get(first).is_none() {
+            if n > usize::from(first.data_len()) {
+                return Err(TooShort);
+            }
+            first.advance(n as u16);
+            first.set_pkt_len(first.pkt_len() - n as u32);
+            return Ok(());
         }
-        if let Csum::Partial { .. } = self.offload().csum {
-            self.set_offload(self.offload().pulled(n));
-        }
-        Ok(())
+        self.trim_any(n)
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), NoTailroom> {

@@ -80,7 +80,8 @@ impl Filter {
     #[inline]
     fn takes_protocol(&self, protocol: u8, port: u16, later: bool) -> bool {
         match protocol {
-            UDP => !later && self.udp.contains(&port),
+            // Nearly always there is one.
+            UDP => !later && (self.udp.first() == Some(&port) || self.udp.contains(&port)),
             GRE => self.gre,
             _ => false,
         }
