@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::sync::{Parker, Unparker};
-use switch_core::batch::{BURST_MAX, Batch};
+use switch_core::batch::Batch;
 use switch_core::datapath::{Datapath, Ready, Wait, Wake};
 use switch_core::drop::DropReason;
+use switch_core::fdb::Bucket;
 use switch_core::frame::Frame;
 use switch_core::handover::HandoverRing;
 use switch_core::ids::PortId;
@@ -18,6 +19,7 @@ use crate::kernel::KernelPort;
 use crate::lcore;
 use crate::mbuf::Mbuf;
 use crate::mempool::Mempool;
+use crate::prefetch::prefetch;
 use crate::uplink::{Exception, Underlay, VtepQueue, serve_host};
 
 /// How long a worker that found nothing sleeps before it looks again: devices in poll mode announce
@@ -43,7 +45,7 @@ impl PortQueue {
         let rx = rx.pop().map(|queue| Rx {
             queue,
             more,
-            stash: Batch::with_limit(BURST_MAX),
+            stash: Batch::new(),
             refused: Refused::default(),
         });
         Self(Kind::Device(Box::new(DeviceQueue { rx, tx, exception: None })))
@@ -108,10 +110,7 @@ impl Rx {
                 further(&mut self.queue, &mut self.more, batch, &mut self.refused);
             }
         } else {
-            for frame in self.stash.drain_front(batch.room()) {
-                // It fits: no more were taken than there is room.
-                let _ = batch.push(frame);
-            }
+            batch.take_from(&mut self.stash);
         }
     }
 }
@@ -359,6 +358,11 @@ impl Datapath for DpdkDatapath {
 
     fn alloc(&mut self) -> Option<Mbuf> {
         self.pool.alloc()
+    }
+
+    #[inline]
+    fn fetch(line: &Bucket) {
+        prefetch(line);
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

@@ -32,6 +32,7 @@ pub mod memory;
 pub mod mempool;
 #[forbid(unsafe_code)]
 mod ports;
+mod prefetch;
 pub mod ring;
 #[forbid(unsafe_code)]
 mod uplink;

@@ -54,6 +54,25 @@ impl<F> Batch<F> {
         self.frames.try_push(frame).map_err(|e| e.element())
     }
 
+    /// Appends frames as long as there is room; what is beyond is dropped.
+    #[inline]
+    pub fn extend(&mut self, frames: impl Iterator<Item = F>) {
+        let room = self.room();
+        self.frames.extend(frames.take(room.min(self.frames.remaining_capacity())));
+    }
+
+    /// Takes over all frames of `other`, for nothing if this batch is empty and they fit; else as
+    /// many as there is room for.
+    #[inline]
+    pub fn take_from(&mut self, other: &mut Self) {
+        if self.frames.is_empty() && other.frames.len() <= self.limit {
+            std::mem::swap(&mut self.frames, &mut other.frames);
+        } else {
+            let room = self.room();
+            self.extend(other.drain_front(room));
+        }
+    }
+
     /// Takes the last frame out.
     pub fn pop(&mut self) -> Option<F> {
         self.frames.pop()

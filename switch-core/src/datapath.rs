@@ -5,12 +5,14 @@
 //! (`testing::conformance`); every "must" below is one of its tests.
 
 use std::fmt;
+use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::config::PortSpec;
+use crate::fdb::Bucket;
 use crate::frame::Frame;
 use crate::ids::{PortId, WorkerId};
 use crate::stats::PortCounters;
@@ -104,6 +106,13 @@ pub trait Datapath: Send {
 
     /// An empty frame with headroom, or `None` when the pool is dry.
     fn alloc(&mut self) -> Option<Self::Frame>;
+
+    /// Has a line of the FDB brought into the caches, without waiting for it. A backend that may
+    /// use the processor's own instruction for it does.
+    #[inline]
+    fn fetch(line: &Bucket) {
+        black_box(line.touch());
+    }
 
     /// What ends this worker's wait.
     fn waker(&self) -> Arc<dyn Wake>;

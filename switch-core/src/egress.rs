@@ -80,11 +80,16 @@ pub(crate) fn l2_header(head: &[u8]) -> usize {
     len
 }
 
+/// Length up to which a frame fits the MTU, whatever is in it.
+pub(crate) const fn plain_len_max(mtu: u32) -> usize {
+    ETH_HEADER + mtu as usize
+}
+
 /// Whether the frame, or each segment of a super-frame, fits the MTU (a layer-3 length).
 #[inline]
 pub(crate) fn fits_mtu<F: Frame>(frame: &F, mtu: u32) -> bool {
     // Nearly every frame: no need to look for tags.
-    frame.len() <= ETH_HEADER + mtu as usize || long_fits_mtu(frame, mtu)
+    frame.len() <= plain_len_max(mtu) || long_fits_mtu(frame, mtu)
 }
 
 #[inline(never)]

@@ -2,30 +2,29 @@
 
 mod burst;
 mod overlay;
+mod plan;
 mod ports;
 mod route;
 
-use std::hint::black_box;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
-use arrayvec::ArrayVec;
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::batch::{BURST, BURST_MAX, Batch};
-use crate::bridge::{self, Admitted, StormBucket};
+use crate::bridge::StormBucket;
 use crate::clock::Nanos;
 use crate::config::{PortConf, Snapshot};
 use crate::datapath::{Datapath, Ready, Wait};
 use crate::drop::{DropReason, Side};
-use crate::fdb::{Fdb, Hash, Tick};
-use crate::frame::Frame;
+use crate::fdb::Tick;
 use crate::handover::RING_FRAMES;
 use crate::ids::{PortId, WorkerId};
 use crate::stats::{PortCounters, WorkerCounters};
 use crate::switch::Switch;
 use crate::wire;
 use burst::{Burst, Live};
+use plan::Plan;
 use ports::{PortSlot, Ports};
 use route::Route;
 
@@ -80,12 +79,15 @@ pub struct Worker<D: Datapath> {
     counters: Arc<WorkerCounters>,
     ready: Ready,
     rx: Batch<D::Frame>,
+    plan: Box<Plan>,
     egress: Ports<D::Frame>,
     /// GENEVE options of the frames of the burst at hand.
     options: Vec<u8>,
     /// How often senders are told that their frames are too large.
     too_big: StormBucket,
     burst: usize,
+    /// When the last turn began, if it had frames.
+    busy_since: Option<Nanos>,
 }
 
 /// Lets the cache own its source: a switch, seen as its snapshot.
@@ -125,10 +127,12 @@ impl<D: Datapath> Worker<D> {
             counters,
             ready: Ready::default(),
             rx: Batch::new(),
+            plan: Box::default(),
             egress: Ports::default(),
             options: Vec::with_capacity(BURST_MAX * wire::geneve::MAX_OPTIONS_LEN),
             too_big: StormBucket::default(),
             burst: BURST,
+            busy_since: None,
         }
     }
 
@@ -145,15 +149,19 @@ impl<D: Datapath> Worker<D> {
 
     /// One turn: commands, a poll that waits as told, then a burst from every port that has one.
     ///
-    /// `clock` is read after the wait, and once more at the end of a turn that had frames.
+    /// `clock` is read after the wait, and once more before it where a busy turn was the last one.
     pub fn turn(&mut self, wait: Wait, clock: impl Fn() -> Nanos) -> Turn {
         if self.run_commands() {
             return Turn { frames: 0, stopped: true };
+        }
+        if wait != Wait::No && self.busy_since.is_some() {
+            self.count_busy(clock());
         }
         let mut ready = std::mem::take(&mut self.ready);
         ready.clear();
         self.datapath.poll(wait, &mut ready);
         let now = clock();
+        self.count_busy(now);
         let snapshot = Arc::clone(self.snapshot.load());
         self.switch.observe(self.id, Some(snapshot.revision()));
         for port in &ready.handed_over {
@@ -171,10 +179,18 @@ impl<D: Datapath> Worker<D> {
         if frames > 0 {
             self.counters.busy_turns.add(1);
             self.counters.frames.add(frames as u64);
-            let spent = clock() - now;
-            self.counters.busy_ns.add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
+            self.busy_since = Some(now);
         }
         Turn { frames, stopped: false }
+    }
+
+    /// Counts the time of the last turn, if that had frames. A busy worker needs to look at the clock
+    /// only once a turn.
+    fn count_busy(&mut self, now: Nanos) {
+        if let Some(since) = self.busy_since.take() {
+            let spent = u64::try_from((now - since).as_nanos()).unwrap_or(u64::MAX);
+            self.counters.busy_ns.add(spent);
+        }
     }
 
     /// Executes what the control side sent; true if the worker is to end.
@@ -218,7 +234,7 @@ impl<D: Datapath> Worker<D> {
         self.datapath.abandon(port, &slot.counters);
     }
 
-    /// A burst from one port: three passes, so that the table's cache misses overlap.
+    /// A burst from one port: pass by pass, so that the table's cache misses overlap.
     fn receive(&mut self, in_port: PortId, snapshot: &Snapshot, now: Nanos) -> usize {
         let Some(slot) = self.egress.slot(in_port) else { return 0 };
         // Attached and not yet published, as all ports are at the start: what comes in meanwhile
@@ -240,18 +256,8 @@ impl<D: Datapath> Worker<D> {
             return received;
         };
 
-        let fdb = self.switch.fdb();
-        let mut planned = ArrayVec::new();
-        plan(self.rx.as_slice(), port, fdb, &mut planned);
-        warm(planned.iter().flatten().map(|p| (p.src, p.dst, p.frame.group)), fdb);
-
-        let (mut burst, rx) = self.burst(snapshot, port, &counters, now);
-        for (frame, plan) in rx.drain().zip(&planned) {
-            match plan {
-                Err(reason) => counters.count_drop(*reason, 1),
-                Ok(plan) => burst.forward(frame, plan, bridge),
-            }
-        }
+        let (mut burst, rx, plan) = self.burst(snapshot, port, &counters, now);
+        burst.forward_all(rx, plan, bridge);
         burst.count_route();
         let storm = burst.live.storm;
         self.egress.put_storm(in_port, storm);
@@ -265,7 +271,7 @@ impl<D: Datapath> Worker<D> {
         port: &'a PortConf,
         counters: &'a PortCounters,
         now: Nanos,
-    ) -> (Burst<'a, D>, &'a mut Batch<D::Frame>) {
+    ) -> (Burst<'a, D>, &'a mut Batch<D::Frame>, &'a mut Plan) {
         let burst = Burst {
             snapshot,
             port,
@@ -284,51 +290,6 @@ impl<D: Datapath> Worker<D> {
             too_big: &mut self.too_big,
             route: Route::default(),
         };
-        (burst, &mut self.rx)
+        (burst, &mut self.rx, &mut self.plan)
     }
-}
-
-/// A frame between the passes of a burst.
-struct Planned {
-    frame: Admitted,
-    src: Hash,
-    dst: Hash,
-}
-
-/// The frames of a burst after the first pass.
-type Plan = ArrayVec<Result<Planned, DropReason>, BURST_MAX>;
-
-/// The first pass: what comes in, and where it is in the table.
-#[inline(never)]
-fn plan<F: Frame>(frames: &[F], port: &PortConf, fdb: &Fdb, planned: &mut Plan) {
-    planned.extend(frames.iter().map(|frame| {
-        bridge::admit(port, frame.head()).map(|frame| Planned {
-            src: fdb.hash(frame.src),
-            dst: fdb.hash(frame.dst),
-            frame,
-        })
-    }));
-}
-
-/// The second: the table's lines are fetched, all misses at once. `hashes` gives those of source and
-/// destination, and whether the destination is a group.
-fn warm(hashes: impl Iterator<Item = (Hash, Hash, bool)>, fdb: &Fdb) {
-    // Two loops, so that neither asks for each frame.
-    if fdb.is_crowded() {
-        warm_by(hashes, |hash| fdb.warm(hash));
-    } else {
-        warm_by(hashes, |hash| fdb.warm_front(hash));
-    }
-}
-
-#[inline]
-fn warm_by(hashes: impl Iterator<Item = (Hash, Hash, bool)>, load: impl Fn(Hash) -> u64) {
-    let mut touched = 0;
-    for (src, dst, group) in hashes {
-        touched ^= load(src);
-        if !group {
-            touched ^= load(dst);
-        }
-    }
-    black_box(touched);
 }

@@ -162,8 +162,8 @@ impl Device {
         open.start(config, pool)?;
         let (rx_queues, tx_queues) = (open.rx_queues, open.tx_queues);
         let device = Self { open: Arc::new(open) };
-        let rx = (0..rx_queues).map(|queue| RxQueue { device: device.clone(), queue }).collect();
-        let tx = (0..tx_queues).map(|queue| TxQueue { device: device.clone(), queue }).collect();
+        let rx = (0..rx_queues).map(|queue| RxQueue::new(device.clone(), queue)).collect();
+        let tx = (0..tx_queues).map(|queue| TxQueue::new(device.clone(), queue)).collect();
         Ok((device, rx, tx))
     }
 

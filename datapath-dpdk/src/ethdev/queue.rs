@@ -13,8 +13,22 @@ use crate::mbuf::Mbuf;
 
 /// A receive queue.
 pub struct RxQueue {
-    pub(super) device: Device,
-    pub(super) queue: u16,
+    device: Device,
+    queue: u16,
+    /// What a burst is received into.
+    raw: Box<Raw>,
+}
+
+/// What drivers take and give: bare pointers, which mean something during one call only.
+struct Raw([*mut rte_mbuf; BURST_MAX]);
+
+// SAFETY: between two calls nobody follows the pointers.
+unsafe impl Send for Raw {}
+
+impl Raw {
+    fn new() -> Box<Self> {
+        Box::new(Self([ptr::null_mut(); BURST_MAX]))
+    }
 }
 
 /// Frames that were received and could not be passed on.
@@ -39,28 +53,35 @@ impl Refused {
     }
 
     /// Whether a frame of that length can be passed on; counts it if not.
+    #[inline]
     fn allows(&mut self, len: usize) -> bool {
-        let count = match len {
-            0..ETHERNET => &mut self.runts,
-            ETHERNET..=MAX_FRAME => return true,
-            _ => &mut self.giants,
-        };
-        *count += 1;
+        let allowed = (ETHERNET..=MAX_FRAME).contains(&len);
+        if !allowed {
+            self.count(len);
+        }
+        allowed
+    }
+
+    #[cold]
+    fn count(&mut self, len: usize) {
+        *(if len < ETHERNET { &mut self.runts } else { &mut self.giants }) += 1;
         self.bytes += len as u64;
-        false
     }
 }
 
 impl RxQueue {
+    pub(super) fn new(device: Device, queue: u16) -> Self {
+        Self { device, queue, raw: Raw::new() }
+    }
+
     /// Appends received frames, at most as many as there is room for.
     pub fn rx_burst(&mut self, batch: &mut Batch<Mbuf>, refused: &mut Refused) {
-        let mut raw: [*mut rte_mbuf; BURST_MAX] = [ptr::null_mut(); BURST_MAX];
         let room = batch.room().min(BURST_MAX) as u16;
-        let (port, mbufs) = (self.device.open.port, raw.as_mut_ptr());
+        let (port, mbufs) = (self.device.open.port, self.raw.0.as_mut_ptr());
         let claims = self.device.open.quirks.claims;
         // SAFETY: a started port with that queue, which only we use; at most `room` are written.
         let n = unsafe { dpdk_sys::vsw_eth_rx_burst(port, self.queue, mbufs, room) };
-        for raw in raw.iter().take(n.into()).filter_map(|raw| NonNull::new(*raw)) {
+        for raw in self.raw.0.iter().take(n.into()).filter_map(|raw| NonNull::new(*raw)) {
             // SAFETY: just received; the queue's pool is one of ours, and who sends shared buffers
             // into a ring of ours does not write to them.
             match unsafe { Mbuf::from_rx(raw) } {
@@ -88,8 +109,10 @@ const ETHERNET: usize = 14;
 
 /// A send queue.
 pub struct TxQueue {
-    pub(super) device: Device,
-    pub(super) queue: u16,
+    device: Device,
+    queue: u16,
+    /// What a burst is sent from.
+    raw: Box<Raw>,
 }
 
 /// What one send did with a batch.
@@ -109,6 +132,10 @@ pub struct Sent {
 }
 
 impl TxQueue {
+    pub(super) fn new(device: Device, queue: u16) -> Self {
+        Self { device, queue, raw: Raw::new() }
+    }
+
     /// Whether the far end takes frames from this queue. A guest may use fewer than there are.
     pub(crate) fn is_enabled(&self) -> bool {
         let open = &self.device.open;
@@ -125,32 +152,30 @@ impl TxQueue {
     /// Sends the frames in order and leaves the batch empty. What the driver does not take at once
     /// is freed.
     pub fn tx_burst(&mut self, batch: &mut Batch<Mbuf>) -> Sent {
-        let mut raw: [*mut rte_mbuf; BURST_MAX] = [ptr::null_mut(); BURST_MAX];
-        let mut lens = [0u32; BURST_MAX];
         let mut sent = Sent::default();
         if self.device.open.quirks.guest && self.is_barred() {
             sent.down = batch.len() as u64;
             batch.clear();
             return sent;
         }
-        let mut n = 0;
+        let quirks = self.device.open.quirks;
         let pieces = self.device.open.has(dpdk_sys::VSW_TX_OFFLOAD_MULTI_SEGS);
+        let mut n = 0;
         for mut frame in batch.drain() {
-            if !pieces && frame.linearize().is_err() {
-                sent.unfit += 1;
-                continue;
+            if quirks.guest || !frame.is_plain_tx() {
+                let fits = pieces || frame.linearize().is_ok();
+                let hidden = !quirks.guest || frame.hide_headers().is_ok();
+                if !fits || !hidden || frame.prepare_tx().is_err() {
+                    sent.unfit += 1;
+                    continue;
+                }
             }
-            let hidden = !self.device.open.quirks.guest || frame.hide_headers().is_ok();
-            if !hidden || frame.prepare_tx().is_err() {
-                sent.unfit += 1;
-                continue;
-            }
-            // Read now: a sent frame is gone, and may be in other hands already.
-            lens[n] = frame.len() as u32;
-            raw[n] = frame.into_raw();
+            // Counted now: a sent frame is gone, and may be in other hands already.
+            sent.bytes += frame.len() as u64;
+            self.raw.0[n] = frame.into_raw();
             n += 1;
         }
-        let (port, mbufs) = (self.device.open.port, raw.as_mut_ptr());
+        let (port, mbufs) = (self.device.open.port, self.raw.0.as_mut_ptr());
         let mut done = 0;
         while done < n {
             let rest = mbufs.wrapping_add(done);
@@ -158,25 +183,34 @@ impl TxQueue {
             // SAFETY: a started port with that queue, which only we use; `left` frames that are
             // ours no more.
             let taken = unsafe { dpdk_sys::vsw_eth_tx_burst(port, self.queue, rest, left) };
-            let from = done;
-            done = (done + usize::from(taken)).min(n);
-            sent.frames += (done - from) as u64;
-            sent.bytes += lens[from..done].iter().map(|len| u64::from(*len)).sum::<u64>();
-            if done == n || !self.device.open.quirks.refuses_frames {
+            let taken = usize::from(taken).min(n - done);
+            sent.frames += taken as u64;
+            done += taken;
+            if done == n || !quirks.refuses_frames {
                 break;
             }
-            // SAFETY: the driver did not take this one, and we forgot it above.
-            unsafe { dpdk_sys::rte_pktmbuf_free_bulk(raw[done..].as_mut_ptr(), 1) };
+            sent.bytes -= self.take_back(done, done + 1);
             sent.unfit += 1;
             done += 1;
         }
-        sent.full = (n - done) as u64;
-        let left = &mut raw[done..n];
-        if !left.is_empty() {
-            // SAFETY: the driver did not take these, and we forgot them above.
-            unsafe { dpdk_sys::rte_pktmbuf_free_bulk(left.as_mut_ptr(), left.len() as u32) };
+        if done < n {
+            sent.full = (n - done) as u64;
+            sent.bytes -= self.take_back(done, n);
         }
         sent
+    }
+
+    /// Frees frames that the driver did not take. Answers how many bytes they had.
+    #[cold]
+    fn take_back(&self, from: usize, to: usize) -> u64 {
+        let mut bytes = 0;
+        for raw in self.raw.0[from..to].iter().filter_map(|raw| NonNull::new(*raw)) {
+            // SAFETY: the driver did not take it, and we forgot it: it is ours again, and freed
+            // when dropped.
+            let frame = unsafe { Mbuf::from_own(raw) };
+            bytes += frame.len() as u64;
+        }
+        bytes
     }
 }
 

@@ -91,14 +91,23 @@ impl Mbuf {
     /// `raw` is the first segment of a frame that a driver, having got its buffers from pools of
     /// ours, has just given to the caller; if its buffers are shared, then with frames that do not
     /// write to them.
+    #[inline]
     pub(crate) unsafe fn from_rx(raw: NonNull<rte_mbuf>) -> Result<Self, Lost> {
         // SAFETY: as the caller vouches.
-        let mut frame = Self { first: unsafe { Seg::new(raw) } };
+        let frame = Self { first: unsafe { Seg::new(raw) } };
+        // One segment of our own is a whole head already.
+        if frame.first.is_plain() { Ok(frame) } else { frame.normalised() }
+    }
+
+    /// The rest of [`Self::from_rx`].
+    #[cold]
+    fn normalised(mut self) -> Result<Self, Lost> {
+        let frame = &mut self;
         frame.first.set_ol_flags(note::rx_flags(frame.first.ol_flags()));
         let private = frame.first.is_exclusive();
         let normalised = if private { frame.ensure_head() } else { frame.rehead() };
         normalised.map_err(|PoolDry| Lost { bytes: frame.len() })?;
-        Ok(frame)
+        Ok(self)
     }
 
     /// Gives the frame away, to a driver or a ring.
@@ -114,6 +123,9 @@ impl Mbuf {
     #[inline]
     fn window(&self) -> usize {
         let len = usize::from(self.first.data_len());
+        if self.first.has_rx_flags_only() {
+            return len;
+        }
         match note::get(self.first).map_or(0, |note| note.shared_from) {
             0 => len,
             from => len.min(usize::from(from.saturating_sub(self.first.data_off()))),
@@ -173,6 +185,18 @@ impl Mbuf {
             last.set_next(Some(frame.into_seg()));
         }
         self.recount();
+    }
+
+    /// Whether a driver of any kind can send it as it is: one segment, and nothing to be told of.
+    /// It is ready to be sent then.
+    #[inline]
+    pub(crate) fn is_plain_tx(&mut self) -> bool {
+        let plain = self.first.nb_segs() == 1 && self.first.has_rx_flags_only();
+        if plain && self.first.ol_flags() != 0 {
+            // What the receiving driver said is for nobody else.
+            self.first.set_ol_flags(0);
+        }
+        plain
     }
 
     /// Tells the driver what is left to do, in its own terms; what these have no words for is
@@ -306,8 +330,16 @@ impl Frame for Mbuf {
         self.recount();
     }
 
+    #[inline]
     fn offload(&self) -> Offload {
         note::offload(self.first)
+    }
+
+    #[inline]
+    fn is_finished(&self) -> bool {
+        // What is unfinished is always in a note.
+        self.first.has_rx_flags_only()
+            || note::get(self.first).is_none_or(|note| note.offload().is_finished())
     }
 
     fn set_offload(&mut self, offload: Offload) {

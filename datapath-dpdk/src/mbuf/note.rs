@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use switch_core::frame::{Csum, Gso, GsoKind, Offload};
 
-use super::seg::Seg;
+use super::seg::{RX_FLAGS, Seg};
 use crate::eal::Eal;
 use crate::error::DpdkError;
 
@@ -70,9 +70,7 @@ pub(crate) fn register_note(_eal: Eal) -> Result<(), DpdkError> {
 /// Flags a received frame keeps: what drivers say, and what the mbuf is. Not our note and not what
 /// was to be done on a way out, which a ring between two ports would carry over.
 pub(super) fn rx_flags(flags: u64) -> u64 {
-    // The lowest 23 bits are the receive flags; dynamic ones follow (rte_mbuf_core.h).
-    const RX: u64 = (1 << 23) - 1;
-    flags & (RX | dpdk_sys::VSW_MBUF_F_INDIRECT | dpdk_sys::VSW_MBUF_F_EXTERNAL)
+    flags & (RX_FLAGS | dpdk_sys::VSW_MBUF_F_INDIRECT | dpdk_sys::VSW_MBUF_F_EXTERNAL)
 }
 
 /// The note, or nothing where none was made since the frame was received.

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use dpdk_sys::{rte_mbuf, rte_mempool, vsw_mbuf};
 
+/// The receive flags are the lowest 23 bits; dynamic ones follow (rte_mbuf_core.h).
+pub(super) const RX_FLAGS: u64 = (1 << 23) - 1;
+
 /// A live mbuf, one segment of a frame.
 ///
 /// Whoever holds one inside this module owns the header: it came out of the pool, is in no ring and
@@ -133,6 +136,25 @@ impl Seg {
         true
     }
 
+    /// Whether it has a buffer of its own and no note: both have flags beyond those of reception.
+    #[inline]
+    pub(super) fn has_rx_flags_only(self) -> bool {
+        self.ol_flags() & !RX_FLAGS == 0
+    }
+
+    /// Whether this is how drivers receive nearly every frame: one direct segment that is nobody
+    /// else's, and no flags but those of reception.
+    #[inline]
+    pub(super) fn is_plain(self) -> bool {
+        let plain = self.nb_segs() == 1 && self.has_rx_flags_only() && self.refcnt() == 1;
+        if plain {
+            // As in `is_exclusive`.
+            fence(Ordering::Acquire);
+        }
+        plain
+    }
+
+    #[inline]
     fn refcnt(self) -> u16 {
         // SAFETY: a live header; only the place is named, nothing is read.
         let place = unsafe { &raw mut (*self.0.as_ptr()).refcnt };

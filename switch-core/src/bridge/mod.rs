@@ -74,6 +74,27 @@ impl Admitted {
     }
 }
 
+/// Where untagged frames of a port go. Looked up once a burst.
+#[derive(Clone, Copy, Debug)]
+pub struct Untagged(Domain);
+
+impl Untagged {
+    /// `None` if the port takes no untagged frames.
+    #[inline]
+    pub fn of(port: &PortConf) -> Option<Self> {
+        Some(Self(Domain::new(port.bridge?, port.vlans.pvid?)))
+    }
+
+    /// The keys of source and destination of an untagged unicast frame with nothing odd about it,
+    /// which is nearly every one, and admitted; `None` leaves it to [`admit`].
+    #[inline(always)]
+    pub fn admit(self, head: &[u8]) -> Option<(Key, Key)> {
+        let L2 { dst, src, tci: None, .. } = L2::parse(head).ok()? else { return None };
+        let odd = src.is_multicast() | src.is_zero() | dst.is_multicast();
+        (!odd).then(|| (Key::new(src, self.0), Key::new(dst, self.0)))
+    }
+}
+
 /// Says whether a frame that starts with `head` may come in on `port`, and in which VLAN.
 ///
 /// # Errors
@@ -132,27 +153,20 @@ fn admit_to(
     })
 }
 
-/// Learns the source, looks the destination up and says what is to happen.
+/// Looks the destination up and says what is to happen. The sources of the burst have been learned.
 ///
-/// `src` and `dst` are the hashes of the frame's keys. A flood may still find nobody:
-/// [`floods_to`] tells for each member.
-// In line wherever it is called: both ways into a bridge have it in their innermost loop.
-#[inline(always)]
+/// `dst` is the hash of the destination's key. A flood may still find nobody: [`floods_to`] tells
+/// for each member.
+#[inline]
 pub fn decide(
     snapshot: &Snapshot,
     port: &PortConf,
-    bridge: &BridgeConf,
     frame: &Admitted,
-    src: Hash,
     dst: Hash,
     fx: &mut impl Effects,
 ) -> Verdict {
-    // Nothing is learned from a blocked port: the loop would go on moving addresses.
     if fx.blocked(port) {
         return Verdict::drop(DropReason::LoopGuard);
-    }
-    if bridge.learning {
-        fx.learn(frame.src, src, Dest::Port(port.id));
     }
     let known = if frame.group { None } else { fx.lookup(frame.dst, dst) };
     match known {

@@ -41,18 +41,19 @@ impl Key {
 
     /// The 64 bits that fill a slot's key word: the address and the domain's low 16 bits.
     #[inline]
-    pub(super) const fn low(self) -> u64 {
+    pub(crate) const fn low(self) -> u64 {
         self.low
     }
 
     /// The 12 bits that do not fit there: the domain's high ones.
     #[inline]
-    pub(super) const fn high(self) -> u64 {
+    pub(crate) const fn high(self) -> u64 {
         self.high
     }
 
     /// The key whose parts these are.
-    pub(super) const fn from_parts(low: u64, high: u64) -> Self {
+    #[inline]
+    pub(crate) const fn from_parts(low: u64, high: u64) -> Self {
         Self { low, high: high & 0xfff }
     }
 

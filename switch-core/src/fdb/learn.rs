@@ -4,11 +4,12 @@ use super::ageing::elapsed;
 use super::entry::{Dest, Flags, Key, Learn, Tick};
 use super::limits::Holder;
 use super::slot::{Place, Slot, Value};
-use super::table::Hash;
+use super::table::{Bucket, Hash};
 use super::{ATTEMPTS, Fdb};
 
-/// Below one entry in this many slots, seven keys in eight are where they are looked for first.
-const CROWDED: usize = 16;
+/// Below one entry in this many slots, nine keys in ten are in the line where they are looked for
+/// first.
+const CROWDED: usize = 4;
 
 /// What a known entry says to a frame that came from `place`.
 enum Standing {
@@ -44,23 +45,21 @@ fn renew(slot: &Slot, value: Value, place: Place, now: Tick) -> bool {
 }
 
 impl Fdb {
-    /// Loads both cache lines a key may be in, so that what a burst has to wait for it waits for
-    /// once. The result means nothing; fold it into [`std::hint::black_box`] so that the loads
-    /// stay.
+    /// Where a key is most likely: to be fetched for all keys of a burst before the first of them is
+    /// asked for, so that what the burst has to wait for it waits for once.
     #[inline]
-    pub fn warm(&self, hash: Hash) -> u64 {
-        self.table.touch(hash)
+    pub fn front(&self, hash: Hash) -> Option<&Bucket> {
+        self.table.front(hash)
     }
 
-    /// As [`warm`](Self::warm), but only the line where a key is most likely: enough unless the
-    /// table [is crowded](Self::is_crowded), and half the memory to fetch.
+    /// Where it is otherwise: to be fetched too, if the table [is crowded](Self::is_crowded).
     #[inline]
-    pub fn warm_front(&self, hash: Hash) -> u64 {
-        self.table.touch_front(hash)
+    pub fn back(&self, hash: Hash) -> Option<&Bucket> {
+        self.table.back(hash)
     }
 
-    /// Whether so many slots are taken (one in 16) that many keys are not at the place
-    /// where they are looked for first. To be asked once a burst.
+    /// Whether so many slots are taken (one in 4) that many keys are not in the line where they are
+    /// looked for first. To be asked once a burst.
     pub fn is_crowded(&self) -> bool {
         self.len() > self.table.capacity() / CROWDED
     }
@@ -69,6 +68,12 @@ impl Fdb {
     #[inline(always)]
     pub fn lookup(&self, key: Key, hash: Hash) -> Option<Dest> {
         self.table.find(key, hash).and_then(|(_, value)| value.dest())
+    }
+
+    /// The same as one number, which is quicker to compare than to take apart.
+    #[inline(always)]
+    pub(crate) fn place(&self, key: Key, hash: Hash) -> Place {
+        self.table.find(key, hash).map_or_else(Place::default, |(_, value)| value.place())
     }
 
     /// Notes that a frame from `key` came from `dest` at `now`. The caller has made sure that it

@@ -33,14 +33,24 @@ const SEQUENCE_MASK: u64 = 0xff << SEQUENCE_SHIFT;
 const READ_ATTEMPTS: usize = 4;
 
 /// A [`Dest`] in 20 bits, or one of the two states that are none. Zeroed memory is free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place(u32);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place(u32);
 
 impl Place {
     const FREE: Self = Self(0);
     const BUSY: Self = Self(1);
     const PORT: u32 = 1 << 16;
     const REMOTE: u32 = Dest::REMOTES;
+
+    /// It as a number.
+    pub(crate) const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// What [`Self::number`] came from.
+    pub(crate) const fn of_number(number: u32) -> Self {
+        Self(number)
+    }
 
     /// `None` for a remote that has no place in 19 bits.
     pub(super) const fn of(dest: Dest) -> Option<Self> {
@@ -52,7 +62,8 @@ impl Place {
     }
 
     /// `None` for a place that is none.
-    const fn dest(self) -> Option<Dest> {
+    #[inline]
+    pub(crate) const fn dest(self) -> Option<Dest> {
         // The index was a valid one when it was stored: the mask only tells the compiler.
         const INDEX: u32 = (PortId::MAX_PORTS - 1) as u32;
         if self.0 <= Self::BUSY.0 {
@@ -193,13 +204,13 @@ impl Slot {
         let before = self.load();
         let low = self.key.load(Ordering::Acquire);
         let after = self.load();
-        if !after.same_state(before) {
+        if after != before {
             return self.holds_after_all(key);
         }
         (low == key.low() && after.high() == key.high() && after.is_live()).then_some(after)
     }
 
-    /// The same for a slot that is being reused, out of the way of all others.
+    /// The same for a slot that is being changed, out of the way of all others.
     #[cold]
     #[inline(never)]
     fn holds_after_all(&self, key: Key) -> Option<Value> {

@@ -347,8 +347,8 @@ fn hashes_name_two_buckets_and_a_foreign_hash_only_misses() {
     for mac in 0..1000 {
         let hash = large.hash(key(mac));
         assert_eq!(hash, large.hash(key(mac)));
-        large.warm(hash);
-        small.warm(hash);
+        let _ = (large.front(hash), large.back(hash));
+        let _ = (small.front(hash), small.back(hash));
         assert_eq!(small.lookup(key(mac), hash), None);
         small.learn(key(mac), hash, on(1), Tick(0));
     }

@@ -85,6 +85,12 @@ pub trait Frame: Send + Sized {
     /// What the sender left undone, and what is known to be right.
     fn offload(&self) -> Offload;
 
+    /// [`Offload::is_finished`] of it, for implementations that know sooner.
+    #[inline]
+    fn is_finished(&self) -> bool {
+        self.offload().is_finished()
+    }
+
     /// Replaces the offload metadata.
     fn set_offload(&mut self, offload: Offload);
 

@@ -1,19 +1,20 @@
-//! The third pass of a burst: what was decided is done.
+//! The last passes of a burst: what was decided is done.
 
-use super::Planned;
 use super::overlay::TooLarge;
+use super::plan::{Course, Plan, Planned};
 use super::ports::Ports;
 use super::route::Route;
+use crate::batch::{BURST_MAX, Batch};
 use crate::bridge::{self, Effects, StormBucket};
 use crate::clock::Nanos;
-use crate::config::{BridgeConf, PortConf, Snapshot};
+use crate::config::{BridgeConf, Egress, PortConf, Snapshot};
 use crate::datapath::Datapath;
 use crate::drop::DropReason;
 use crate::egress::{self, Finish};
 use crate::event::WorkerEvent;
 use crate::fdb::{Dest, Fdb, Hash, Key, Learn, Tick};
 use crate::frame::{Frame, FrameMeta, InTag};
-use crate::ids::PortId;
+use crate::ids::{PeerId, PortId};
 use crate::segment;
 use crate::stats::{PortCounters, WorkerCounters};
 use crate::switch::Switch;
@@ -92,12 +93,127 @@ pub(super) struct Burst<'a, D: Datapath> {
 }
 
 impl<D: Datapath> Burst<'_, D> {
-    /// The third pass, for one frame: decides and does it.
+    /// All passes of a burst from a bridge's port.
     #[inline(always)]
-    pub(super) fn forward(&mut self, frame: D::Frame, plan: &Planned, bridge: &BridgeConf) {
-        let Planned { frame: admitted, src, dst } = plan;
-        let fx = &mut self.live;
-        let verdict = bridge::decide(self.snapshot, self.port, bridge, admitted, *src, *dst, fx);
+    pub(super) fn forward_all(
+        &mut self,
+        frames: &mut Batch<D::Frame>,
+        plan: &mut Plan,
+        bridge: &BridgeConf,
+    ) {
+        plan.fill::<D>(frames.as_slice(), self.port, self.live.fdb);
+        // A blocked port neither teaches nor sends: the loop would go on moving addresses.
+        let open = !self.live.blocked(self.port);
+        if open && bridge.learning {
+            let here = Dest::Port(self.port.id);
+            let mut news = plan.refresh(self.live.fdb, here, self.live.tick);
+            while news != 0 {
+                if let Some(planned) = plan.get(news.trailing_zeros() as usize) {
+                    self.live.learn_news(planned.src.0, planned.src.1, here);
+                }
+                news &= news - 1;
+            }
+        }
+        let mut hops = [Hop::ASK; BURST_MAX];
+        if open {
+            self.hops(frames.as_slice(), plan, &mut hops);
+        }
+        let hops = hops.get(..frames.len()).unwrap_or_default();
+        let mut frames = frames.drain();
+        let mut at = 0;
+        while let Some((hop, rest)) = hops.get(at..).and_then(<[_]>::split_first) {
+            let Some(out) = hop.out() else {
+                if let (Some(frame), Some(planned)) = (frames.next(), plan.get(at)) {
+                    self.forward_one(frame, &planned, bridge, open);
+                }
+                at += 1;
+                continue;
+            };
+            // All that are left, most likely, which is soon counted.
+            let run = match rest.iter().filter(|other| *other == hop).count() {
+                all if all == rest.len() => all + 1,
+                _ => 1 + rest.iter().take_while(|other| *other == hop).count(),
+            };
+            self.send_run(out, &mut frames, run);
+            at += run;
+        }
+    }
+
+    /// The last pass, for a frame that does not leave as it came.
+    #[inline(always)]
+    fn forward_one(&mut self, frame: D::Frame, planned: &Planned, bridge: &BridgeConf, open: bool) {
+        let mut frame = frame;
+        if let (true, Ok(InTag::Untagged), Some(Dest::Remote(peer))) =
+            (open, planned.tag, planned.dest)
+            && let Some(peer) = PeerId::new(peer)
+        {
+            match self.output_plain(frame, planned.dst.0.domain(), peer) {
+                None => return,
+                Some(other) => frame = other,
+            }
+        }
+        self.forward(frame, planned, bridge);
+    }
+
+    /// Looks up out of which port each frame goes as it came.
+    #[inline(never)]
+    fn hops(&self, frames: &[D::Frame], plan: &mut Plan, hops: &mut [Hop; BURST_MAX]) {
+        let mut way = Way::default();
+        let high = plan.high();
+        for ((hop, course), frame) in hops.iter_mut().zip(plan.look_up(self.live.fdb)).zip(frames) {
+            if way.course != course {
+                way = self.way(course, high);
+            }
+            if frame.len() <= way.len_max && frame.is_finished() {
+                *hop = way.hop;
+            }
+        }
+    }
+
+    /// What has to hold for a frame to be sent out of a port as it came, for all frames of the same
+    /// domain and tag. In every other case [`bridge::decide`] and [`Self::output`] have the word.
+    #[inline(never)]
+    fn way(&self, course: Course, high: u64) -> Way {
+        let no_way = Way { course, ..Way::default() };
+        let Some((Dest::Port(out), domain, tag)) = course.take_apart(high) else { return no_way };
+        let plain = self.snapshot.port(out).filter(|out| {
+            let egress = out.vlans.egress(domain.vid());
+            let stays = match tag {
+                InTag::Untagged => egress == Some(Egress::Untagged),
+                InTag::Vlan => egress == Some(Egress::Tagged),
+                InTag::Priority => false,
+            };
+            stays
+                && out.id != self.port.id
+                && out.bridge == Some(domain.bridge())
+                && out.up
+                && !(out.isolated && self.port.isolated)
+                && !self.live.blocked(out)
+                && self.egress.slot(out.id).is_some()
+        });
+        let Some(conf) = plain else { return no_way };
+        Way { hop: Hop(out.get()), len_max: egress::plain_len_max(conf.mtu), ..no_way }
+    }
+
+    /// Sends the first `n` frames, which leave as they came.
+    #[inline(always)]
+    fn send_run(&mut self, out: PortId, frames: &mut impl Iterator<Item = D::Frame>, n: usize) {
+        // There is one: `way` looked.
+        let Some((slot, dirty)) = self.egress.slot_mut(out) else { return };
+        self.counters.forwarded.add(n as u64);
+        slot.counters.offered.add(n as u64);
+        slot.send_all(frames, n, dirty, self.datapath);
+    }
+
+    /// The last pass, for a frame that something has to be done about or asked of.
+    #[inline(never)]
+    fn forward(&mut self, frame: D::Frame, planned: &Planned, bridge: &BridgeConf) {
+        let admitted = match planned.admitted() {
+            Ok(admitted) => admitted,
+            Err(reason) => return self.counters.count_drop(reason, 1),
+        };
+        let (fx, dst) = (&mut self.live, planned.dst.1);
+        let verdict = bridge::decide(self.snapshot, self.port, &admitted, dst, fx);
         self.execute(frame, &admitted.meta(self.port.id), bridge, &verdict);
     }
 
@@ -283,6 +399,36 @@ impl<D: Datapath> Burst<'_, D> {
         segments
     }
 }
+
+/// What the last frame of a burst met: the next one most likely meets the same.
+#[derive(Debug)]
+struct Way {
+    course: Course,
+    hop: Hop,
+    /// Length of the longest frame that takes it.
+    len_max: usize,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self { course: Course::NONE, hop: Hop::ASK, len_max: 0 }
+    }
+}
+
+/// The port that a frame leaves by as it came, as a number that is quick to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hop(u16);
+
+impl Hop {
+    /// It does not, or that is still to be asked.
+    const ASK: Self = Self(u16::MAX);
+
+    fn out(self) -> Option<PortId> {
+        PortId::new(self.0)
+    }
+}
+
+const _: () = assert!(PortId::MAX_PORTS < Hop::ASK.0 as usize);
 
 /// Who gets a flooded frame.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use super::{Burst, Worker, warm};
+use super::{Burst, Worker};
 use crate::batch::BURST_MAX;
 use crate::bridge::{self, Admitted};
 use crate::clock::Nanos;
@@ -92,8 +92,8 @@ impl<D: Datapath> Worker<D> {
             }
         }
         run.settle(worker);
-        warm(planned.iter().flatten().map(|a| (a.src, a.dst, a.frame.group)), fdb);
-        let (mut burst, rx) = self.burst(snapshot, port, counters, now);
+        super::plan::fetch::<D>(fdb, planned.iter().flatten().map(|a| (a.src, a.dst)));
+        let (mut burst, rx, _) = self.burst(snapshot, port, counters, now);
         for (frame, arrived) in rx.drain().zip(&planned) {
             if let Some(arrived) = arrived {
                 burst.forward_inner(frame, arrived);
@@ -220,7 +220,7 @@ fn report(switch: &Switch, opened: &Opened<'_>, options: &[u8]) {
 }
 
 impl<D: Datapath> Burst<'_, D> {
-    /// The third pass, for one frame that came out of a tunnel.
+    /// The last pass, for one frame that came out of a tunnel.
     #[inline]
     fn forward_inner(&mut self, frame: D::Frame, arrived: &Arrived<'_>) {
         let Arrived { frame: admitted, options, src, dst, tunnel, peer } = arrived;

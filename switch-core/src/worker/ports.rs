@@ -35,6 +35,32 @@ impl<F> PortSlot<F> {
     }
 }
 
+impl<F> PortSlot<F> {
+    /// The same for the first `n` frames.
+    #[inline(always)]
+    pub(super) fn send_all<D: Datapath<Frame = F>>(
+        &mut self,
+        frames: &mut impl Iterator<Item = F>,
+        n: usize,
+        dirty: &mut Vec<PortId>,
+        datapath: &mut D,
+    ) {
+        if self.tx.is_empty() {
+            dirty.push(self.port);
+        }
+        let mut left = n;
+        while left > 0 {
+            if self.tx.is_full() {
+                datapath.tx_burst(self.port, &mut self.tx, &self.counters);
+            }
+            // A batch takes at least one frame, and tx_burst leaves it empty.
+            let now = left.min(self.tx.room());
+            self.tx.extend(frames.by_ref().take(now));
+            left -= now.max(1);
+        }
+    }
+}
+
 /// The ports of a worker.
 pub(super) struct Ports<F> {
     slots: Vec<Option<Box<PortSlot<F>>>>,
