@@ -519,8 +519,14 @@ fn a_router_that_says_a_packet_was_too_large_is_believed_if_it_was_ours() {
             quoted
         };
         // Another source, destination, port, protocol: none of ours.
-        let forged =
-            [other(|p| p[15] = 9), other(|p| p[19] = 9), other(|p| p[23] = 0), other(|p| p[9] = 6)];
+        let forged = [
+            // A source port that no tunnel sends from.
+            other(|p| p[20] = 0x12),
+            other(|p| p[15] = 9),
+            other(|p| p[19] = 9),
+            other(|p| p[23] = 0),
+            other(|p| p[9] = 6),
+        ];
         for quoted in forged {
             rig.arrives(&too_big(1200, &quoted));
         }

@@ -17,8 +17,8 @@ pub(super) struct TooBig {
     /// The source and destination of the packet that is quoted.
     pub(super) from: IpAddr,
     pub(super) to: IpAddr,
-    /// Its UDP destination port; `None` for GRE.
-    pub(super) udp: Option<u16>,
+    /// Its UDP source and destination ports; `None` for GRE.
+    pub(super) udp: Option<(u16, u16)>,
     /// What gets through, in bytes.
     pub(super) mtu: u32,
 }
@@ -42,7 +42,7 @@ pub(super) fn too_big(head: &[u8]) -> Option<TooBig> {
             let from: [u8; 4] = *quoted.get(12..)?.first_chunk()?;
             let to: [u8; 4] = *quoted.get(16..)?.first_chunk()?;
             let payload = usize::from(quoted.first()? & 0x0f) * 4;
-            let udp = udp_port(*quoted.get(9)?, quoted.get(payload..)?)?;
+            let udp = udp_ports(*quoted.get(9)?, quoted.get(payload..)?)?;
             // Routers from before RFC 1191 name no MTU: the least is all that is known then.
             let mtu = if mtu == 0 { LEAST.0 } else { mtu.max(LEAST.0) };
             Some(TooBig { from: from.into(), to: to.into(), udp, mtu })
@@ -57,7 +57,7 @@ pub(super) fn too_big(head: &[u8]) -> Option<TooBig> {
             let quoted = icmp.get(8..)?;
             let from: [u8; 16] = *quoted.get(8..)?.first_chunk()?;
             let to: [u8; 16] = *quoted.get(24..)?.first_chunk()?;
-            let udp = udp_port(*quoted.get(6)?, quoted.get(40..)?)?;
+            let udp = udp_ports(*quoted.get(6)?, quoted.get(40..)?)?;
             Some(TooBig { from: from.into(), to: to.into(), udp, mtu })
         }
         _ => None,
@@ -65,9 +65,12 @@ pub(super) fn too_big(head: &[u8]) -> Option<TooBig> {
 }
 
 /// `Some(None)` for GRE, which has no ports; `None` for what no tunnel sends.
-fn udp_port(protocol: u8, payload: &[u8]) -> Option<Option<u16>> {
+fn udp_ports(protocol: u8, payload: &[u8]) -> Option<Option<(u16, u16)>> {
     match protocol {
-        17 => Some(Some(u16::from_be_bytes(*payload.get(2..)?.first_chunk()?))),
+        17 => {
+            let [s0, s1, d0, d1] = *payload.first_chunk()?;
+            Some(Some((u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]))))
+        }
         47 => Some(None),
         _ => None,
     }
@@ -108,7 +111,7 @@ mod tests {
         let told = too_big(&v4([3, 4], 1400, 17)).unwrap();
         assert_eq!(told.from, IpAddr::from([192, 0, 2, 1]));
         assert_eq!(told.to, IpAddr::from([198, 51, 100, 7]));
-        assert_eq!((told.udp, told.mtu), (Some(4789), 1400));
+        assert_eq!((told.udp, told.mtu), (Some((0xc000, 4789)), 1400));
         assert_eq!(too_big(&v4([3, 4], 1400, 47)).unwrap().udp, None);
         // Less than every path carries, and nothing at all (RFC 792).
         for mtu in [0, 1, 575] {
@@ -116,7 +119,7 @@ mod tests {
         }
         let told = too_big(&v6(2, 1400, 17)).unwrap();
         assert_eq!((told.from, told.to), ([0xfd; 16].into(), [0xfc; 16].into()));
-        assert_eq!((told.udp, told.mtu), (Some(4789), 1400));
+        assert_eq!((told.udp, told.mtu), (Some((0xc000, 4789)), 1400));
         assert_eq!(too_big(&v6(2, 68, 47)).unwrap().mtu, 1280);
     }
 

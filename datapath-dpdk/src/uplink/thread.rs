@@ -20,6 +20,7 @@ use switch_core::batch::{BURST_MAX, Batch};
 use switch_core::datapath::Wake;
 use switch_core::frame::Frame;
 use switch_core::handover::{HandoverRing, RING_FRAMES};
+use switch_core::tunnel::ENTROPY_FIRST;
 
 use super::hops::Published;
 use super::icmp::{self, TooBig};
@@ -126,7 +127,11 @@ impl Shared {
     fn hear_router(&self, told: TooBig, known: bool, now: Instant) {
         let sends = self.sends.lock().unwrap_or_else(PoisonError::into_inner);
         let ours = sends.iter().any(|vtep| {
-            vtep.local == told.from && told.udp.map_or(vtep.gre, |port| vtep.udp.contains(&port))
+            let sent = |(source, port): (u16, u16)| {
+                // Nobody else's packets leave from such a port to such a one.
+                source >= ENTROPY_FIRST && vtep.udp.contains(&port)
+            };
+            vtep.local == told.from && told.udp.map_or(vtep.gre, sent)
         });
         drop(sends);
         if !ours || !known {

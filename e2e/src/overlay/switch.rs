@@ -45,6 +45,15 @@ pub struct Switch {
 /// The uplink, and its exception TAP.
 const UPLINK: &str = "up0";
 
+/// The port for it. The device's frames come to the switch alone: its stack sees none of them.
+fn uplink(site: &Site) -> String {
+    let (device, mtu) = (&site.device, site.mtu);
+    format!(
+        "[[port]]\nname = \"{UPLINK}\"\ntype = \"dpdk\"\nmtu = {mtu}\n\
+         devargs = \"net_af_xdp0,iface={device}\"\n"
+    )
+}
+
 enum Running {
     Machine(Box<Daemon>),
     /// With the directory of its files there.
@@ -87,6 +96,9 @@ impl Switch {
             site.take_addresses(UPLINK)?;
         } else {
             site.take_addresses(&site.device)?;
+        }
+        if dpdk {
+            spec.config.push_str(&uplink(&site));
         }
         let running = match site.space.ground() {
             Ground::Machine => {
@@ -172,21 +184,16 @@ impl Switch {
     /// The whole configuration as it is to be now.
     fn config(&self) -> String {
         let mut text = START.to_owned();
-        let mut uplink = String::new();
+        let mut of_vtep = String::new();
         if self.dpdk {
-            // The device's frames come to the switch alone: its stack sees none of them.
-            let (device, mtu) = (&self.site.device, self.site.mtu);
-            text.push_str(&format!(
-                "[[port]]\nname = \"{UPLINK}\"\ntype = \"dpdk\"\nmtu = {mtu}\n\
-                 devargs = \"net_af_xdp0,iface={device}\"\n"
-            ));
-            uplink = format!("uplink = \"{UPLINK}\"\n");
+            text.push_str(&uplink(&self.site));
+            of_vtep = format!("uplink = \"{UPLINK}\"\n");
         }
         for (family, name) in [(Family::V4, "v4"), (Family::V6, "v6")] {
             if self.tunnels.iter().any(|(t, _)| t.family == family) {
                 let local = self.site.address(family);
                 text.push_str(&format!(
-                    "[[vtep]]\nname = \"{name}\"\nlocal = \"{local}\"\n{uplink}{}\n",
+                    "[[vtep]]\nname = \"{name}\"\nlocal = \"{local}\"\n{of_vtep}{}\n",
                     self.vtep
                 ));
             }
