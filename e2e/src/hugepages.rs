@@ -17,21 +17,22 @@ pub struct Hugepages {
 }
 
 impl Hugepages {
-    /// Sets `vm.nr_hugepages`, and waits for other tests that did.
+    /// Sets `vm.nr_hugepages` so that as many are free, beside those that other programs have, and
+    /// waits for other tests that did.
     ///
     /// # Errors
     /// Not root, or the kernel finds not enough memory in one piece.
-    pub fn set(total: u64) -> Result<Self> {
+    pub fn set(free: u64) -> Result<Self> {
         let file = File::create(LOCK).with_context(|| format!("cannot make {LOCK}"))?;
         let lock = Flock::lock(file, FlockArg::LockExclusive)
             .map_err(|(_, error)| error)
             .with_context(|| format!("cannot lock {LOCK}"))?;
         let before = number(Path::new(TOTAL))?;
+        let taken = before.saturating_sub(Self::free()?);
         let set = Self { before, _lock: lock };
-        write(total)?;
-        let now = number(Path::new(TOTAL))?;
-        // Pages in use are counted until they are given back.
-        ensure!(total == 0 || now >= total, "asked for {total} hugepages, and there are {now}");
+        write(if free == 0 { 0 } else { taken + free })?;
+        let now = Self::free()?;
+        ensure!(now >= free, "asked for {free} free hugepages, and there are {now}");
         Ok(set)
     }
 
