@@ -73,6 +73,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_mbuf_dynfield_register",
     "rte_mbuf_dynflag_register",
     "rte_mempool_avail_count",
+    "rte_mempool_free",
     "rte_openlog_stream",
     "rte_pktmbuf_free_bulk",
     "rte_pktmbuf_pool_create",

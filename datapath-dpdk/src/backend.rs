@@ -33,20 +33,16 @@ pub struct DpdkBackend {
     /// One a worker.
     wakers: Vec<Arc<dyn Wake>>,
     ports: BTreeMap<PortId, DevicePort>,
+    most_queues: u16,
     /// What DPDK as a whole goes without.
     warnings: Vec<BackendWarning>,
     /// Ports of type `tap` and `netdev`, which are not in `ports`.
     kernel: KernelPorts,
     uplinks: Uplinks,
-    /// A device was closed whose driver never gives back what it was to receive into.
-    keeps_buffers: bool,
 }
 
 /// Linux's number for "device busy".
 const EBUSY: i32 = 16;
-
-/// A driver that leaves the buffers of its fill ring behind when it is closed (seen with 22.11.11).
-const KEEPS_BUFFERS: &str = "net_af_xdp";
 
 impl DpdkBackend {
     /// A backend without workers and ports. All its ports receive into `pool`.
@@ -55,7 +51,8 @@ impl DpdkBackend {
         let kernel = KernelPorts::new(TapOptions::default());
         let (wakers, warnings) = (Vec::new(), Vec::new());
         let (ports, uplinks) = (BTreeMap::new(), Uplinks::default());
-        Self { eal, pool, wakers, ports, warnings, kernel, uplinks, keeps_buffers: false }
+        let most_queues = u16::MAX;
+        Self { eal, pool, wakers, ports, most_queues, warnings, kernel, uplinks }
     }
 
     /// The same, with what the switch is to say of DPDK as a whole.
@@ -69,6 +66,14 @@ impl DpdkBackend {
     #[must_use]
     pub fn with_kernel_options(mut self, options: TapOptions) -> Self {
         self.kernel = KernelPorts::new(options);
+        self
+    }
+
+    /// The same, with at most that many queues a device: more of them change the order of frames
+    /// where the driver does not keep flows together (`net_tap`).
+    #[must_use]
+    pub fn with_most_queues(mut self, most: u16) -> Self {
+        self.most_queues = most;
         self
     }
 
@@ -90,7 +95,7 @@ impl DpdkBackend {
         attach: &Attach,
         mtu: Option<u16>,
     ) -> Result<OpenPort<PortQueue>, DpdkError> {
-        let most = u16::try_from(self.workers(port)?).unwrap_or(u16::MAX);
+        let most = u16::try_from(self.workers(port)?).unwrap_or(u16::MAX).min(self.most_queues);
         let config =
             DeviceConfig { rx_queues: most, tx_queues: most, mtu, ..DeviceConfig::default() };
         self.open_configured(port, attach, &config)
@@ -329,7 +334,6 @@ impl Backend for DpdkBackend {
         let Some(opened) = self.ports.remove(&port) else {
             return self.kernel.close(port, remove);
         };
-        self.keeps_buffers |= opened.device.driver() == KEEPS_BUFFERS;
         opened.device.close().map_err(failed)?;
         exception
     }
@@ -431,10 +435,8 @@ impl Drop for DpdkBackend {
             return;
         }
         let missing = self.pool.size().mbufs.saturating_sub(self.pool.available());
-        match self.keeps_buffers {
-            _ if missing == 0 => {}
-            true => tracing::info!(missing, "net_af_xdp did not give all of its buffers back"),
-            false => tracing::warn!(missing, "buffers did not come back to the pool"),
+        if missing > 0 {
+            tracing::warn!(missing, "buffers did not come back to the pool");
         }
     }
 }

@@ -95,6 +95,49 @@ impl Mempool {
         Ok(pool)
     }
 
+    /// A pool for one device, whose driver does not give back what it holds when it is closed.
+    pub(crate) fn for_driver(name: &str, mbufs: u32, data_room: u16) -> Result<Self, DpdkError> {
+        let attempted = format!("making the mempool {name}");
+        let (c_name, socket) = (c_string(&attempted, name)?, dpdk_sys::VSW_SOCKET_ID_ANY);
+        let room = HEADROOM + data_room;
+        // No caches: those of workers would outlive it.
+        // SAFETY: the EAL runs, as there is a device; the name is a terminated string.
+        let raw = unsafe {
+            dpdk_sys::rte_pktmbuf_pool_create(c_name.as_ptr(), mbufs, 0, 0, room, socket)
+        };
+        let raw = NonNull::new(raw).ok_or_else(|| DpdkError::last(attempted))?;
+        let pool = Self { raw };
+        pool.keep_what_af_xdp_shares(mbufs);
+        Ok(pool)
+    }
+
+    /// Takes out, for good, what the driver does not share with the kernel: it counts with mbufs
+    /// that lie side by side (`xdp_umem_configure`), but none crosses a page, and so the last ones
+    /// lie behind the end of what it shares. The kernel refuses them without a word.
+    fn keep_what_af_xdp_shares(self, mbufs: u32) {
+        const PAGE: usize = 4096;
+        let all: Vec<Mbuf> = std::iter::from_fn(|| self.alloc()).collect();
+        let address = |frame: &Mbuf| frame.as_ptr().addr();
+        let first = all.iter().map(address).min().unwrap_or(0) & !(PAGE - 1);
+        // SAFETY: the pool lives.
+        let each = unsafe { dpdk_sys::vsw_mempool_object_bytes(self.raw.as_ptr()) } as usize;
+        let end = first + mbufs as usize * each;
+        let (shared, rest): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|frame| address(frame) + each <= end);
+        drop(shared);
+        rest.into_iter().for_each(std::mem::forget);
+    }
+
+    /// Ends a pool, whatever of it was not given back.
+    ///
+    /// # Safety
+    /// It is one of [`Self::for_driver`]; neither the driver nor anybody else has an mbuf of it that
+    /// is still going to be used.
+    pub(crate) unsafe fn free(self) {
+        // SAFETY: as the caller vouches.
+        unsafe { dpdk_sys::rte_mempool_free(self.raw.as_ptr()) }
+    }
+
     /// # Safety
     /// `raw` is a live pool of mbufs, which stays until the process ends, with a data room of at
     /// least twice [`HEAD_PRIVATE`].

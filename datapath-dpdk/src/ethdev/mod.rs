@@ -74,6 +74,9 @@ struct Open {
     name: String,
     driver: String,
     quirks: Quirks,
+    /// The driver's own pool, and where what it receives is copied to, see [`Quirks::hoards`].
+    own_pool: Option<Mempool>,
+    copy_into: Option<Mempool>,
     /// What the device refused and goes without, in words.
     refused: Option<String>,
     tx_offloads: u64,
@@ -92,6 +95,10 @@ struct Quirks {
     guest: bool,
     /// A frame that it does not take is at fault itself, and no full queue.
     refuses_frames: bool,
+    /// It keeps the buffers that it holds when it is closed (`net_af_xdp`: those in the rings that it
+    /// shares with the kernel), so it gets a pool of its own. It says nothing of checksums that
+    /// another stack of this host left unfinished either.
+    hoards: bool,
     /// Its checksums of frames in several odd pieces are wrong (`tap_tx_l4_add_rcksum`).
     bad_checksums: bool,
 }
@@ -101,6 +108,7 @@ impl Quirks {
         let none = Self::default();
         match driver {
             "net_vhost" => Self { claims: true, guest: true, ..none },
+            "net_af_xdp" => Self { hoards: true, ..none },
             "net_virtio_user" => Self { claims: true, ..none },
             "net_tap" => Self { refuses_frames: true, bad_checksums: true, ..none },
             _ => none,
@@ -153,6 +161,8 @@ impl Device {
             name,
             driver: String::new(),
             quirks: Quirks::default(),
+            own_pool: None,
+            copy_into: None,
             refused: None,
             tx_offloads: 0,
             rx_queues: 0,
@@ -364,6 +374,12 @@ impl Open {
         self.check("configuring", unsafe {
             dpdk_sys::rte_eth_dev_configure(self.port, rx_queues, tx_queues, &eth_conf)
         })?;
+        if self.quirks.hoards {
+            let name = format!("own-{}", self.port);
+            let mbufs = HOARDED * u32::from(rx_queues.max(1));
+            self.own_pool = Some(Mempool::for_driver(&name, mbufs, HOARD_ROOM)?);
+            self.copy_into = Some(pool);
+        }
         let (mut rx_desc, mut tx_desc) = (config.descriptors, config.descriptors);
         // SAFETY: a configured port; both numbers are read and written.
         self.check("sizing the queues of", unsafe {
@@ -374,7 +390,7 @@ impl Open {
         for queue in 0..rx_queues {
             let mut conf = info.default_rxconf;
             conf.offloads = eth_conf.rxmode.offloads & info.rx_queue_offload_capa;
-            let pool = pool.as_ptr();
+            let pool = self.own_pool.unwrap_or(pool).as_ptr();
             // SAFETY: a configured port with that queue; a live pool, which outlives the device.
             self.check("setting up a receive queue of", unsafe {
                 dpdk_sys::rte_eth_rx_queue_setup(self.port, queue, rx_desc, socket, &conf, pool)
@@ -466,6 +482,11 @@ impl Open {
     }
 }
 
+/// Buffers that a queue of `net_af_xdp` holds: 2,048 in each direction, and those in hand.
+const HOARDED: u32 = 4608;
+/// Their data bytes: with all that is in front, what fits into a page, as the kernel wants it.
+const HOARD_ROOM: u16 = 3648;
+
 /// Linux's numbers for "operation not supported", and for what libdpdk says to unknown names.
 const ENOTSUP: c_int = 95;
 const EFAULT: c_int = 14;
@@ -481,6 +502,11 @@ impl Drop for Open {
         if !device.is_null() {
             // SAFETY: the device of the port, which nobody uses any more.
             unsafe { dpdk_sys::rte_dev_remove(device) };
+        }
+        if let Some(pool) = self.own_pool {
+            // SAFETY: the driver is gone, and with it the kernel's rings; nobody else ever had an mbuf
+            // of it for longer than a copy takes.
+            unsafe { pool.free() };
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 
 use dpdk_sys::rte_mbuf;
 use switch_core::batch::{BURST_MAX, Batch};
-use switch_core::frame::{Frame, MAX_FRAME};
+use switch_core::frame::{Frame, MAX_FRAME, Offload};
+use switch_core::tunnel::left_unfinished;
 
 use super::{Device, notices};
 use crate::mbuf::Mbuf;
@@ -78,14 +79,23 @@ impl RxQueue {
     pub fn rx_burst(&mut self, batch: &mut Batch<Mbuf>, refused: &mut Refused) {
         let room = batch.room().min(BURST_MAX) as u16;
         let (port, mbufs) = (self.device.open.port, self.raw.0.as_mut_ptr());
-        let claims = self.device.open.quirks.claims;
+        let (claims, copy_into) = (self.device.open.quirks.claims, self.device.open.copy_into);
         // SAFETY: a started port with that queue, which only we use; at most `room` are written.
         let n = unsafe { dpdk_sys::vsw_eth_rx_burst(port, self.queue, mbufs, room) };
         for raw in self.raw.0.iter().take(n.into()).filter_map(|raw| NonNull::new(*raw)) {
-            // SAFETY: just received; the queue's pool is one of ours, and who sends shared buffers
-            // into a ring of ours does not write to them.
-            match unsafe { Mbuf::from_rx(raw) } {
+            let received = match copy_into {
+                // SAFETY: just received; the queue's pool is one of ours, and who sends shared
+                // buffers into a ring of ours does not write to them.
+                None => unsafe { Mbuf::from_rx(raw) },
+                // SAFETY: just received, by a driver that knows no other than whole frames.
+                Some(pool) => unsafe { Mbuf::copy_rx(raw, pool) },
+            };
+            match received {
                 Ok(mut frame) if refused.allows(frame.len()) => {
+                    if copy_into.is_some() {
+                        let csum = left_unfinished(frame.head(), frame.len());
+                        frame.set_offload(Offload { csum, gso: None });
+                    }
                     if claims && frame.check_claim().is_err() {
                         refused.bad_claims += 1;
                         refused.bytes += frame.len() as u64;

@@ -28,6 +28,8 @@ use switch_core::frame::{
 
 pub(crate) use note::register_note;
 use seg::{Seg, chain, consume};
+
+use crate::mempool::Mempool;
 use switch_core::segment::finish_checksum;
 
 /// Bytes of a frame that a share copies: the promised head and room for two tunnel headers.
@@ -108,6 +110,29 @@ impl Mbuf {
         let normalised = if private { frame.ensure_head() } else { frame.rehead() };
         normalised.map_err(|PoolDry| Lost { bytes: frame.len() })?;
         Ok(self)
+    }
+
+    /// Copies what a driver received into one of its own buffers, which goes back at once.
+    ///
+    /// # Errors
+    /// [`Lost`] if there was no mbuf for the copy.
+    ///
+    /// # Safety
+    /// `raw` is a frame in one segment that a driver has just given to the caller.
+    pub(crate) unsafe fn copy_rx(raw: NonNull<rte_mbuf>, pool: Mempool) -> Result<Self, Lost> {
+        // SAFETY: as the caller vouches.
+        let seg = unsafe { Seg::new(raw) };
+        // SAFETY: nobody writes to it before it is freed below.
+        let bytes = unsafe { seg.bytes() };
+        let copy = pool.frame(bytes).ok_or(Lost { bytes: bytes.len() });
+        // SAFETY: ours alone, and not used again.
+        unsafe { seg.free() };
+        copy
+    }
+
+    /// Where its first mbuf is.
+    pub(crate) fn as_ptr(&self) -> *const rte_mbuf {
+        self.first.as_ptr()
     }
 
     /// Gives the frame away, to a driver or a ring.

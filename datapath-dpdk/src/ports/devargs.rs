@@ -35,6 +35,15 @@ fn kernel_device(devargs: &str) -> Option<&str> {
     devargs.split(',').skip(1).filter(|_| needs).find_map(|arg| arg.strip_prefix("iface="))
 }
 
+/// What `net_tap` knows (`rte_eth_tap.c`, `valid_arguments`). Other drivers refuse what they do not
+/// know; this one makes another device than was asked for.
+const NET_TAP_KEYS: &[&str] = &["iface", "remote", "mac", "persist"];
+
+fn ignored_key(devargs: &str) -> Option<&str> {
+    let mut keys = devargs.split(',').skip(1).map(|arg| arg.split('=').next().unwrap_or(arg));
+    keys.find(|key| devargs.starts_with("net_tap") && !NET_TAP_KEYS.contains(key))
+}
+
 /// The device's name in DPDK.
 pub(crate) fn name(devargs: &str) -> String {
     let name = devargs.split(',').next().unwrap_or_default();
@@ -50,6 +59,13 @@ pub(crate) fn check(devargs: &str) -> Result<(), BackendError> {
         && !Path::new("/sys/class/net").join(device).exists()
     {
         return Err(BackendError::NotThere { what: format!("device {device}") });
+    }
+    if let Some(key) = ignored_key(devargs) {
+        return Err(BackendError::Failed {
+            attempted: format!("attaching the device {}", name(devargs)),
+            cause: format!("net_tap has no argument {key:?}, and ignores all others because of it"),
+            hint: Some(format!("its arguments are {}", NET_TAP_KEYS.join(", "))),
+        });
     }
     pci_address(devargs).map_or(Ok(()), |address| check_pci(&address, Path::new("/sys")))
 }

@@ -111,7 +111,7 @@ pub(crate) fn conforms(
     let full = pool.available();
     let report = run_all(|check| {
         assert_eq!(pool.available(), full, "what ran before {check} leaked mbufs");
-        let backend = DpdkBackend::new(super::eal(), pool);
+        let backend = DpdkBackend::new(super::eal(), pool).with_most_queues(1);
         let far = (0..switch_core::testing::conformance::PORTS).map(&far).collect();
         OnKernel { backend, far, frame_max, tx_capacity }
     });

@@ -124,17 +124,21 @@ fn a_guest_talks_and_its_end_leaves_nothing_behind() -> Result<()> {
     lab.daemon.settle()?.check()?;
 
     // Killed in the middle of traffic in both directions.
-    let flood = |from: &dyn Host, to: &str| {
-        from.sh(&format!("timeout 3 ping -f -s 1400 {to} > /dev/null 2>&1 &"))
-            .and_then(|out| out.ok())
+    let done = lab.dir.path().join("flooded");
+    let flood = |from: &dyn Host, to: &str, then: &str| {
+        let ping = format!("timeout 3 ping -f -s 1400 {to}");
+        from.sh(&format!("({ping}; {then}) > /dev/null 2>&1 &")).and_then(|out| out.ok())
     };
-    flood(&lab.a, GUEST)?;
-    flood(&guest, "192.0.2.1")?;
+    flood(&lab.a, GUEST, &format!("touch {}", done.display()))?;
+    flood(&guest, "192.0.2.1", "true")?;
     std::thread::sleep(Duration::from_millis(300));
     drop(guest);
     lab.wait_for("down")?;
     // The flood ends by itself.
-    until_ok(SOON, "the flood's end", || lab.a.sh("! pgrep -f 'ping -f -s 1400 192.0.2.3'")?.ok())?;
+    until_ok(SOON, "the flood's end", || {
+        ensure!(lab.dir.path().join("flooded").exists());
+        Ok(())
+    })?;
     lab.daemon.wait_buffers_in_use(idle)?;
     lab.daemon.settle()?.check()?;
 

@@ -45,6 +45,8 @@ pub use inner::{Inner, InnerIp};
 pub use known::Known;
 pub use lane::{Lane, LaneHeader};
 pub use outer::{ENTROPY_FIRST, OuterHeader};
+pub use unfinished::left_unfinished;
+
 pub use table::{
     Accepts, HeaderKind, NetworkKey, Overlay, PeerConf, PeerState, Proto, Sequence, TunnelConf,
     TunnelHeader, TunnelState, VtepConf,
