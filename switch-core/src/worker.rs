@@ -1,6 +1,7 @@
 //! A worker: one burst from end to end, in one direction, run to completion.
 
 mod burst;
+mod inner;
 mod overlay;
 mod plan;
 mod ports;

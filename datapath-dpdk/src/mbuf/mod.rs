@@ -299,10 +299,11 @@ impl Frame for Mbuf {
         self.first.set_data_off(self.first.data_off() - bytes);
         self.first.set_data_len(self.first.data_len() + bytes);
         self.first.set_pkt_len(self.first.pkt_len() + u32::from(bytes));
-        if let Csum::Partial { .. } = self.offload().csum {
+        if !self.is_finished() {
             self.set_offload(self.offload().pushed(n));
         }
-        Ok(&mut self.head_mut()[..n])
+        // SAFETY: the first `n` bytes of the data were headroom, which no other frame looks at.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.first.data(), n) })
     }
 
     #[inline]
@@ -367,7 +368,13 @@ impl Frame for Mbuf {
             || note::get(self.first).is_none_or(|note| note.offload().is_finished())
     }
 
+    #[inline]
     fn set_offload(&mut self, offload: Offload) {
+        // Nothing to be noted, and nothing to be known from the driver any more.
+        if offload == Offload::NONE && self.first.has_rx_flags_only() {
+            let flags = self.first.ol_flags() & !dpdk_sys::VSW_MBUF_F_RX_L4_CKSUM_MASK;
+            return self.first.set_ol_flags(flags);
+        }
         note::set(self.first, note::get_or_new(self.first).with(offload));
     }
 

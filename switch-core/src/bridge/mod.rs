@@ -10,9 +10,9 @@ mod loop_guard;
 mod move_damping;
 mod storm;
 
-use crate::config::{BridgeConf, PortConf, PortVlans, Snapshot};
+use crate::config::{PortConf, PortVlans, Snapshot};
 use crate::drop::DropReason;
-use crate::fdb::{Dest, Hash, Key, Learn};
+use crate::fdb::{Dest, Hash, Key};
 use crate::frame::{FrameMeta, InTag, Options};
 use crate::ids::{BridgeId, Domain, PeerId, PortId};
 use crate::tunnel::TunnelConf;
@@ -26,9 +26,6 @@ pub use storm::StormBucket;
 
 /// What bridging changes in the world. A live worker learns and counts; a trace only looks.
 pub trait Effects {
-    /// Learns that `key` is at `dest`.
-    fn learn(&mut self, key: Key, hash: Hash, dest: Dest) -> Learn;
-
     /// Where `key` is.
     fn lookup(&mut self, key: Key, hash: Hash) -> Option<Dest>;
 
@@ -83,6 +80,12 @@ impl Untagged {
     #[inline]
     pub fn of(port: &PortConf) -> Option<Self> {
         Some(Self(Domain::new(port.bridge?, port.vlans.pvid?)))
+    }
+
+    /// Where those go that come out of `tunnel`.
+    #[inline]
+    pub fn of_tunnel(tunnel: &TunnelConf) -> Option<Self> {
+        Some(Self(Domain::new(tunnel.bridge, tunnel.vlans.pvid?)))
     }
 
     /// The keys of source and destination of an untagged unicast frame with nothing odd about it,
@@ -184,27 +187,15 @@ pub fn decide(
     }
 }
 
-/// The same for a frame that came out of `tunnel`. `vtep` is the VTEP's port, and `peer` who sent
-/// it, if that is somebody who can be learned.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "what `decide` takes, and where it came from")]
+/// The same for a frame that came out of a tunnel. `vtep` is the VTEP's port.
+#[inline]
 pub fn decide_inner(
     snapshot: &Snapshot,
     vtep: &PortConf,
-    tunnel: &TunnelConf,
-    peer: Option<PeerId>,
-    bridge: &BridgeConf,
     frame: &Admitted,
-    src: Hash,
     dst: Hash,
     fx: &mut impl Effects,
 ) -> Verdict {
-    if bridge.learning
-        && tunnel.learning
-        && let Some(peer) = peer
-    {
-        fx.learn(frame.src, src, Dest::Remote(peer.get()));
-    }
     let known = if frame.group { None } else { fx.lookup(frame.dst, dst) };
     match known {
         Some(Dest::Port(out)) => to_port(snapshot, vtep, out, frame, fx),

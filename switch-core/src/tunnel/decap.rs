@@ -380,11 +380,10 @@ impl<'a> Opened<'a> {
         Self { tunnel, peer: Some(peer), src, options: (inner, inner), inner, end: inner, ecn }
     }
 
-    /// The same of a packet that ends elsewhere.
+    /// Another packet ends there, and is the same otherwise.
     #[inline(always)]
-    pub(super) const fn ending_at(mut self, end: usize) -> Self {
+    pub(super) const fn set_end(&mut self, end: usize) {
         self.end = end;
-        self
     }
 
     /// The same packet, refused after all.
@@ -404,9 +403,7 @@ impl<'a> Opened<'a> {
             frame.truncate(self.end);
         }
         // The outer checksum's state says nothing about the inner one's.
-        if frame.offload() != Offload::NONE {
-            frame.set_offload(Offload::NONE);
-        }
+        frame.set_offload(Offload::NONE);
         if frame.trim_front(self.inner).is_err() {
             return Err(self.refused(DropReason::TunnelHeader));
         }

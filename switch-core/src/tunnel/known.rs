@@ -54,7 +54,7 @@ impl<'a> Known<'a> {
     /// What a packet of `len` bytes is taken for that begins with `head`; `None` if that cannot be
     /// told here.
     #[inline(always)]
-    pub fn open(&mut self, head: &[u8], len: usize) -> Option<Opened<'a>> {
+    pub fn open(&mut self, head: &[u8], len: usize) -> Option<&Opened<'a>> {
         // The inner Ethernet header has to be there, too.
         let outer: &[u8; LEN] = head.first_chunk::<{ LEN + ETHERNET }>()?.first_chunk()?;
         let (words, from) = split(outer);
@@ -65,7 +65,7 @@ impl<'a> Known<'a> {
         if differs != 0 {
             self.look_up(outer);
         }
-        let opened = self.opened?;
+        let opened = self.opened.as_mut()?;
         let total = u16::from_be_bytes([outer[2], outer[3]]);
         let datagram = u16::from_be_bytes([outer[24], outer[25]]);
         let end = usize::from(total);
@@ -73,7 +73,8 @@ impl<'a> Known<'a> {
             && header_sum(words, outer) == 0xffff
             && datagram == total.wrapping_sub(IPV4 as u16)
             && (LEN + ETHERNET..=len).contains(&end);
-        holds.then(|| opened.ending_at(end))
+        opened.set_end(end);
+        holds.then_some(&*opened)
     }
 
     /// Looks for the sender and the network of a packet that has another than the last one.

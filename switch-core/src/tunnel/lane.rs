@@ -9,7 +9,7 @@ use super::outer::{ENTROPY_FIRST, V4_UDP};
 use super::plain::Plain;
 use super::{HeaderKind, PeerConf, TunnelConf};
 use crate::config::{Dscp, Ttl};
-use crate::frame::{Csum, Frame, Offload};
+use crate::frame::{Frame, Offload};
 
 /// What follows IPv4 and UDP: VXLAN, or GENEVE without options.
 const HEADER: usize = 8;
@@ -76,8 +76,8 @@ impl<'a> Lane<'a> {
     /// with the frame unchanged, for any other.
     #[inline(always)]
     pub fn encap<F: Frame>(&self, frame: &mut F) -> bool {
-        let (len, offload) = (frame.len(), frame.offload());
-        if len > self.max || !offload.is_finished() {
+        let len = frame.len();
+        if len > self.max || !frame.is_finished() {
             return false;
         }
         let Some(inner) = Plain::of(frame.head()) else { return false };
@@ -89,9 +89,8 @@ impl<'a> Lane<'a> {
             return false;
         };
         self.write(front, len as u16, &inner);
-        if offload.csum != Csum::Unknown {
-            frame.set_offload(Offload::NONE);
-        }
+        // What is known of the inner checksum says nothing about the outer one.
+        frame.set_offload(Offload::NONE);
         true
     }
 

@@ -14,7 +14,7 @@ use crate::egress::{self, Finish};
 use crate::event::WorkerEvent;
 use crate::fdb::{Dest, Fdb, Hash, Key, Learn, Tick};
 use crate::frame::{Frame, FrameMeta, InTag};
-use crate::ids::{PeerId, PortId};
+use crate::ids::{Domain, PeerId, PortId};
 use crate::segment;
 use crate::stats::{PortCounters, WorkerCounters};
 use crate::switch::Switch;
@@ -35,7 +35,7 @@ impl Live<'_> {
     /// What few frames bring: an address that is new or elsewhere, or may not be learned.
     #[cold]
     #[inline(never)]
-    fn learn_news(&self, key: Key, hash: Hash, dest: Dest) -> Learn {
+    pub(super) fn learn_news(&self, key: Key, hash: Hash, dest: Dest) -> Learn {
         let learned = self.fdb.learn(key, hash, dest, self.tick);
         match learned {
             Learn::Refreshed | Learn::Pinned => {}
@@ -57,14 +57,6 @@ impl Live<'_> {
 }
 
 impl Effects for Live<'_> {
-    #[inline(always)]
-    fn learn(&mut self, key: Key, hash: Hash, dest: Dest) -> Learn {
-        if self.fdb.refresh(key, hash, dest, self.tick) {
-            return Learn::Refreshed;
-        }
-        self.learn_news(key, hash, dest)
-    }
-
     #[inline(always)]
     fn lookup(&mut self, key: Key, hash: Hash) -> Option<Dest> {
         self.fdb.lookup(key, hash)
@@ -116,15 +108,32 @@ impl<D: Datapath> Burst<'_, D> {
         }
         let mut hops = [Hop::ASK; BURST_MAX];
         if open {
-            self.hops(frames.as_slice(), plan, &mut hops);
+            self.fetch_routes(plan);
+            self.hops(frames.as_mut_slice(), plan, &mut hops);
         }
+        self.send_or_ask(frames, &hops, |burst, frame, at| {
+            if let Some(planned) = plan.get(at) {
+                burst.forward(frame, &planned, bridge);
+            }
+        });
+    }
+
+    /// Sends each frame out of the port that `hops` says, and leaves others to `ask`, which is told
+    /// how many frames came before.
+    #[inline(always)]
+    pub(super) fn send_or_ask(
+        &mut self,
+        frames: &mut Batch<D::Frame>,
+        hops: &[Hop; BURST_MAX],
+        mut ask: impl FnMut(&mut Self, D::Frame, usize),
+    ) {
         let hops = hops.get(..frames.len()).unwrap_or_default();
         let mut frames = frames.drain();
         let mut at = 0;
         while let Some((hop, rest)) = hops.get(at..).and_then(<[_]>::split_first) {
             let Some(out) = hop.out() else {
-                if let (Some(frame), Some(planned)) = (frames.next(), plan.get(at)) {
-                    self.forward_one(frame, &planned, bridge, open);
+                if let Some(frame) = frames.next() {
+                    ask(self, frame, at);
                 }
                 at += 1;
                 continue;
@@ -139,43 +148,48 @@ impl<D: Datapath> Burst<'_, D> {
         }
     }
 
-    /// The last pass, for a frame that does not leave as it came.
-    #[inline(always)]
-    fn forward_one(&mut self, frame: D::Frame, planned: &Planned, bridge: &BridgeConf, open: bool) {
-        let mut frame = frame;
-        if let (true, Ok(InTag::Untagged), Some(Dest::Remote(peer))) =
-            (open, planned.tag, planned.dest)
-            && let Some(peer) = PeerId::new(peer)
-        {
-            match self.output_plain(frame, planned.dst.0.domain(), peer) {
-                None => return,
-                Some(other) => frame = other,
-            }
-        }
-        self.forward(frame, planned, bridge);
-    }
-
-    /// Looks up out of which port each frame goes as it came.
+    /// Looks up out of which port each frame goes, as it came or encapsulated, which is done at once.
     #[inline(never)]
-    fn hops(&self, frames: &[D::Frame], plan: &mut Plan, hops: &mut [Hop; BURST_MAX]) {
+    fn hops(&mut self, frames: &mut [D::Frame], plan: &Plan, hops: &mut [Hop; BURST_MAX]) {
         let mut way = Way::default();
         let high = plan.high();
         for ((hop, course), frame) in hops.iter_mut().zip(plan.look_up(self.live.fdb)).zip(frames) {
             if way.course != course {
                 way = self.way(course, high);
             }
-            if frame.len() <= way.len_max && frame.is_finished() {
+            let goes = if way.is_tunnel {
+                self.route.encap(frame)
+            } else {
+                frame.len() <= way.len_max && frame.is_finished()
+            };
+            if goes {
                 *hop = way.hop;
             }
         }
     }
 
-    /// What has to hold for a frame to be sent out of a port as it came, for all frames of the same
-    /// domain and tag. In every other case [`bridge::decide`] and [`Self::output`] have the word.
+    /// Which way frames of a course go.
     #[inline(never)]
-    fn way(&self, course: Course, high: u64) -> Way {
+    fn way(&mut self, course: Course, high: u64) -> Way {
         let no_way = Way { course, ..Way::default() };
-        let Some((Dest::Port(out), domain, tag)) = course.take_apart(high) else { return no_way };
+        match course.take_apart(high) {
+            Some((Dest::Port(out), domain, tag)) => {
+                let len_max = self.len_max(out, domain, tag);
+                len_max.map_or(no_way, |len_max| Way { hop: Hop::to(out), len_max, ..no_way })
+            }
+            Some((Dest::Remote(peer), domain, InTag::Untagged)) => {
+                let out = PeerId::new(peer).and_then(|peer| self.turn_to(domain, peer));
+                out.map_or(no_way, |out| Way { hop: Hop::to(out), is_tunnel: true, ..no_way })
+            }
+            _ => no_way,
+        }
+    }
+
+    /// What has to hold for a frame to be sent out of a port as it came, for all frames of the same
+    /// domain and tag; length of the longest that may. In every other case [`bridge::decide`] and
+    /// [`Self::output`] have the word.
+    #[inline]
+    pub(super) fn len_max(&self, out: PortId, domain: Domain, tag: InTag) -> Option<usize> {
         let plain = self.snapshot.port(out).filter(|out| {
             let egress = out.vlans.egress(domain.vid());
             let stays = match tag {
@@ -191,13 +205,17 @@ impl<D: Datapath> Burst<'_, D> {
                 && !self.live.blocked(out)
                 && self.egress.slot(out.id).is_some()
         });
-        let Some(conf) = plain else { return no_way };
-        Way { hop: Hop(out.get()), len_max: egress::plain_len_max(conf.mtu), ..no_way }
+        plain.map(|out| egress::plain_len_max(out.mtu))
     }
 
     /// Sends the first `n` frames, which leave as they came.
     #[inline(always)]
-    fn send_run(&mut self, out: PortId, frames: &mut impl Iterator<Item = D::Frame>, n: usize) {
+    pub(super) fn send_run(
+        &mut self,
+        out: PortId,
+        frames: &mut impl Iterator<Item = D::Frame>,
+        n: usize,
+    ) {
         // There is one: `way` looked.
         let Some((slot, dirty)) = self.egress.slot_mut(out) else { return };
         self.counters.forwarded.add(n as u64);
@@ -401,27 +419,34 @@ impl<D: Datapath> Burst<'_, D> {
 }
 
 /// What the last frame of a burst met: the next one most likely meets the same.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Way {
     course: Course,
     hop: Hop,
-    /// Length of the longest frame that takes it.
+    /// Length of the longest frame that takes it as it came.
     len_max: usize,
+    /// Frames are encapsulated.
+    is_tunnel: bool,
 }
 
 impl Default for Way {
     fn default() -> Self {
-        Self { course: Course::NONE, hop: Hop::ASK, len_max: 0 }
+        Self { course: Course::NONE, hop: Hop::ASK, len_max: 0, is_tunnel: false }
     }
 }
 
-/// The port that a frame leaves by as it came, as a number that is quick to compare.
+/// The port that a frame leaves by with nothing else to be done, as a number that is quick to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Hop(u16);
+pub(super) struct Hop(u16);
 
 impl Hop {
     /// It does not, or that is still to be asked.
-    const ASK: Self = Self(u16::MAX);
+    pub(super) const ASK: Self = Self(u16::MAX);
+
+    #[inline]
+    pub(super) const fn to(port: PortId) -> Self {
+        Self(port.get())
+    }
 
     fn out(self) -> Option<PortId> {
         PortId::new(self.0)

@@ -26,7 +26,6 @@ pub(super) struct Plan {
     src_hash: [Hash; BURST_MAX],
     dst_hash: [Hash; BURST_MAX],
     kinds: [Kind; BURST_MAX],
-    places: [Place; BURST_MAX],
 }
 
 /// How a frame comes in, or why it does not, as a number that is quick to compare.
@@ -97,8 +96,6 @@ pub(super) struct Planned {
     pub(super) tag: Result<InTag, DropReason>,
     pub(super) src: (Key, Hash),
     pub(super) dst: (Key, Hash),
-    /// Where the destination was found, if it was looked up.
-    pub(super) dest: Option<Dest>,
 }
 
 impl Planned {
@@ -148,7 +145,6 @@ impl Default for Plan {
             src_hash: [Hash::default(); BURST_MAX],
             dst_hash: [Hash::default(); BURST_MAX],
             kinds: [Kind::UNTAGGED; BURST_MAX],
-            places: [Place::default(); BURST_MAX],
         }
     }
 }
@@ -199,12 +195,11 @@ impl Plan {
 
     /// Looks all destinations up. Answers, in order, with what decides which way each frame goes.
     #[inline(always)]
-    pub(super) fn look_up(&mut self, fdb: &Fdb) -> impl Iterator<Item = Course> {
+    pub(super) fn look_up(&self, fdb: &Fdb) -> impl Iterator<Item = Course> {
         let high = self.high;
         let keys = self.dst.iter().zip(&self.dst_hash).take(self.len);
-        keys.zip(&mut self.places).zip(&self.kinds).map(move |(((low, hash), place), kind)| {
-            *place = fdb.place(Key::from_parts(*low, high), *hash);
-            Course::new(*place, *low, *kind)
+        keys.zip(&self.kinds).map(move |((low, hash), kind)| {
+            Course::new(fdb.place(Key::from_parts(*low, high), *hash), *low, *kind)
         })
     }
 
@@ -218,7 +213,6 @@ impl Plan {
         let key = |low| Key::from_parts(low, self.high);
         let src = (key(*self.src.get(at)?), *self.src_hash.get(at)?);
         let dst = (key(*self.dst.get(at)?), *self.dst_hash.get(at)?);
-        let dest = self.places.get(at)?.dest();
-        Some(Planned { tag: self.kinds.get(at)?.get(), src, dst, dest })
+        Some(Planned { tag: self.kinds.get(at)?.get(), src, dst })
     }
 }

@@ -1,9 +1,14 @@
 //! The way into a tunnel that the frames of a burst take: most take one.
 
+use arrayvec::ArrayVec;
+
 use super::burst::Burst;
+use super::overlay::fetch_tunnels;
+use super::plan::Plan;
 use crate::config::Egress;
 use crate::datapath::Datapath;
 use crate::drop::DropReason;
+use crate::fdb::Dest;
 use crate::frame::Frame;
 use crate::ids::{Domain, PeerId, PortId};
 use crate::tunnel::{Lane, OverlayCounters, PeerConf, TunnelConf};
@@ -26,10 +31,24 @@ struct Way<'a> {
     bytes: u64,
 }
 
+impl Route<'_> {
+    /// Encapsulates a frame that leaves without a tag, if nothing about it is out of the ordinary.
+    #[inline(always)]
+    pub(super) fn encap<F: Frame>(&mut self, frame: &mut F) -> bool {
+        let Some(way) = &mut self.way else { return false };
+        let len = frame.len() as u64;
+        let encapsulated = way.lane.encap(frame);
+        if encapsulated {
+            (way.frames, way.bytes) = (way.frames.wrapping_add(1), way.bytes.wrapping_add(len));
+        }
+        encapsulated
+    }
+}
+
 impl<'a, D: Datapath> Burst<'a, D> {
     /// Sends a frame to a remote, if nothing about either of them is out of the ordinary; hands it
-    /// back otherwise. The frame has no tag.
-    #[inline(always)]
+    /// back otherwise. The frame leaves without a tag.
+    #[inline]
     pub(super) fn output_plain(
         &mut self,
         frame: D::Frame,
@@ -37,26 +56,48 @@ impl<'a, D: Datapath> Burst<'a, D> {
         peer: PeerId,
     ) -> Option<D::Frame> {
         let mut frame = frame;
-        if self.route.to != Some((domain, peer)) {
-            self.take_route(domain, peer);
-        }
-        let Some(way) = &mut self.route.way else { return Some(frame) };
-        let len = frame.len() as u64;
-        if !way.lane.encap(&mut frame) {
+        let Some(out) = self.turn_to(domain, peer).filter(|_| self.route.encap(&mut frame)) else {
             return Some(frame);
-        }
-        (way.frames, way.bytes) = (way.frames.wrapping_add(1), way.bytes.wrapping_add(len));
-        if let Some((slot, dirty)) = self.egress.slot_mut(way.out) {
+        };
+        // There is one: `way_to` looked.
+        if let Some((slot, dirty)) = self.egress.slot_mut(out) {
+            self.counters.forwarded.add(1);
+            slot.counters.offered.add(1);
             slot.send(frame, dirty, self.datapath);
         }
         None
     }
 
-    /// Looks up what frames of `domain` to `peer` have in common.
+    /// The next frames are from that domain to that remote: by which port they leave, if there is a
+    /// lane.
+    #[inline]
+    pub(super) fn turn_to(&mut self, domain: Domain, peer: PeerId) -> Option<PortId> {
+        if self.route.to != Some((domain, peer)) {
+            self.count_route();
+            self.route = Route { to: Some((domain, peer)), way: self.way_to(domain, peer) };
+        }
+        self.route.way.as_ref().map(|way| way.out)
+    }
+
+    /// Has the tunnels fetched that frames of the burst are likely to go into, where there are too
+    /// many for the caches.
+    #[inline]
+    pub(super) fn fetch_routes(&self, plan: &Plan) {
+        if self.snapshot.overlay().is_crowded() {
+            self.fetch_crowded(plan);
+        }
+    }
+
     #[inline(never)]
-    fn take_route(&mut self, domain: Domain, peer: PeerId) {
-        self.count_route();
-        self.route = Route { to: Some((domain, peer)), way: self.way_to(domain, peer) };
+    fn fetch_crowded(&self, plan: &Plan) {
+        let (overlay, high) = (self.snapshot.overlay(), plan.high());
+        let mut tunnels = ArrayVec::new();
+        tunnels.extend(plan.look_up(self.live.fdb).filter_map(|course| {
+            let (Dest::Remote(_), domain, _) = course.take_apart(high)? else { return None };
+            let bridge = self.snapshot.bridge(domain.bridge())?;
+            overlay.tunnel(bridge.tunnels(domain.vid()).next()?)
+        }));
+        fetch_tunnels(&tunnels, self.worker);
     }
 
     /// `None` where not every frame that is sent this way is accepted.
@@ -71,17 +112,14 @@ impl<'a, D: Datapath> Burst<'a, D> {
         Some(Way { lane, out: out.id, tunnel, peer, frames: 0, bytes: 0 })
     }
 
-    /// Counts what went the way, at once for all frames. Due at the end of a burst.
+    /// Counts for tunnel and peer what went the way, at once for all frames. Due at the end of a
+    /// burst.
     #[inline]
     pub(super) fn count_route(&mut self) {
         let Some(way) = self.route.way.as_mut().filter(|way| way.frames > 0) else { return };
         let (frames, bytes) = (way.frames, way.bytes);
         (way.frames, way.bytes) = (0, 0);
-        let (out, tunnel, peer) = (way.out, way.tunnel, way.peer);
-        self.counters.forwarded.add(frames);
-        if let Some(slot) = self.egress.slot(out) {
-            slot.counters.offered.add(frames);
-        }
+        let (tunnel, peer) = (way.tunnel, way.peer);
         for counters in [&tunnel.counters, &peer.counters] {
             if let Some(counters) = counters.get(self.worker) {
                 counters.tx_frames.add(frames);

@@ -1,0 +1,327 @@
+//! The way from the underlay to a bridge: packets are opened, and what they carry comes in on its
+//! tunnel.
+
+use std::ptr;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use super::Worker;
+use super::burst::{Burst, Hop};
+use super::overlay::{fetch_tunnels, inner_max};
+use super::plan;
+use crate::batch::BURST_MAX;
+use crate::bridge::{self, Admitted, Untagged};
+use crate::clock::Nanos;
+use crate::config::{BridgeConf, PortConf, Snapshot};
+use crate::datapath::Datapath;
+use crate::drop::DropReason;
+use crate::egress;
+use crate::event::{OptionsSeen, WorkerEvent};
+use crate::fdb::{Dest, Hash, Key};
+use crate::frame::{Frame, FrameMeta, InTag, Options};
+use crate::stats::PortCounters;
+use crate::switch::Switch;
+use crate::tunnel::{self, Known, Opened, OverlayCounters, PeerConf, Refused};
+use crate::tunnel::{Overlay, TunnelConf, VtepConf};
+use crate::verdict::Action;
+
+/// A frame that came out of a tunnel, between the passes of a burst.
+struct Arrived<'a> {
+    src: (Key, Hash),
+    dst: (Key, Hash),
+    tag: InTag,
+    origin: Origin<'a>,
+}
+
+/// Where it came out of.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    tunnel: &'a TunnelConf,
+    peer: Option<&'a PeerConf>,
+    bridge: &'a BridgeConf,
+    options: Options,
+}
+
+/// One a frame; `None` for one that was refused.
+type Arrivals<'a> = ArrayVec<Option<Arrived<'a>>, BURST_MAX>;
+
+impl<D: Datapath> Worker<D> {
+    /// The burst is packets from the underlay: what they carry is forwarded as if it had come in on
+    /// its tunnel.
+    #[inline(never)]
+    pub(super) fn decapsulate(
+        &mut self,
+        snapshot: &Snapshot,
+        port: &PortConf,
+        vtep: &VtepConf,
+        counters: &PortCounters,
+        now: Nanos,
+    ) {
+        let mut arrivals = ArrayVec::new();
+        self.take_out(snapshot, vtep, counters, &mut arrivals);
+        let (mut burst, frames, _) = self.burst(snapshot, port, counters, now);
+        let hashes = arrivals.iter().flatten().map(|arrived| (arrived.src.1, arrived.dst.1));
+        plan::fetch::<D>(burst.live.fdb, hashes);
+        burst.learn_inner(&arrivals);
+        let mut hops = [Hop::ASK; BURST_MAX];
+        burst.hops_inner(frames.as_slice(), &arrivals, &mut hops);
+        burst.send_or_ask(frames, &hops, |burst, frame, at| {
+            if let Some(Some(arrived)) = arrivals.get(at) {
+                burst.forward_inner(frame, arrived);
+            }
+        });
+        burst.count_route();
+    }
+
+    /// The first pass: what the packets carry, and where that may come in.
+    fn take_out<'a>(
+        &mut self,
+        snapshot: &'a Snapshot,
+        vtep: &'a VtepConf,
+        counters: &PortCounters,
+        arrivals: &mut Arrivals<'a>,
+    ) {
+        let (overlay, fdb, worker) = (snapshot.overlay(), self.switch.fdb(), self.id.index());
+        self.options.clear();
+        if overlay.is_crowded() {
+            fetch(overlay, vtep, self.rx.as_slice(), worker);
+        }
+        let (mut known, mut run) = (Known::new(overlay, vtep), Run::default());
+        for frame in self.rx.as_mut_slice() {
+            run.options = Options::default();
+            let (head, len) = (frame.head(), frame.len());
+            let taken = match known.as_mut().and_then(|known| known.open(head, len)) {
+                Some(opened) => {
+                    run.turn_to(opened, snapshot, worker);
+                    run.take_in(opened, frame)
+                }
+                None => tunnel::open(overlay, vtep, frame).and_then(|opened| {
+                    run.turn_to(&opened, snapshot, worker);
+                    let (from, to) = opened.options;
+                    let options = frame.head().get(from..to).unwrap_or_default();
+                    run.options = Options::keep(options, &mut self.options);
+                    let taken = run.take_in(&opened, frame)?;
+                    report(&self.switch, &opened, run.options.of(&self.options));
+                    Ok(taken)
+                }),
+            };
+            let refused = match (taken, run.origin()) {
+                (Ok((src, dst, tag)), Some(origin)) => {
+                    let (src, dst) = ((src, fdb.hash(src)), (dst, fdb.hash(dst)));
+                    let _ = arrivals.try_push(Some(Arrived { src, dst, tag, origin }));
+                    continue;
+                }
+                (Ok(_), None) => DropReason::NoDestination.into(),
+                (Err(refused), _) => refused,
+            };
+            counters.count_drop(refused.reason, 1);
+            count_refused(&refused, worker);
+            let _ = arrivals.try_push(None);
+        }
+        run.settle(worker);
+    }
+}
+
+/// Has the tunnels of a burst fetched, where there are too many for the caches.
+#[inline(never)]
+fn fetch<F: Frame>(overlay: &Overlay, vtep: &VtepConf, frames: &[F], worker: usize) {
+    let mut tunnels = ArrayVec::new();
+    tunnels.extend(frames.iter().filter_map(|frame| tunnel::guess(overlay, vtep, frame.head())));
+    fetch_tunnels(&tunnels, worker);
+}
+
+/// The tunnel and the peer of the frame at hand, and of those before it that had the same: what
+/// follows from the two, and what is not counted yet.
+#[derive(Default)]
+struct Run<'a> {
+    tunnel: Option<&'a TunnelConf>,
+    peer: Option<&'a PeerConf>,
+    bridge: Option<&'a BridgeConf>,
+    untagged: Option<Untagged>,
+    options: Options,
+    frames: u64,
+    bytes: u64,
+}
+
+impl<'a> Run<'a> {
+    /// The next frame is that packet's.
+    #[inline(always)]
+    fn turn_to(&mut self, opened: &Opened<'a>, snapshot: &'a Snapshot, worker: usize) {
+        let at = |peer: Option<&PeerConf>| peer.map(ptr::from_ref);
+        let peer = opened.peer.map(|peer| &**peer);
+        let goes_on = self.tunnel.is_some_and(|tunnel| ptr::eq(tunnel, &**opened.tunnel))
+            && at(self.peer) == at(peer);
+        if !goes_on {
+            self.settle(worker);
+            self.start(opened.tunnel, peer, snapshot);
+        }
+    }
+
+    #[inline(never)]
+    fn start(
+        &mut self,
+        tunnel: &'a TunnelConf,
+        peer: Option<&'a PeerConf>,
+        snapshot: &'a Snapshot,
+    ) {
+        *self = Self {
+            tunnel: Some(tunnel),
+            peer,
+            bridge: snapshot.bridge(tunnel.bridge).map(|bridge| &**bridge),
+            untagged: Untagged::of_tunnel(tunnel),
+            ..Self::default()
+        };
+    }
+
+    /// Takes the inner frame out of a packet, counts it, and says what it is known by and how it is
+    /// tagged.
+    #[inline(always)]
+    fn take_in<F: Frame>(
+        &mut self,
+        opened: &Opened<'a>,
+        frame: &mut F,
+    ) -> Result<(Key, Key, InTag), Refused<'a>> {
+        opened.take_out(frame)?;
+        clamp_inner(opened, frame);
+        let head = frame.head();
+        let taken = match self.untagged.and_then(|untagged| untagged.admit(head)) {
+            Some((src, dst)) => (src, dst, InTag::Untagged),
+            None => {
+                let admitted = bridge::admit_inner(opened.tunnel, head);
+                let admitted = admitted.map_err(|reason| opened.refused(reason))?;
+                (admitted.src, admitted.dst, admitted.tag)
+            }
+        };
+        self.frames = self.frames.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(frame.len() as u64);
+        Ok(taken)
+    }
+
+    /// Where the frame at hand came from; `None` where its bridge is no more.
+    #[inline(always)]
+    fn origin(&self) -> Option<Origin<'a>> {
+        let Self { peer, options, .. } = *self;
+        Some(Origin { tunnel: self.tunnel?, peer, bridge: self.bridge?, options })
+    }
+
+    /// Adds what was counted to the counters of tunnel and peer.
+    fn settle(&mut self, worker: usize) {
+        let of = [self.tunnel.map(|t| &t.counters), self.peer.map(|p| &p.counters)];
+        for counters in of.into_iter().flatten().filter_map(|all| all.get(worker)) {
+            counters.rx_frames.add(self.frames);
+            counters.rx_bytes.add(self.bytes);
+        }
+        (self.frames, self.bytes) = (0, 0);
+    }
+}
+
+/// Clamps what the far end announces, too, so that one end is enough.
+#[inline]
+fn clamp_inner<F: Frame>(opened: &Opened<'_>, frame: &mut F) {
+    if let (true, Some(peer)) = (opened.tunnel.mss_clamp, opened.peer) {
+        let l2 = egress::l2_header(frame.head());
+        let max = inner_max(opened.tunnel, peer).saturating_sub(l2);
+        tunnel::mss::clamp(frame, u32::try_from(max).unwrap_or(u32::MAX));
+    }
+}
+
+fn count_refused(refused: &Refused<'_>, worker: usize) {
+    let of = |counters: &Arc<[OverlayCounters]>| {
+        if let Some(counters) = counters.get(worker) {
+            counters.count_drop(refused.reason, 1);
+        }
+    };
+    if let Some(tunnel) = refused.tunnel {
+        of(&tunnel.counters);
+    }
+    if let Some(peer) = refused.peer {
+        of(&peer.counters);
+    }
+}
+
+/// Tells the control side of senders it does not know, and of options it has not seen.
+#[inline]
+fn report(switch: &Switch, opened: &Opened<'_>, options: &[u8]) {
+    let tunnel = opened.tunnel;
+    if opened.peer.is_none() {
+        // Lossy: the next packet tells again.
+        let (vtep, proto, addr) = (tunnel.vtep, tunnel.proto, opened.src);
+        let _ = switch.send_event(WorkerEvent::PeerSeen { vtep, proto, addr });
+    }
+    if !options.is_empty() && tunnel.state.is_news(options) {
+        let seen = OptionsSeen {
+            tunnel: tunnel.id,
+            peer: opened.peer.map(|peer| peer.id),
+            options: options.iter().copied().take(252).collect(),
+        };
+        let _ = switch.send_options(seen);
+    }
+}
+
+impl<D: Datapath> Burst<'_, D> {
+    /// Learns that the sources are behind the remotes that sent them.
+    #[inline(always)]
+    fn learn_inner(&self, arrivals: &Arrivals<'_>) {
+        for Arrived { src: (key, hash), origin, .. } in arrivals.iter().flatten() {
+            let Some(peer) = origin.peer else { continue };
+            let there = Dest::Remote(peer.id.get());
+            if origin.bridge.learning
+                && origin.tunnel.learning
+                && !self.live.fdb.refresh(*key, *hash, there, self.live.tick)
+            {
+                self.live.learn_news(*key, *hash, there);
+            }
+        }
+    }
+
+    /// Looks up out of which port each frame goes as it came.
+    #[inline(always)]
+    fn hops_inner(
+        &self,
+        frames: &[D::Frame],
+        arrivals: &Arrivals<'_>,
+        hops: &mut [Hop; BURST_MAX],
+    ) {
+        let (mut course, mut way) = (None, None);
+        for ((hop, arrived), frame) in hops.iter_mut().zip(arrivals).zip(frames) {
+            let Some(Arrived { dst: (key, hash), tag, .. }) = arrived else { continue };
+            let place = self.live.fdb.place(*key, *hash);
+            if course != Some((place, key.domain(), *tag)) {
+                course = Some((place, key.domain(), *tag));
+                way = match place.dest() {
+                    Some(Dest::Port(out)) => {
+                        self.len_max(out, key.domain(), *tag).map(|max| (Hop::to(out), max))
+                    }
+                    _ => None,
+                };
+            }
+            if let Some((to, len_max)) = way
+                && frame.len() <= len_max
+                && frame.is_finished()
+            {
+                *hop = to;
+            }
+        }
+    }
+
+    /// The last pass, for one frame that something has to be done about or asked of.
+    #[inline(never)]
+    fn forward_inner(&mut self, frame: D::Frame, arrived: &Arrived<'_>) {
+        let Origin { tunnel, bridge, options, .. } = arrived.origin;
+        let admitted = Admitted {
+            src: arrived.src.0,
+            dst: arrived.dst.0,
+            tag: arrived.tag,
+            group: arrived.dst.0.mac().is_multicast(),
+        };
+        let (fx, dst) = (&mut self.live, arrived.dst.1);
+        let verdict = bridge::decide_inner(self.snapshot, self.port, &admitted, dst, fx);
+        if verdict.split_last().0 == Action::Drop(DropReason::SplitHorizon) {
+            self.count_overlay(tunnel, None, DropReason::SplitHorizon);
+        }
+        let tunnel = Some(tunnel.id);
+        let meta = FrameMeta { tunnel, options, ..admitted.meta(self.port.id) };
+        self.execute(frame, &meta, bridge, &verdict);
+    }
+}
