@@ -4,7 +4,7 @@ use switch_core::DropReason;
 
 use crate::lab::take_caused;
 
-/// Of backends that build packets for the wire themselves: `datapath-dpdk/tests/uplink.rs` causes
+/// Of backends that build packets for the wire themselves: `datapath-dpdk/tests/uplink` causes
 /// them.
 const OF_UPLINKS: [DropReason; 3] =
     [DropReason::ExceptionFull, DropReason::NoRoute, DropReason::NeighbourUnresolved];
