@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::command::{Cmd, Output, Process, until_ok};
+use crate::command::{Cmd, Output, Process, until, until_ok};
 use crate::netns::Netns;
 use crate::traffic::read_lossy;
 
@@ -66,6 +66,20 @@ impl Ovs {
         }
         let switch = spawn("ovs-vswitchd", switch, &[remote])?;
         Ok(Self { dir, switch, _database: database })
+    }
+
+    /// Waits until the switch answers; with DPDK that is when it has its memory.
+    ///
+    /// # Errors
+    /// It ended, or does not answer within `limit`; the message holds its log.
+    pub fn wait_answering(&mut self, limit: Duration) -> Result<()> {
+        until(limit, "Open vSwitch to answer", || {
+            if let Some(code) = self.switch.poll()? {
+                bail!("it ended with {code}:\n{}", self.log());
+            }
+            let answer = self.appctl(&["version"]);
+            Ok(answer.ok().map(drop))
+        })
     }
 
     /// The switch's process id.

@@ -124,14 +124,16 @@ impl Launch {
             "dpdk-init=true",
             "dpdk-lcore-mask=0x1",
             "pmd-cpu-mask=0x2",
-            "dpdk-socket-mem=2048",
+            // To begin with: it takes more as it needs it.
+            "dpdk-socket-mem=256",
             "dpdk-extra=\"--no-pci --in-memory\"",
             "flow-limit=2000000",
             "max-idle=100000",
             "n-revalidator-threads=1",
             "n-handler-threads=1",
         ];
-        let ovs = Ovs::start_as(&home, &words, &settings)?;
+        let mut ovs = Ovs::start_as(&home, &words, &settings)?;
+        ovs.wait_answering(Duration::from_secs(120))?;
         match scene {
             Scene::Overlay { tunnel, way, .. } => {
                 overlay(&ovs, &home, tunnel.name(), way == Way::Both)?;
