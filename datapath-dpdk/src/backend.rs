@@ -10,6 +10,7 @@ use switch_core::datapath::{
     Backend, BackendError, BackendWarning, Datapath, OpenPort, OutsideLoss, PoolUse, PortEvent,
     PortInfo, UnderlaySpec, Wake,
 };
+use switch_core::fdb::Bucket;
 use switch_core::handover::{HandoverRing, RING_FRAMES};
 use switch_core::ids::{PortId, WorkerId};
 
@@ -18,6 +19,7 @@ use crate::eal::Eal;
 use crate::error::DpdkError;
 use crate::ethdev::{Attach, Device, DeviceConfig};
 use crate::mempool::Mempool;
+use crate::pages::prefer_huge;
 use crate::ports::devargs;
 use crate::ports::device::DevicePort;
 use crate::ports::kernel::KernelPorts;
@@ -393,6 +395,10 @@ impl Backend for DpdkBackend {
 
     fn device_counters(&mut self, port: PortId) -> Vec<(String, u64)> {
         self.ports.get(&port).map(|opened| opened.device.counters()).unwrap_or_default()
+    }
+
+    fn take_fdb(&mut self, memory: &[Bucket]) {
+        prefer_huge(memory);
     }
 
     fn warnings(&self) -> Vec<BackendWarning> {

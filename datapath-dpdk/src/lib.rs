@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | bindings | `dpdk-sys` | generated |
 //! | DPDK, made safe | [`eal`], `log`, [`lcore`], [`mempool`], [`mbuf`], [`ring`], [`ethdev`] | all of it |
+//! | the machine | `pages`, `prefetch` | hints, which change nothing |
 //! | the switch's traits | [`datapath`], [`backend`], `kernel`, `ports` | none |
 //! | tunnels on devices | `uplink` | none |
 //! | decisions before the start | [`memory`], [`arguments`] | none |
@@ -30,6 +31,7 @@ pub mod mbuf;
 #[forbid(unsafe_code)]
 pub mod memory;
 pub mod mempool;
+mod pages;
 #[forbid(unsafe_code)]
 mod ports;
 mod prefetch;

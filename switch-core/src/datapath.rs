@@ -448,6 +448,12 @@ pub trait Backend: Send {
         Vec::new()
     }
 
+    /// Shows it the memory of the FDB, which nobody touched yet: it may ask the system for larger
+    /// pages. Called once, before any port is opened.
+    fn take_fdb(&mut self, memory: &[Bucket]) {
+        let _ = memory;
+    }
+
     /// By what the backend itself is less than it could be.
     fn warnings(&self) -> Vec<BackendWarning> {
         Vec::new()

@@ -178,6 +178,11 @@ impl Fdb {
         size_of::<Self>() + self.table.bytes() + self.limits.bytes()
     }
 
+    /// The memory that the entries are in, for whoever can do something about the pages it is made of.
+    pub fn memory(&self) -> &[Bucket] {
+        self.table.memory()
+    }
+
     /// Adds `value` under `key`, which was not there a moment ago. `Ok(false)`: no free slot.
     fn insert(&self, key: Key, hash: Hash, value: Value) -> Result<bool, Refused> {
         let charge = value.charge();

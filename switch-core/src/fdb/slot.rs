@@ -13,7 +13,7 @@
 //!
 //! A reader loads value, key, value. When both values carry the same sequence, neither came in
 //! between, hence the key it read belongs to both. The sequence is 8 bits wide: a thread would
-//! have to be held up between two loads for exactly a multiple of 128 reuses of one slot to be
+//! have to be held up between two loads for exactly a multiple of 255 reuses of one slot to be
 //! fooled, and then one frame takes a wrong turn.
 
 use super::ageing::{SEEN_BITS, SEEN_MASK};
@@ -164,8 +164,17 @@ impl Value {
         Self(self.next_sequence() | (Place::BUSY.0 as u64) << PLACE_SHIFT)
     }
 
+    /// Counts on, past 0: that is what no slot has that was ever used.
     const fn next_sequence(self) -> u64 {
-        self.0.wrapping_add(1 << SEQUENCE_SHIFT) & SEQUENCE_MASK
+        match self.0.wrapping_add(1 << SEQUENCE_SHIFT) & SEQUENCE_MASK {
+            0 => 1 << SEQUENCE_SHIFT,
+            next => next,
+        }
+    }
+
+    /// Whether the slot never held anything.
+    const fn is_unused(self) -> bool {
+        self.0 & SEQUENCE_MASK == 0
     }
 
     /// Learned, at `place`, and stamped `now` already: nothing to do but to say so.
@@ -234,6 +243,12 @@ impl Slot {
     #[inline]
     pub(super) fn load(&self) -> Value {
         Value(self.value.load(Ordering::Acquire))
+    }
+
+    /// Whether it never held anything.
+    #[inline]
+    pub(super) fn is_unused(&self) -> bool {
+        self.load().is_unused()
     }
 
     /// One word of the slot, only to have its cache line fetched.

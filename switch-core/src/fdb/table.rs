@@ -73,6 +73,14 @@ impl Bucket {
         None
     }
 
+    /// Whether it never held so many at once that a key of its went to the second bucket: slots are
+    /// taken in order. So an unknown address costs one line, which a sender of random ones counts on
+    /// being two.
+    #[inline]
+    fn never_leaned(&self) -> bool {
+        self.0[LEAN - 1].is_unused()
+    }
+
     fn vacancies(&self) -> usize {
         self.0.iter().filter(|slot| slot.load().is_free()).count()
     }
@@ -127,6 +135,11 @@ impl Table {
         self.buckets.get(self.second(hash))
     }
 
+    /// The memory of all buckets.
+    pub(super) fn memory(&self) -> &[Bucket] {
+        &self.buckets
+    }
+
     /// How many slots there are.
     pub(super) fn capacity(&self) -> usize {
         self.buckets.len() * SLOTS
@@ -147,7 +160,11 @@ impl Table {
     #[inline(never)]
     fn search(&self, key: Key, hash: Hash) -> Option<(&Slot, Value)> {
         let first = self.buckets.get(hash.first as usize)?;
-        first.find(key).or_else(|| self.buckets.get(self.second(hash))?.find(key))
+        match first.find(key) {
+            Some(found) => Some(found),
+            None if first.never_leaned() => None,
+            None => self.buckets.get(self.second(hash))?.find(key),
+        }
     }
 
     /// Puts a new entry into the first of its buckets or, when that is half full, the emptier one; false when both are full. The caller

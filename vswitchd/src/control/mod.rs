@@ -152,6 +152,7 @@ where
             max_total: spec.max_fdb_total,
             max_per_bridge: FdbConfig::default().max_per_bridge,
         });
+        backend.take_fdb(switch.fdb().memory());
         let mut datapaths = Vec::new();
         for worker in 0..plan.count() {
             let id = WorkerId(u16::try_from(worker).unwrap_or(u16::MAX));
