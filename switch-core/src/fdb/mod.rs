@@ -122,7 +122,7 @@ impl Fdb {
         }
     }
 
-    /// The hash of `key`, for [`warm`](Self::warm), [`lookup`](Self::lookup) and
+    /// The hash of `key`, for [`front`](Self::front), [`lookup`](Self::lookup) and
     /// [`learn`](Self::learn) of this database.
     #[inline]
     pub fn hash(&self, key: Key) -> Hash {
