@@ -289,7 +289,8 @@ impl Frame for Mbuf {
         usize::from(self.first.data_off())
     }
 
-    #[inline]
+    // Else it is a call for every header.
+    #[inline(always)]
     fn prepend(&mut self, n: usize) -> Result<&mut [u8], NoHeadroom> {
         if n > self.headroom() {
             return Err(NoHeadroom);

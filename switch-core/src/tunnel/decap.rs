@@ -397,7 +397,7 @@ impl<'a> Opened<'a> {
     ///
     /// # Errors
     /// [`DropReason::EcnDropped`]; the frame is to be dropped.
-    #[inline]
+    #[inline(always)]
     pub fn take_out<F: Frame>(&self, frame: &mut F) -> Result<(), Refused<'a>> {
         if self.end < frame.len() {
             frame.truncate(self.end);
