@@ -39,13 +39,6 @@ impl<D: Datapath> Burst<'_, D> {
         bridge: &BridgeConf,
         peer: PeerId,
     ) {
-        let mut frame = frame;
-        if meta.tag == InTag::Untagged {
-            match self.output_plain(frame, meta.domain, peer) {
-                None => return,
-                Some(other) => frame = other,
-            }
-        }
         let overlay = self.snapshot.overlay();
         let Some(peer) = overlay.peer(peer) else { return self.flood(frame, meta, bridge) };
         match bridge.tunnel_to(overlay, meta.domain.vid(), peer) {

@@ -105,10 +105,11 @@ impl<'a, D: Datapath> Burst<'a, D> {
         let overlay = self.snapshot.overlay();
         let (bridge, peer) = (self.snapshot.bridge(domain.bridge())?, overlay.peer(peer)?);
         let tunnel = bridge.tunnel_to(overlay, domain.vid(), peer)?;
+        // First, as many tunnels have none.
+        let lane = Lane::new(tunnel, peer)?;
         let out = self.snapshot.port(tunnel.vtep).filter(|out| out.up)?;
         let untagged = tunnel.vlans.egress(domain.vid()) == Some(Egress::Untagged);
         self.egress.slot(out.id).filter(|_| untagged)?;
-        let lane = Lane::new(tunnel, peer)?;
         Some(Way { lane, out: out.id, tunnel, peer, frames: 0, bytes: 0 })
     }
 
