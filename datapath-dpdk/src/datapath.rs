@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::sync::{Parker, Unparker};
-use switch_core::batch::Batch;
+use switch_core::batch::{BURST_MAX, Batch};
 use switch_core::datapath::{Datapath, Ready, Wait, Wake};
 use switch_core::drop::DropReason;
 use switch_core::fdb::Bucket;
@@ -45,7 +45,7 @@ impl PortQueue {
         let rx = rx.pop().map(|queue| Rx {
             queue,
             more,
-            stash: Batch::new(),
+            stash: Batch::with_limit(BURST_MAX),
             refused: Refused::default(),
         });
         Self(Kind::Device(Box::new(DeviceQueue { rx, tx, exception: None })))
@@ -234,6 +234,9 @@ impl DpdkDatapath {
 impl Datapath for DpdkDatapath {
     type Frame = Mbuf;
     type Queue = PortQueue;
+
+    // A turn costs as much as seven frames do.
+    const BURST: usize = BURST_MAX;
 
     fn attach(&mut self, port: PortId, queue: PortQueue) -> Option<PortQueue> {
         let queue = match queue.0 {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::batch::Batch;
+use crate::batch::{BURST, Batch};
 use crate::config::PortSpec;
 use crate::fdb::Bucket;
 use crate::frame::Frame;
@@ -63,6 +63,10 @@ pub trait Datapath: Send {
     type Frame: Frame;
     /// What connects this worker to one port: an own queue, or the way to the worker that has it.
     type Queue: Send;
+
+    /// How many frames a worker takes from a port at once: more of them share what a burst costs, and
+    /// take more of the caches. At most [`BURST_MAX`](crate::batch::BURST_MAX).
+    const BURST: usize = BURST;
 
     /// Takes a port in. The port's earlier queue, if there is one, comes back.
     fn attach(&mut self, port: PortId, queue: Self::Queue) -> Option<Self::Queue>;

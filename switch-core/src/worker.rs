@@ -127,12 +127,12 @@ impl<D: Datapath> Worker<D> {
             commands,
             counters,
             ready: Ready::default(),
-            rx: Batch::new(),
+            rx: Batch::with_limit(D::BURST),
             plan: Box::default(),
             egress: Ports::default(),
             options: Vec::with_capacity(BURST_MAX * wire::geneve::MAX_OPTIONS_LEN),
             too_big: StormBucket::default(),
-            burst: BURST,
+            burst: D::BURST,
             busy_since: None,
         }
     }

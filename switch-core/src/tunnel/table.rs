@@ -355,6 +355,12 @@ impl Overlay {
         self.tunnel(*self.networks.get(&key)?)
     }
 
+    /// Whether there is no tunnel at all.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
+
     /// Whether there are more tunnels than the caches hold beside all else. To be asked once a burst.
     #[inline]
     pub(crate) fn is_crowded(&self) -> bool {

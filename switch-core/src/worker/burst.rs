@@ -108,8 +108,13 @@ impl<D: Datapath> Burst<'_, D> {
         }
         let mut hops = [Hop::ASK; BURST_MAX];
         if open {
-            self.fetch_routes(plan);
-            self.hops(frames.as_mut_slice(), plan, &mut hops);
+            // Two loops, as what tunnels need takes the registers that plain frames have use for.
+            if self.snapshot.overlay().is_empty() {
+                self.hops::<false>(frames.as_mut_slice(), plan, &mut hops);
+            } else {
+                self.fetch_routes(plan);
+                self.hops::<true>(frames.as_mut_slice(), plan, &mut hops);
+            }
         }
         self.send_or_ask(frames, &hops, |burst, frame, at| {
             if let Some(planned) = plan.get(at) {
@@ -150,14 +155,19 @@ impl<D: Datapath> Burst<'_, D> {
 
     /// Looks up out of which port each frame goes, as it came or encapsulated, which is done at once.
     #[inline(never)]
-    fn hops(&mut self, frames: &mut [D::Frame], plan: &Plan, hops: &mut [Hop; BURST_MAX]) {
+    fn hops<const TUNNELS: bool>(
+        &mut self,
+        frames: &mut [D::Frame],
+        plan: &Plan,
+        hops: &mut [Hop; BURST_MAX],
+    ) {
         let mut way = Way::default();
         let high = plan.high();
         for ((hop, course), frame) in hops.iter_mut().zip(plan.look_up(self.live.fdb)).zip(frames) {
             if way.course != course {
                 way = self.way(course, high);
             }
-            let goes = if way.is_tunnel {
+            let goes = if TUNNELS && way.is_tunnel {
                 self.route.encap(frame)
             } else {
                 frame.len() <= way.len_max && frame.is_finished()
