@@ -90,10 +90,9 @@ impl Runner {
         let ports = 0..scene.devices().len();
         let taught = ports.clone().any(|port| scene.teaches(port));
         if let Some(lesson) = lesson.or_else(|| taught.then_some(Lesson::BOTH_SIDES)) {
-            running.help()?;
             ports.clone().try_for_each(|port| control.rate(port, lesson.rate))?;
             control.open(true)?;
-            std::thread::sleep(Duration::from_secs(lesson.secs));
+            teach(&running, scene, Duration::from_secs(lesson.secs))?;
             ports.clone().try_for_each(|port| control.rate(port, 0))?;
         }
         ports.clone().try_for_each(|port| control.open_port(port, !scene.teaches(port)))?;
@@ -171,5 +170,26 @@ impl Runner {
         }
         running.stop()?;
         Ok((found[1], found[0]))
+    }
+}
+
+/// Waits for a lesson to end: after that time, or three times as late if there are still flows to
+/// be made.
+fn teach(running: &Running, scene: Scene, time: Duration) -> Result<()> {
+    let wanted = match scene {
+        Scene::Bridge { pairs } => 2 * u64::from(pairs),
+        _ => 0,
+    };
+    let start = Instant::now();
+    loop {
+        let flows = running.help()?;
+        let complete = flows.is_none_or(|flows| flows >= wanted);
+        if start.elapsed() >= time && (complete || start.elapsed() >= 3 * time) {
+            if let Some(flows) = flows.filter(|_| !complete) {
+                println!("  it has made only {flows} of {wanted} flows");
+            }
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(500));
     }
 }

@@ -18,8 +18,8 @@ use super::scene::{Scene, Way};
 pub const OVS: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 /// The address that underlay ports of Open vSwitch get.
 const OVS_UPLINK: [u8; 6] = [2, 0xaa, 0, 0, 0, 1];
-/// Entries that our FDB has room for: twice as many as the largest row needs.
-const MAX_FDB: u32 = 2_097_152;
+/// Entries that our FDB has room for unless told otherwise.
+const MAX_FDB: u32 = 1_048_576;
 
 /// A switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -201,10 +201,15 @@ fn colons(mac: [u8; 6]) -> String {
 /// The configuration of `vswitchd`.
 pub fn config(scene: Scene, hugepages: bool) -> String {
     let hugepages = if hugepages { "auto" } else { "off" };
+    // Each pair is two addresses.
+    let fdb = match scene {
+        Scene::Bridge { pairs } => MAX_FDB.max((4 * pairs).next_power_of_two()),
+        _ => MAX_FDB,
+    };
     let mut config = format!(
         "version = 1\n[daemon]\ndatapath = \"dpdk\"\ncpus = \"1\"\nidle = \"poll\"\n\
-         max-fdb-total = {MAX_FDB}\n[dpdk]\nhugepages = \"{hugepages}\"\n\
-         [[bridge]]\nname = \"br0\"\nmax-fdb = {MAX_FDB}\n"
+         max-fdb-total = {fdb}\n[dpdk]\nhugepages = \"{hugepages}\"\n\
+         [[bridge]]\nname = \"br0\"\nmax-fdb = {fdb}\n"
     );
     for (n, device) in scene.devices().iter().enumerate() {
         config += &format!("[[port]]\nname = \"p{n}\"\ntype = \"dpdk\"\ndevargs = \"{device}\"\n");
@@ -294,15 +299,17 @@ impl Running {
         }
     }
 
-    /// Lets Open vSwitch have as many flows as it needs; others need no help.
+    /// Lets Open vSwitch have as many flows as it needs, which it takes back by itself when it is
+    /// slow; how many it has. Others need no help.
     ///
     /// # Errors
-    /// The command failed.
-    pub fn help(&self) -> Result<()> {
-        match self {
-            Self::Ovs(ovs, _) => ovs.appctl(&["upcall/set-flow-limit", "2000000"]).map(drop),
-            _ => Ok(()),
-        }
+    /// A command failed.
+    pub fn help(&self) -> Result<Option<u64>> {
+        let Self::Ovs(ovs, _) = self else { return Ok(None) };
+        ovs.appctl(&["upcall/set-flow-limit", "2000000"])?;
+        let shown = ovs.appctl(&["upcall/show"])?.stdout;
+        let flows = shown.split("(current ").nth(1).and_then(|rest| rest.split(')').next());
+        Ok(Some(flows.context("upcall/show tells no flows")?.parse()?))
     }
 
     /// Its process, for a profiler.
