@@ -334,9 +334,9 @@ mod tests {
 
     #[test]
     fn what_the_kernel_tells_is_read() {
-        let root = std::env::temp_dir().join(format!("vsw-sys-{}", std::process::id()));
+        let root = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
-            let path = root.join(path);
+            let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
@@ -348,8 +348,7 @@ mod tests {
         }
         let node = "devices/system/node/node1/hugepages/hugepages-2048kB/free_hugepages";
         write(node, "4\n");
-        let found = Hugepages::under(&root, MEMINFO);
-        fs::remove_dir_all(&root).unwrap();
+        let found = Hugepages::under(root.path(), MEMINFO);
         assert_eq!(found.free(), 5 * (2 << 20) + GIB, "what is promised is not free");
         assert_eq!((found.free_on(1), found.free_on(0)), (4 * (2 << 20), 0));
         assert_eq!(found.command(2 * GIB), "sysctl vm.nr_hugepages=517");

@@ -155,12 +155,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_pci_function_is_told_with_the_command_that_mends_it() {
-        let sys = std::env::temp_dir().join(format!("vsw-sys-{}", std::process::id()));
-        let device = sys.join("bus/pci/devices/0000:3b:02.0");
+        let sys = tempfile::tempdir().unwrap();
+        let device = sys.path().join("bus/pci/devices/0000:3b:02.0");
         fs::create_dir_all(&device).unwrap();
-        let tell = || check_pci("0000:3b:02.0", &sys);
+        let tell = || check_pci("0000:3b:02.0", sys.path());
         let hint = |error: &BackendError| error.hint().unwrap_or_default().to_owned();
-        let absent = check_pci("0000:3b:02.1", &sys).unwrap_err();
+        let absent = check_pci("0000:3b:02.1", sys.path()).unwrap_err();
         assert!(matches!(absent, BackendError::NotThere { .. }), "{absent}");
 
         let error = tell().unwrap_err();
@@ -175,6 +175,5 @@ mod tests {
         assert!(error.to_string().contains("no IOMMU"), "{error}");
         symlink("../../../kernel/iommu_groups/7", device.join("iommu_group")).unwrap();
         tell().unwrap();
-        fs::remove_dir_all(sys).unwrap();
     }
 }
