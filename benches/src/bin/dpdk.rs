@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use vswitch_bench::dpdk::hugepages::Hugepages;
+use vswitch_bench::dpdk::hugepages;
 use vswitch_bench::dpdk::port;
 use vswitch_bench::dpdk::report::{self, Rates, Verdict};
 use vswitch_bench::dpdk::rows::{
@@ -86,7 +86,7 @@ fn main() -> Result<ExitCode> {
          reached the sinks a second of the worker's CPU time: median (least to greatest)."
     );
     let peers = !args.no_peers && rows.iter().any(|row| row.peers.contains(&Side::Ovs));
-    let _pages = Hugepages::ensure(if peers { HUGEPAGES } else { HUGEPAGES_OURS })?;
+    let _pages = hugepages::ensure(if peers { HUGEPAGES } else { HUGEPAGES_OURS })?;
     let mut bench = Bench::new(args)?;
     let mut verdicts = Vec::new();
     for row in rows {
