@@ -104,14 +104,8 @@ impl Rx {
     }
 
     fn take(&mut self, batch: &mut Batch<Mbuf>) {
-        if self.stash.is_empty() {
-            self.queue.rx_burst(batch, &mut self.refused);
-            if !self.more.is_empty() {
-                further(&mut self.queue, &mut self.more, batch, &mut self.refused);
-            }
-        } else {
-            batch.take_from(&mut self.stash);
-        }
+        self.look();
+        batch.take_from(&mut self.stash);
     }
 }
 
@@ -309,9 +303,7 @@ impl Datapath for DpdkDatapath {
         if new.is_empty() && refused.frames() == 0 {
             return 0;
         }
-        let bytes: u64 = new.iter().map(|frame| frame.len() as u64).sum();
-        counters.rx_frames.add(new.len() as u64);
-        counters.rx_bytes.add(bytes);
+        count_received(new, counters);
         count_refused(refused, counters);
         new.len()
     }
@@ -328,10 +320,7 @@ impl Datapath for DpdkDatapath {
             Tx::Own(tx, ..) => send(tx, batch, counters, 0),
             Tx::Other(ring) => ring.push(batch, counters),
             Tx::Kernel(kernel, _) => kernel.send(batch, counters),
-            Tx::None => {
-                counters.count_drop(DropReason::PortDown, batch.len() as u64);
-                batch.clear();
-            }
+            Tx::None => drop_port_down(batch, counters),
         }
     }
 
@@ -371,6 +360,20 @@ impl Datapath for DpdkDatapath {
     fn waker(&self) -> Arc<dyn Wake> {
         Arc::clone(&self.wake) as Arc<dyn Wake>
     }
+}
+
+/// Counts frames that were received.
+#[inline]
+pub(crate) fn count_received(frames: &[Mbuf], counters: &PortCounters) {
+    counters.rx_frames.add(frames.len() as u64);
+    counters.rx_bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
+}
+
+/// Drops frames for a port that has no way out.
+#[cold]
+pub(crate) fn drop_port_down(batch: &mut Batch<Mbuf>, counters: &PortCounters) {
+    counters.count_drop(DropReason::PortDown, batch.len() as u64);
+    batch.clear();
 }
 
 /// Counts what a device received and no frame could be made of.

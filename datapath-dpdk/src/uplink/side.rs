@@ -16,7 +16,7 @@ use switch_core::stats::PortCounters;
 use super::held::{Kept, Waiting};
 use super::hops::{Hops, Key, Way, address, destination};
 use super::split::{ETHERNET, Filter};
-use crate::datapath::{DeviceQueue, HANDED_OVER_BURSTS, Tx, send};
+use crate::datapath::{DeviceQueue, HANDED_OVER_BURSTS, Tx, count_received, drop_port_down, send};
 use crate::mbuf::Mbuf;
 
 /// A destination that a worker does not know the next hop of, and the address it sends from.
@@ -206,16 +206,10 @@ impl Underlay {
         counters: &PortCounters,
     ) -> usize {
         let Some(vtep) = self.vtep(port) else { return 0 };
-        let (mut frames, mut bytes) = (0, 0);
-        for frame in vtep.stash.drain_front(batch.room()) {
-            bytes += frame.len() as u64;
-            frames += 1;
-            // It fits: no more were taken than there is room.
-            let _ = batch.push(frame);
-        }
-        counters.rx_frames.add(frames);
-        counters.rx_bytes.add(bytes);
-        frames as usize
+        let before = batch.len();
+        batch.take_from(&mut vtep.stash);
+        count_received(&batch.as_slice()[before..], counters);
+        batch.len() - before
     }
 
     /// Sends the packets of a VTEP. `uplink` finds the queue of its uplink.
@@ -227,8 +221,7 @@ impl Underlay {
         queues: &mut [Option<DeviceQueue>],
     ) {
         let Some(vtep) = self.vteps.get_mut(port.index()).and_then(Option::as_deref_mut) else {
-            counters.count_drop(DropReason::PortDown, batch.len() as u64);
-            return batch.clear();
+            return drop_port_down(batch, counters);
         };
         if vtep.sends {
             vtep.send(batch, &mut self.out, counters, queues);
@@ -325,13 +318,13 @@ impl VtepQueue {
                 continue;
             };
             match self.hops.way(key) {
-                Way::Behind(header) if push(&mut frame, &header) => {
-                    let _ = out.push(frame);
-                }
-                Way::Behind(_) => counters.count_drop(DropReason::NoHeadroom, 1),
                 Way::Wait => self.keep(key, frame, counters),
-                Way::Unresolved => counters.count_drop(DropReason::NeighbourUnresolved, 1),
-                Way::NoRoute => counters.count_drop(DropReason::NoRoute, 1),
+                way => match way.enter(&mut frame) {
+                    Ok(()) => {
+                        let _ = out.push(frame);
+                    }
+                    Err(reason) => counters.count_drop(reason, 1),
+                },
             }
         }
         to_wire(self.uplink, out, counters, queues);
@@ -358,24 +351,32 @@ impl VtepQueue {
         self.hops.refresh();
         let hops = &mut self.hops;
         while let Some((key, mut frame)) = self.waiting.take(|key| hops.way(key) != Way::Wait) {
-            match hops.way(key) {
-                Way::Behind(header) if push(&mut frame, &header) => {
+            match hops.way(key).enter(&mut frame) {
+                Ok(()) => {
                     if let Err(frame) = out.push(frame) {
                         to_wire(self.uplink, out, counters, queues);
                         let _ = out.push(frame);
                     }
                 }
-                Way::Behind(_) => counters.count_drop(DropReason::NoHeadroom, 1),
-                Way::NoRoute => counters.count_drop(DropReason::NoRoute, 1),
-                Way::Unresolved | Way::Wait => {
-                    counters.count_drop(DropReason::NeighbourUnresolved, 1);
-                }
+                Err(reason) => counters.count_drop(reason, 1),
             }
         }
         to_wire(self.uplink, out, counters, queues);
         let now = Instant::now();
         while self.waiting.take_late(now).is_some() {
             counters.count_drop(DropReason::NeighbourUnresolved, 1);
+        }
+    }
+}
+
+impl Way {
+    /// Puts the header of this way in front of a packet, or says why the packet is dropped.
+    fn enter(self, frame: &mut Mbuf) -> Result<(), DropReason> {
+        match self {
+            Self::Behind(header) if push(frame, &header) => Ok(()),
+            Self::Behind(_) => Err(DropReason::NoHeadroom),
+            Self::NoRoute => Err(DropReason::NoRoute),
+            Self::Unresolved | Self::Wait => Err(DropReason::NeighbourUnresolved),
         }
     }
 }
@@ -407,10 +408,7 @@ fn to_wire(
         Some(Some(DeviceQueue { tx: Tx::Own(tx, ..), .. })) => {
             send(tx, batch, counters, ETHERNET as u64);
         }
-        _ => {
-            counters.count_drop(DropReason::PortDown, batch.len() as u64);
-            batch.clear();
-        }
+        _ => drop_port_down(batch, counters),
     }
 }
 
@@ -418,11 +416,9 @@ fn to_wire(
 pub(crate) fn serve_host(queue: &mut DeviceQueue, counters: &PortCounters) {
     let Some(exception) = &mut queue.exception else { return };
     if let Some(rx) = &mut queue.rx {
-        let bytes: u64 = rx.stash.as_slice().iter().map(|frame| frame.len() as u64).sum();
         let frames = rx.stash.len() as u64;
         if frames > 0 {
-            counters.rx_frames.add(frames);
-            counters.rx_bytes.add(bytes);
+            count_received(rx.stash.as_slice(), counters);
             let full = exception.to_host.offer(&mut rx.stash);
             counters.consumed.add(frames - full);
             if full > 0 {
@@ -443,9 +439,6 @@ pub(crate) fn serve_host(queue: &mut DeviceQueue, counters: &PortCounters) {
         Tx::Own(tx, ..) => send(tx, &mut exception.batch, counters, 0),
         Tx::Other(ring) => ring.push(&mut exception.batch, counters),
         // A kernel device is no uplink.
-        Tx::Kernel(..) | Tx::None => {
-            counters.count_drop(DropReason::PortDown, frames);
-            exception.batch.clear();
-        }
+        Tx::Kernel(..) | Tx::None => drop_port_down(&mut exception.batch, counters),
     }
 }
