@@ -18,13 +18,19 @@ const NEEDS: [Need; 3] = [Need::Tun, Need::Binaries, Need::Dpdk];
 /// The switch's uplink and exception TAP, see [`Switch`].
 const TAP: &str = "up0";
 
+/// An underlay, and the switch on DPDK on it.
+fn start() -> Result<(Underlay, Switch)> {
+    let underlay = Underlay::new(&Ground::Machine, 1500)?;
+    let ours = Switch::on_dpdk(underlay.site("ours")?)?;
+    Ok((underlay, ours))
+}
+
 #[test]
 fn the_kernels_vxlan() -> Result<()> {
     if skipped("the_kernels_vxlan", &NEEDS) {
         return Ok(());
     }
-    let underlay = Underlay::new(&Ground::Machine, 1500)?;
-    let mut ours = Switch::on_dpdk(underlay.site("ours")?)?;
+    let (underlay, mut ours) = start()?;
     let mut linux = Linux::new(underlay.site("linux")?)?;
     let mut tenants = Vec::new();
     for family in [Family::V4, Family::V6] {
@@ -51,8 +57,7 @@ fn open_vswitch() -> Result<()> {
     if skipped("open_vswitch", &NEEDS) {
         return Ok(());
     }
-    let underlay = Underlay::new(&Ground::Machine, 1500)?;
-    let mut ours = Switch::on_dpdk(underlay.site("ours")?)?;
+    let (underlay, mut ours) = start()?;
     let mut ovs = OpenVswitch::new(underlay.site("ovs")?)?;
     let mut tenants = Vec::new();
     for (n, protocol, family, field) in [
@@ -77,8 +82,7 @@ fn the_other_datapath() -> Result<()> {
     if skipped("the_other_datapath", &NEEDS) {
         return Ok(());
     }
-    let underlay = Underlay::new(&Ground::Machine, 1500)?;
-    let mut ours = Switch::on_dpdk(underlay.site("ours")?)?;
+    let (underlay, mut ours) = start()?;
     let mut other = Switch::new(underlay.site("other")?)?;
     for (n, protocol, family) in [
         (1, Protocol::Vxlan, Family::V6),
@@ -101,8 +105,7 @@ fn the_host_keeps_its_uplink() -> Result<()> {
     if skipped("the_host_keeps_its_uplink", &NEEDS) {
         return Ok(());
     }
-    let underlay = Underlay::new(&Ground::Machine, 1500)?;
-    let mut ours = Switch::on_dpdk(underlay.site("ours")?)?;
+    let (underlay, mut ours) = start()?;
     let mut linux = Linux::new(underlay.site("linux")?)?;
     let tunnel = Tunnel::new(Protocol::Vxlan, 5, Family::V4);
     let tenants = connect(&tunnel, &mut [&mut ours, &mut linux])?;
@@ -163,8 +166,7 @@ fn next_hops() -> Result<()> {
     if skipped("next_hops", &NEEDS) {
         return Ok(());
     }
-    let underlay = Underlay::new(&Ground::Machine, 1500)?;
-    let mut ours = Switch::on_dpdk(underlay.site("ours")?)?;
+    let (underlay, mut ours) = start()?;
     let mut linux = Linux::new(underlay.site("linux")?)?;
     let tunnel = Tunnel::new(Protocol::Vxlan, 5, Family::V4);
     let tenants = connect(&tunnel, &mut [&mut ours, &mut linux])?;
