@@ -8,12 +8,11 @@
 //!
 //! An array of 16-byte slots in buckets of four, one cache line each, allocated whole at
 //! the start: no resize, no rehash, no memory that an attacker can make grow. A key may be in the
-//! eight slots of two buckets that its hash names, and an insert takes the first
-//! bucket until that is half full, and then the emptier one. With that choice nine keys in ten of a
-//! half full table are in their first bucket, and one filled to its limit (a load of 0.55) refuses
-//! about one insert in 6,000 for
-//! want of a slot, at 30 bytes an entry all told. Entries never change slots, so nobody has to
-//! follow one that moves. When both buckets are full, the address is not learned, which is
+//! eight slots of two buckets that its hash names, and an insert takes the first bucket until that
+//! is half full, and then the emptier one. With that choice nine keys in ten of a half full table are
+//! in their first bucket, and one filled to its limit (a load of 0.55) refuses about one insert in
+//! 6,000 for want of a slot, at 30 bytes an entry all told. Entries never change slots, so nobody has
+//! to follow one that moves. When both buckets are full, the address is not learned, which is
 //! counted, and frames to it are flooded: correct, only slower.
 //!
 //! The hash is keyed with a random seed per process, so that a sender cannot work out addresses

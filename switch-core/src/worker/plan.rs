@@ -154,9 +154,8 @@ impl Plan {
     #[inline(never)]
     pub(super) fn fill<D: Datapath>(&mut self, frames: &[D::Frame], port: &PortConf, fdb: &Fdb) {
         self.len = frames.len().min(BURST_MAX);
-        let bridge = port.bridge.map_or(0, |bridge| Domain::new(bridge, 0).get());
-        let nobody = Key::new(MacAddr::ZERO, Domain::from_raw(bridge));
-        self.high = nobody.high();
+        let high = |bridge| Key::new(MacAddr::ZERO, Domain::new(bridge, 0)).high();
+        self.high = port.bridge.map_or(0, high);
         let (high, untagged) = (self.high, bridge::Untagged::of(port));
         let places = self.src.iter_mut().zip(&mut self.dst).zip(&mut self.kinds);
         let places = places.zip(self.src_hash.iter_mut().zip(&mut self.dst_hash));
