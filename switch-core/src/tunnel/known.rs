@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::decap::is_a_hosts;
 use super::{NetworkKey, Opened, Overlay, Proto, VtepConf};
 use crate::config::TunnelType;
+use crate::wire::checksum::fold;
 use crate::wire::ecn::Ecn;
 use crate::wire::{EtherType, IpProtocol, UdpHeader, Vni};
 
@@ -140,8 +141,5 @@ fn header_sum([first, second, ..]: [u64; 4], outer: &[u8; LEN]) -> u16 {
     let halves = [first >> 32, first & 0xffff_ffff, second >> 32, second & 0xffff_ffff];
     let sum =
         halves.iter().fold(u64::from(u32::from_ne_bytes(dst)), |sum, half| sum.wrapping_add(*half));
-    let sum = (sum >> 32).wrapping_add(sum & 0xffff_ffff);
-    let sum = (sum >> 16).wrapping_add(sum & 0xffff);
-    let sum = (sum >> 16).wrapping_add(sum & 0xffff);
-    (sum >> 16).wrapping_add(sum & 0xffff) as u16
+    fold(sum)
 }

@@ -5,6 +5,7 @@ use zerocopy::byteorder::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::inner::{HASH_START, finish, has_ports, mix};
+use crate::wire::checksum::fold;
 use crate::wire::{EtherType, IpProtocol};
 
 /// The start of a frame with IPv4.
@@ -125,11 +126,7 @@ pub(super) fn is_finished(head: &[u8]) -> bool {
     };
     let field = head.get(field..).and_then(|rest| rest.first_chunk()).copied();
     let field = field.map_or(0, u16::from_be_bytes);
-    let sum = sum.wrapping_add(protocol.into());
-    let sum = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
-    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
-    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
-    let sum = (sum & 0xffff).wrapping_add(sum >> 16) as u16;
+    let sum = fold(sum.wrapping_add(protocol.into()));
     // Zero is no checksum, in UDP.
     field != sum || field == 0
 }

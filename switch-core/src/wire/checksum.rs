@@ -130,12 +130,13 @@ const fn fold_once(sum: u64) -> u64 {
     (sum >> 32).wrapping_add(sum & 0xffff_ffff)
 }
 
+/// Folds a sum to 16 bits: 0 only if it is 0.
 #[inline]
-const fn fold(sum: u64) -> u16 {
+pub(crate) const fn fold(sum: u64) -> u16 {
+    // To 32 bits, to 17 and to 16.
     let sum = fold_once(fold_once(sum));
     let sum = (sum >> 16).wrapping_add(sum & 0xffff);
-    let sum = (sum >> 16).wrapping_add(sum & 0xffff);
-    ((sum >> 16).wrapping_add(sum & 0xffff)) as u16
+    (sum >> 16).wrapping_add(sum & 0xffff) as u16
 }
 
 #[cfg(test)]
