@@ -5,6 +5,7 @@ mod inner;
 mod overlay;
 mod plan;
 mod ports;
+mod rest;
 mod route;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::wire;
 use burst::{Burst, Live};
 use plan::Plan;
 use ports::{PortSlot, Ports};
+use rest::Passed;
 use route::Route;
 
 /// What the control side tells a worker. Each is done at the start of a turn and answered.
@@ -87,6 +89,7 @@ pub struct Worker<D: Datapath> {
     /// How often senders are told that their frames are too large.
     too_big: StormBucket,
     burst: usize,
+    passed: Passed,
     /// When the last turn began, if it had frames.
     busy_since: Option<Nanos>,
 }
@@ -133,6 +136,7 @@ impl<D: Datapath> Worker<D> {
             options: Vec::with_capacity(BURST_MAX * wire::geneve::MAX_OPTIONS_LEN),
             too_big: StormBucket::default(),
             burst: D::BURST,
+            passed: Passed::default(),
             busy_since: None,
         }
     }
@@ -174,6 +178,12 @@ impl<D: Datapath> Worker<D> {
         for port in &ready.rx {
             frames += self.receive(*port, &snapshot, now);
         }
+        if frames == 0 && self.passed.nobody_else() {
+            for port in &ready.rx {
+                frames += self.receive(*port, &snapshot, now);
+            }
+        }
+        self.passed.end_turn();
         self.egress.flush_all(&mut self.datapath);
         self.ready = ready;
         self.counters.turns.add(1);
@@ -242,6 +252,9 @@ impl<D: Datapath> Worker<D> {
         // stays in the device's queue. An ARP request would else find no other port there, and the
         // stack that sent it asks again only after a second.
         let Some(port) = snapshot.port(in_port) else { return 0 };
+        if slot.rest.holds(&mut self.passed) {
+            return 0;
+        }
         let counters = Arc::clone(&slot.counters);
         let received = self.datapath.rx_burst(in_port, &mut self.rx, &counters);
         if received == 0 {
@@ -249,20 +262,32 @@ impl<D: Datapath> Worker<D> {
         }
         let Some(bridge) = port.bridge.and_then(|id| snapshot.bridge(id)) else {
             if let Some(vtep) = snapshot.overlay().vtep(in_port) {
-                self.decapsulate(snapshot, port, vtep, &counters, now);
+                let strays = self.decapsulate(snapshot, port, vtep, &counters, now);
+                self.settle(in_port, received, strays);
                 return received;
             }
             self.rx.clear();
             counters.count_drop(DropReason::PortUnbound, received as u64);
+            self.settle(in_port, received, received);
             return received;
         };
 
         let (mut burst, rx, plan) = self.burst(snapshot, port, &counters, now);
         burst.forward_all(rx, plan, bridge);
         burst.count_route();
-        let storm = burst.live.storm;
+        let (storm, strays) = (burst.live.storm, burst.strays);
         self.egress.put_storm(in_port, storm);
+        self.settle(in_port, received, strays);
         received
+    }
+
+    /// A port had so many frames, of which so many were strays.
+    #[inline(always)]
+    fn settle(&mut self, port: PortId, frames: usize, strays: usize) {
+        self.passed.add(frames.saturating_sub(strays));
+        if strays > 0 {
+            self.egress.charge(port, strays, &self.passed);
+        }
     }
 
     /// What executing verdicts of a burst needs, and the burst.
@@ -290,6 +315,7 @@ impl<D: Datapath> Worker<D> {
             worker: self.id.index(),
             too_big: &mut self.too_big,
             route: Route::default(),
+            strays: 0,
         };
         (burst, &mut self.rx, &mut self.plan)
     }

@@ -82,6 +82,8 @@ pub(super) struct Burst<'a, D: Datapath> {
     pub(super) worker: usize,
     pub(super) too_big: &'a mut StormBucket,
     pub(super) route: Route<'a>,
+    /// Frames that cost far more than others do: see [`super::rest`].
+    pub(super) strays: usize,
 }
 
 impl<D: Datapath> Burst<'_, D> {
@@ -99,6 +101,7 @@ impl<D: Datapath> Burst<'_, D> {
         if open && bridge.learning {
             let here = Dest::Port(self.port.id);
             let mut news = plan.refresh(self.live.fdb, here, self.live.tick);
+            self.strays += news.count_ones() as usize;
             while news != 0 {
                 if let Some(planned) = plan.get(news.trailing_zeros() as usize) {
                     self.live.learn_news(planned.src.0, planned.src.1, here);
@@ -238,7 +241,7 @@ impl<D: Datapath> Burst<'_, D> {
     fn forward(&mut self, frame: D::Frame, planned: &Planned, bridge: &BridgeConf) {
         let admitted = match planned.admitted() {
             Ok(admitted) => admitted,
-            Err(reason) => return self.counters.count_drop(reason, 1),
+            Err(reason) => return self.refuse(reason),
         };
         let (fx, dst) = (&mut self.live, planned.dst.1);
         let verdict = bridge::decide(self.snapshot, self.port, &admitted, dst, fx);
@@ -282,7 +285,7 @@ impl<D: Datapath> Burst<'_, D> {
     #[inline(always)]
     fn act(&mut self, frame: D::Frame, meta: &FrameMeta, bridge: &BridgeConf, action: Action) {
         match action {
-            Action::Drop(reason) => self.counters.count_drop(reason, 1),
+            Action::Drop(reason) => self.refuse(reason),
             Action::Output(out) => match self.snapshot.port(out) {
                 Some(out) => self.output(frame, meta, out),
                 None => self.counters.count_drop(DropReason::NoDestination, 1),
@@ -290,6 +293,12 @@ impl<D: Datapath> Burst<'_, D> {
             Action::Remote(peer) => self.output_remote(frame, meta, bridge, peer),
             Action::Flood => self.flood(frame, meta, bridge),
         }
+    }
+
+    /// Drops a frame that may not come in or has nowhere to go.
+    fn refuse(&mut self, reason: DropReason) {
+        self.counters.count_drop(reason, 1);
+        self.strays += 1;
     }
 
     /// A copy for one more output; a failure is counted as a frame that was made and lost.
@@ -305,6 +314,7 @@ impl<D: Datapath> Burst<'_, D> {
     /// The original goes to the last member, copies to those before it.
     #[inline(never)]
     pub(super) fn flood(&mut self, frame: D::Frame, meta: &FrameMeta, bridge: &BridgeConf) {
+        self.strays += 1;
         let mut frame = frame;
         let (snapshot, port, vid) = (self.snapshot, self.port, meta.domain.vid());
         let mut last: Option<Member<'_>> = None;

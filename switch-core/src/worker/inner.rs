@@ -48,7 +48,7 @@ type Arrivals<'a> = ArrayVec<Option<Arrived<'a>>, BURST_MAX>;
 
 impl<D: Datapath> Worker<D> {
     /// The burst is packets from the underlay: what they carry is forwarded as if it had come in on
-    /// its tunnel.
+    /// its tunnel. Answers how many were strays.
     #[inline(never)]
     pub(super) fn decapsulate(
         &mut self,
@@ -57,7 +57,7 @@ impl<D: Datapath> Worker<D> {
         vtep: &VtepConf,
         counters: &PortCounters,
         now: Nanos,
-    ) {
+    ) -> usize {
         let mut arrivals = ArrayVec::new();
         self.take_out(snapshot, vtep, counters, &mut arrivals);
         let (mut burst, frames, _) = self.burst(snapshot, port, counters, now);
@@ -67,11 +67,14 @@ impl<D: Datapath> Worker<D> {
         let mut hops = [Hop::ASK; BURST_MAX];
         burst.hops_inner(frames.as_slice(), &arrivals, &mut hops);
         burst.send_or_ask(frames, &hops, |burst, frame, at| {
-            if let Some(Some(arrived)) = arrivals.get(at) {
-                burst.forward_inner(frame, arrived);
+            match arrivals.get(at) {
+                Some(Some(arrived)) => burst.forward_inner(frame, arrived),
+                // Refused, and counted.
+                _ => burst.strays += 1,
             }
         });
         burst.count_route();
+        burst.strays
     }
 
     /// The first pass: what the packets carry, and where that may come in.
@@ -262,7 +265,7 @@ fn report(switch: &Switch, opened: &Opened<'_>, options: &[u8]) {
 impl<D: Datapath> Burst<'_, D> {
     /// Learns that the sources are behind the remotes that sent them.
     #[inline(always)]
-    fn learn_inner(&self, arrivals: &Arrivals<'_>) {
+    fn learn_inner(&mut self, arrivals: &Arrivals<'_>) {
         for Arrived { src: (key, hash), origin, .. } in arrivals.iter().flatten() {
             let Some(peer) = origin.peer else { continue };
             let there = Dest::Remote(peer.id.get());
@@ -271,6 +274,7 @@ impl<D: Datapath> Burst<'_, D> {
                 && !self.live.fdb.refresh(*key, *hash, there, self.live.tick)
             {
                 self.live.learn_news(*key, *hash, there);
+                self.strays += 1;
             }
         }
     }

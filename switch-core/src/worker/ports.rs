@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::rest::{Passed, Rest};
 use crate::batch::Batch;
 use crate::bridge::StormBucket;
 use crate::datapath::Datapath;
@@ -14,6 +15,7 @@ pub(super) struct PortSlot<F> {
     pub(super) counters: Arc<PortCounters>,
     tx: Batch<F>,
     storm: StormBucket,
+    pub(super) rest: Rest,
 }
 
 impl<F> PortSlot<F> {
@@ -100,7 +102,8 @@ impl<F> Ports<F> {
             Some(slot) => slot.counters = counters,
             free => {
                 let (tx, storm) = (Batch::with_limit(burst), StormBucket::default());
-                *free = Some(Box::new(PortSlot { port, counters, tx, storm }));
+                let rest = Rest::default();
+                *free = Some(Box::new(PortSlot { port, counters, tx, storm, rest }));
             }
         }
     }
@@ -119,6 +122,14 @@ impl<F> Ports<F> {
     pub(super) fn put_storm(&mut self, port: PortId, storm: StormBucket) {
         if let Some(Some(slot)) = self.slots.get_mut(port.index()) {
             slot.storm = storm;
+        }
+    }
+
+    /// A port had so many strays.
+    #[cold]
+    pub(super) fn charge(&mut self, port: PortId, strays: usize, passed: &Passed) {
+        if let Some(Some(slot)) = self.slots.get_mut(port.index()) {
+            slot.rest.charge(strays, passed);
         }
     }
 

@@ -115,3 +115,32 @@ pub(crate) fn noise() {
     let came: u64 = ports.iter().map(|p| lab.totals(*p).rx_frames).sum();
     assert_eq!(came, 20_000);
 }
+
+/// Who sends nothing but frames to nobody gets what is left of a busy worker, and all of an idle one.
+pub(crate) fn strays_wait_for_others() {
+    let mut lab = Lab::new();
+    let br = lab.bridge(0);
+    let (a, b, hostile) = (lab.port(br), lab.port(br), lab.port(br));
+    lab.passes(a, &small(BROADCAST, mac(1)), &[b, hostile]);
+    lab.passes(b, &small(mac(1), mac(2)), &[a]);
+    let (mut offered, mut passed) = (0, 0);
+    for n in 0..300u32 {
+        for _ in 0..32 {
+            lab.inject(a, small(mac(2), mac(1)));
+        }
+        for m in 0..4 {
+            let stray = small(mac(0x10_0000 + n), mac(0x20_0000 + 4 * n + m));
+            offered += u64::from(lab.wire(hostile).inject(stray));
+        }
+        lab.round();
+        passed += lab.received(b).iter().filter(|p| p.bytes[..6] == mac(2).octets()).count();
+        lab.received(a);
+    }
+    assert_eq!(passed, 300 * 32, "the others lose nothing");
+    let taken = lab.totals(hostile).rx_frames;
+    // What a quiet port may send at once, its share of the rest, and a burst.
+    assert!((64..=64 + 300 * 32 / 128 + 32).contains(&taken), "{taken}");
+    assert!(offered > 2 * taken, "{offered}");
+    lab.run();
+    assert_eq!(lab.totals(hostile).rx_frames, offered, "and nothing of it is lost");
+}

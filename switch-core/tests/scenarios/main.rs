@@ -39,7 +39,7 @@ scenarios! {
     fdb: learns_and_forwards, learns_within_a_burst, ages_out, each_bridge_ages_by_its_own_time, only_the_source_refreshes, moves, static_entries_stay, sticky_entries_age_but_do_not_move, flushes, closing_a_port_forgets_its_addresses, without_learning_everything_floods, learning_is_independent;
     flooding: frames_wait_for_the_snapshot, members_only, the_original_goes_to_the_last_port, many_members, reserved_addresses, bad_sources, no_hairpin, isolated_ports, ports_that_are_down_get_nothing, alone_in_a_bridge_or_in_none, storm_limit;
     harm: damaged_wires, harmless_wires, replayed_captures;
-    hostile: runts, giants, short_tags, truncated_everything, noise;
+    hostile: runts, giants, short_tags, truncated_everything, noise, strays_wait_for_others;
     limits: a_port_learns_no_more_than_its_limit, a_flooded_port_does_not_push_out_the_others, one_bridge_does_not_fill_the_table_of_another, memory_is_bounded;
     loops: the_guard_ends_a_loop, a_block_ends, blocked_destinations, few_moves_are_no_loop, a_port_without_guard_is_not_blocked;
     model: random_switches_do_as_the_model, random_bursts_stay_apart;
