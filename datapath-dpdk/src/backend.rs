@@ -137,7 +137,7 @@ impl DpdkBackend {
             .collect();
         // Now in the order of the workers.
         queues.rotate_right(owner);
-        let opened = DevicePort::new(device, rx_workers);
+        let opened = DevicePort::new(device, attach, rx_workers);
         let info = opened.info();
         self.ports.insert(port, opened);
         Ok(OpenPort { info, queues, owner: WorkerId(owner as u16) })

@@ -30,7 +30,7 @@ fn pci_address(devargs: &str) -> Option<String> {
 }
 
 /// The kernel's device that a vdev is made for, if the driver is one of those that need one.
-fn kernel_device(devargs: &str) -> Option<&str> {
+pub(super) fn kernel_device(devargs: &str) -> Option<&str> {
     let needs = ["net_af_packet", "net_af_xdp"].iter().any(|driver| devargs.starts_with(driver));
     devargs.split(',').skip(1).filter(|_| needs).find_map(|arg| arg.strip_prefix("iface="))
 }
@@ -42,6 +42,11 @@ const NET_TAP_KEYS: &[&str] = &["iface", "remote", "mac", "persist"];
 fn ignored_key(devargs: &str) -> Option<&str> {
     let mut keys = devargs.split(',').skip(1).map(|arg| arg.split('=').next().unwrap_or(arg));
     keys.find(|key| devargs.starts_with("net_tap") && !NET_TAP_KEYS.contains(key))
+}
+
+/// `vhost_user_setup` of `net_virtio_user` accepts its peer before it returns.
+fn waits_for_its_peer(devargs: &str) -> bool {
+    devargs.starts_with("net_virtio_user") && devargs.split(',').any(|arg| arg == "server=1")
 }
 
 /// The device's name in DPDK.
@@ -65,6 +70,16 @@ pub(crate) fn check(devargs: &str) -> Result<(), BackendError> {
             attempted: format!("attaching the device {}", name(devargs)),
             cause: format!("net_tap has no argument {key:?}, and ignores all others because of it"),
             hint: Some(format!("its arguments are {}", NET_TAP_KEYS.join(", "))),
+        });
+    }
+    if waits_for_its_peer(devargs) {
+        return Err(BackendError::Failed {
+            attempted: format!("attaching the device {}", name(devargs)),
+            cause:
+                "with server=1 DPDK waits until somebody connects to its socket, and nothing else \
+                    of the switch goes on meanwhile"
+                    .into(),
+            hint: Some("let the far end serve the socket (server=0)".into()),
         });
     }
     pci_address(devargs).map_or(Ok(()), |address| check_pci(&address, Path::new("/sys")))

@@ -3,8 +3,9 @@
 use switch_core::datapath::{Caps, PortEventKind, PortInfo};
 use switch_core::ids::WorkerId;
 
-use super::vhost;
-use crate::ethdev::Device;
+use super::below::Below;
+use super::{devargs, vhost};
+use crate::ethdev::{Attach, Device};
 
 #[derive(Debug)]
 pub(crate) struct DevicePort {
@@ -15,6 +16,8 @@ pub(crate) struct DevicePort {
     pub(crate) lost: Vec<String>,
     /// The MTU asked for, where the driver does not know the notion.
     pub(crate) mtu: Option<u16>,
+    /// The kernel's device below it, if it has one.
+    below: Option<Below>,
     /// As last told.
     link_up: bool,
     /// With a guest: changes of the link that were told of, and whether it may be sent to.
@@ -24,12 +27,23 @@ pub(crate) struct DevicePort {
 }
 
 impl DevicePort {
-    pub(crate) fn new(device: Device, rx_workers: Vec<WorkerId>) -> Self {
-        // A guest comes by an event, with what it takes.
-        let link_up = !device.has_guest() && device.link_up();
+    pub(crate) fn new(device: Device, attach: &Attach, rx_workers: Vec<WorkerId>) -> Self {
+        let below = match attach {
+            Attach::Devargs(devargs) => devargs::kernel_device(devargs).and_then(Below::find),
+            Attach::Rings { .. } => None,
+        };
         let lost = device.refused().into_iter().cloned().collect();
-        let mtu = None;
-        Self { device, rx_workers, lost, mtu, link_up, changes: 0, known: false, gone: false }
+        let (mtu, link_up) = (None, false);
+        let (changes, known, gone) = (0, false, false);
+        let mut port = Self { device, rx_workers, lost, mtu, below, link_up, changes, known, gone };
+        // A guest comes by an event, with what it takes.
+        port.link_up = !port.device.has_guest() && port.has_link();
+        port
+    }
+
+    /// Whether frames can pass, by what drives it and what is below that.
+    fn has_link(&self) -> bool {
+        self.device.link_up() && self.below.as_ref().is_none_or(Below::carrier)
     }
 
     /// As last told.
@@ -54,7 +68,7 @@ impl DevicePort {
             mac: self.device.mac(),
             caps,
             queues: rx.max(tx),
-            link_up: if self.device.has_guest() { self.link_up } else { self.device.link_up() },
+            link_up: if self.device.has_guest() { self.link_up } else { self.has_link() },
             lost: self.lost.clone(),
             details: self.device.details(),
         }
@@ -62,14 +76,15 @@ impl DevicePort {
 
     /// What happened since the last call.
     pub(crate) fn events(&mut self) -> Vec<PortEventKind> {
-        if let Some(trouble) = self.device.trouble() {
+        let below = || self.below.as_ref().and_then(Below::trouble);
+        if let Some(trouble) = self.device.trouble().map(str::to_owned).or_else(below) {
             let first = !std::mem::replace(&mut self.gone, true);
-            return first.then(|| PortEventKind::Gone(trouble.into())).into_iter().collect();
+            return first.then_some(PortEventKind::Gone(trouble)).into_iter().collect();
         }
         if self.device.has_guest() {
             return self.guest_events();
         }
-        let up = self.device.link_up();
+        let up = self.has_link();
         let kind = if up { PortEventKind::LinkUp } else { PortEventKind::LinkDown };
         (std::mem::replace(&mut self.link_up, up) != up).then_some(kind).into_iter().collect()
     }

@@ -1,5 +1,6 @@
 //! The kinds of ports, one file each.
 
+mod below;
 pub(crate) mod devargs;
 pub(crate) mod device;
 pub(crate) mod kernel;

@@ -93,6 +93,8 @@ pub struct GuestSpec {
     pub netns: Option<String>,
     /// Memory, MiB.
     pub memory: u32,
+    /// Memory in hugepages of 2 MiB, as far as a NIC shares it with a switch.
+    pub hugepages: bool,
     /// Programs of this machine that the guest has too, in `/usr/bin`, with their libraries.
     pub programs: Vec<PathBuf>,
     /// Where the console log and the sockets go; `None` is a temporary directory.
@@ -104,9 +106,16 @@ pub struct GuestSpec {
 impl GuestSpec {
     /// A guest with 256 MiB and these NICs, in the current network namespace.
     pub fn new(name: &str, nics: Vec<Nic>) -> Self {
-        let name = name.to_owned();
-        let programs = Vec::new();
-        Self { name, nics, netns: None, memory: 256, programs, dir: None, survives: false }
+        Self {
+            name: name.to_owned(),
+            nics,
+            netns: None,
+            memory: 256,
+            hugepages: false,
+            programs: Vec::new(),
+            dir: None,
+            survives: false,
+        }
     }
 }
 
@@ -270,7 +279,9 @@ fn command(spec: &GuestSpec, image: &Image, console: &Path, socket: &Path) -> Cm
     let vhost = spec.nics.iter().any(|nic| matches!(nic.backend, Backend::VhostUser { .. }));
     let machine = if vhost { "q35,accel=tcg,memory-backend=mem" } else { "q35,accel=tcg" };
     let shared = vhost.then(|| {
-        let object = format!("memory-backend-memfd,id=mem,size={}M,share=on", spec.memory);
+        let pages = if spec.hugepages { ",hugetlb=on,hugetlbsize=2M" } else { "" };
+        let size = spec.memory;
+        let object = format!("memory-backend-memfd,id=mem,size={size}M,share=on{pages}");
         ["-object".to_owned(), object]
     });
     let mut command = Cmd::new("qemu-system-x86_64")

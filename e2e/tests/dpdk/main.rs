@@ -3,4 +3,5 @@
 
 mod start;
 mod tells;
+mod vdevs;
 mod vhost;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use vswitch_e2e::{
-    Daemon, DaemonSpec, Guest, GuestSpec, Host, Need, Netns, Nic, iperf3, missing, ping, skip,
-    until_ok,
+    Daemon, DaemonSpec, Guest, GuestSpec, Host, Hugepages, Need, Netns, Nic, iperf3, missing, ping,
+    skip, until_ok,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -45,9 +45,13 @@ impl Lab {
     }
 
     fn boot(&self) -> Result<Guest> {
+        Guest::boot(self.guest())
+    }
+
+    fn guest(&self) -> GuestSpec {
         let how = (self.serve, self.queues);
         let nic = Nic::vhost_user(&self.socket(), how, "52:54:00:00:00:03", &["192.0.2.3/24"]);
-        Guest::boot(GuestSpec::new("guest", vec![nic]))
+        GuestSpec::new("guest", vec![nic])
     }
 
     fn port(&self) -> Result<serde_json::Value> {
@@ -184,4 +188,22 @@ fn a_guest_finds_the_switch_that_serves_its_socket_again() -> Result<()> {
     lab.daemon.stop()?;
     ensure!(!lab.socket().exists(), "the socket was left behind");
     Ok(())
+}
+
+#[test]
+fn a_guest_in_hugepages_shares_them_with_a_switch_in_hugepages() -> Result<()> {
+    if skipped("a_guest_in_hugepages_shares_them_with_a_switch_in_hugepages") {
+        return Ok(());
+    }
+    // The guest's 256 MiB, and what the switch would like.
+    let _pages = Hugepages::set(128 + 64)?;
+    let mut lab = Lab::start("client", 1)?;
+    let before = Hugepages::free()?;
+    let guest = Guest::boot(GuestSpec { hugepages: true, ..lab.guest() })?;
+    ensure!(Hugepages::free()? < before, "the guest is in ordinary memory");
+    lab.cross(&guest)?;
+    copy(&lab.a, &guest, GUEST, 2_000_000)?;
+    copy(&guest, &lab.a, "192.0.2.1", 1_000_000)?;
+    lab.daemon.settle()?.check()?;
+    lab.daemon.stop()
 }
