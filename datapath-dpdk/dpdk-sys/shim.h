@@ -101,6 +101,7 @@ static const uint64_t VSW_TX_OFFLOAD_UDP_CKSUM = RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
 static const uint64_t VSW_RSS_IP = RTE_ETH_RSS_IP;
 static const uint64_t VSW_RSS_TCP = RTE_ETH_RSS_TCP;
 static const uint64_t VSW_RSS_UDP = RTE_ETH_RSS_UDP;
+static const uint64_t VSW_RSS_INNER = RTE_ETH_RSS_LEVEL_INNERMOST;
 
 int vsw_errno(void);
 unsigned vsw_lcore_id(void);

@@ -15,6 +15,16 @@ pub(crate) const SETTING_MAC: &str = "setting the address of";
 /// The most counters of its own that a device is asked for: some have hundreds for each queue.
 const COUNTERS_MAX: u32 = 1 << 16;
 
+/// What of `offered` (`flow_type_rss_offloads`) received frames are spread over queues by: addresses
+/// and ports, of the inner headers of tunnels where the device sees them. Outer ones do as well with
+/// UDP, whose source port differs by flow; all GRE from one remote is for one queue.
+pub(super) fn hash_of(offered: u64) -> u64 {
+    let kinds = dpdk_sys::VSW_RSS_IP | dpdk_sys::VSW_RSS_TCP | dpdk_sys::VSW_RSS_UDP;
+    let (kinds, inner) = (kinds & offered, dpdk_sys::VSW_RSS_INNER);
+    // The level alone means nothing.
+    if kinds != 0 { kinds | offered & inner } else { 0 }
+}
+
 impl Device {
     /// Its queues, node, speed, and the offloads in use.
     pub fn details(&self) -> DeviceDetails {
@@ -31,6 +41,13 @@ impl Device {
         let promiscuous = unsafe { dpdk_sys::rte_eth_promiscuous_get(port) };
         // SAFETY: an open port.
         let mbps = unsafe { dpdk_sys::vsw_eth_link_mbps(port) };
+        // SAFETY: no precondition; the answer is never null.
+        let mut rx_offloads = names(conf.rxmode.offloads, |bit| unsafe {
+            dpdk_sys::rte_eth_dev_rx_offload_name(bit)
+        });
+        if conf.rx_adv_conf.rss_conf.rss_hf & dpdk_sys::VSW_RSS_INNER != 0 {
+            rx_offloads.push("RSS_INNER".to_owned());
+        }
         DeviceDetails {
             rx_queues: Some(rx),
             tx_queues: Some(tx),
@@ -38,10 +55,7 @@ impl Device {
             promiscuous: (0..=1).contains(&promiscuous).then_some(promiscuous == 1),
             // 0 is none, the largest number an unknown one.
             link_mbps: Some(mbps).filter(|mbps| !matches!(*mbps, 0 | u32::MAX)),
-            // SAFETY: no precondition; the answer is never null.
-            rx_offloads: names(conf.rxmode.offloads, |bit| unsafe {
-                dpdk_sys::rte_eth_dev_rx_offload_name(bit)
-            }),
+            rx_offloads,
             // SAFETY: as above.
             tx_offloads: names(conf.txmode.offloads, |bit| unsafe {
                 dpdk_sys::rte_eth_dev_tx_offload_name(bit)
@@ -98,4 +112,21 @@ fn names(bits: u64, name: impl Fn(u64) -> *const c_char) -> Vec<String> {
         name.to_string_lossy().into_owned()
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_spread_by_inner_headers_where_the_device_sees_them() {
+        let (ip, udp, inner) =
+            (dpdk_sys::VSW_RSS_IP, dpdk_sys::VSW_RSS_UDP, dpdk_sys::VSW_RSS_INNER);
+        assert_eq!(hash_of(0), 0);
+        assert_eq!(hash_of(inner), 0);
+        assert_eq!(hash_of(ip | udp | 1 << 62), ip | udp);
+        assert_eq!(hash_of(ip | inner), ip | inner);
+        // Both bits of the level: the device can do any.
+        assert_eq!(hash_of(ip | 3 << 50), ip | inner);
+    }
 }

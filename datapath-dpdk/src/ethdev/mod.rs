@@ -426,8 +426,7 @@ impl Open {
     fn eth_conf(&self, info: &rte_eth_dev_info, rx_queues: u16) -> rte_eth_conf {
         // SAFETY: C integers, enums with a zero value and null pointers; all-zero is the default.
         let mut conf = unsafe { MaybeUninit::<rte_eth_conf>::zeroed().assume_init() };
-        let rss = dpdk_sys::VSW_RSS_IP | dpdk_sys::VSW_RSS_TCP | dpdk_sys::VSW_RSS_UDP;
-        let rss = rss & info.flow_type_rss_offloads;
+        let rss = details::hash_of(info.flow_type_rss_offloads);
         if rx_queues > 1 && rss != 0 {
             conf.rxmode.mq_mode = dpdk_sys::rte_eth_rx_mq_mode_RTE_ETH_MQ_RX_RSS;
             conf.rx_adv_conf.rss_conf.rss_hf = rss;
