@@ -58,6 +58,8 @@ pub struct PortSpec {
     pub mac: Option<MacAddr>,
     /// For an uplink: the name of the exception TAP, by which the host's own stack uses the device.
     pub exception: Option<String>,
+    /// Whether TCP segments for a kernel's device are joined into super-frames.
+    pub gro: bool,
     /// Most learned entries at once; `None` is no limit of its own.
     pub max_fdb: Option<u32>,
     /// Most BUM frames it may send into the switch; `None` is no limit.
@@ -87,6 +89,7 @@ impl PortSpec {
             mtu: None,
             mac: None,
             exception: None,
+            gro: true,
             max_fdb: Self::default_max_fdb(port_type),
             storm_limit: Self::default_storm_limit(port_type),
             isolated: false,

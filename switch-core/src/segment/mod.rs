@@ -5,6 +5,8 @@
 //! makes the [`Offload`] the core relies on. Before a port that lacks the capability,
 //! [`finish_checksum`] and [`segment`] do the work here.
 //!
+//! The other way round, [`join`] makes super-frames of what somebody cut.
+//!
 //! This is the plain path: correct for every frame, and one pass over the payload.
 
 #![cfg_attr(
@@ -20,11 +22,13 @@
 
 mod cut;
 mod finish;
+mod join;
 mod validate;
 pub mod vnet;
 
 pub use cut::{CutError, CutFailed, segment};
 pub use finish::{BeyondHead, finish_checksum, sum_range};
+pub use join::{Joined, join};
 pub use validate::{BadOffload, MAX_SEGMENTS, validate};
 pub use vnet::{VnetHeader, VnetLayout};
 

@@ -148,6 +148,7 @@ pub(crate) fn port(mut fields: Fields) -> Option<PortSpec> {
         mtu: fields.int("mtu").and_then(|mtu| u16::try_from(mtu).ok()),
         mac: fields.mac("mac"),
         exception: fields.text("exception"),
+        gro: fields.flag("gro").unwrap_or(default.gro),
         max_fdb: fields.limit("max-fdb").unwrap_or(default.max_fdb),
         storm_limit: fields.rate("storm-limit").unwrap_or(default.storm_limit),
         isolated: fields.flag("isolated").unwrap_or(default.isolated),
@@ -188,6 +189,9 @@ pub(crate) fn of_port(spec: &PortSpec) -> Pairs {
         PortKind::Tap { persist, .. } => out.push(("persist", Value::Bool(*persist))),
         PortKind::Netdev { take_over, .. } => out.push(("take-over", Value::Bool(*take_over))),
         PortKind::Dpdk { .. } | PortKind::VhostUser { .. } => {}
+    }
+    if let PortKind::Tap { .. } | PortKind::Netdev { .. } = &spec.kind {
+        out.push(("gro", Value::Bool(spec.gro)));
     }
     out.push(("max-fdb", Value::Limit(spec.max_fdb)));
     out.push(("storm-limit", Value::Rate(spec.storm_limit)));
