@@ -104,14 +104,6 @@ impl KernelPort {
 
     /// Sends every frame of the batch, or drops it by name.
     pub(crate) fn send(&mut self, batch: &mut Batch<Mbuf>, counters: &PortCounters) {
-        for frame in batch.drain() {
-            match self.queue.send(&frame) {
-                Ok(()) => {
-                    counters.tx_frames.add(1);
-                    counters.tx_bytes.add(frame.len() as u64);
-                }
-                Err(reason) => counters.count_drop(reason, 1),
-            }
-        }
+        self.queue.send_all(batch, counters);
     }
 }

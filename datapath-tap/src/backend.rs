@@ -265,6 +265,7 @@ impl Backend for TapBackend {
             }
         };
         self.watch(&mut record);
+        record.set_gro(spec.gro);
         self.hand_out(port, io, record)
     }
 
@@ -370,6 +371,7 @@ impl Backend for TapBackend {
         if !same || record.gone || record.moved {
             return Ok(false);
         }
+        record.set_gro(new.gro);
         let mut change = tap::wanted(&record.link, new);
         change.up = None;
         let index = record.link.index;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use switch_core::datapath::{BackendError, Datapath, Ready, Wait, Wake};
-use switch_core::drop::DropReason;
 use switch_core::frame::{Frame, FramePool, HeapFrame};
 use switch_core::handover::HandoverRing;
 use switch_core::stats::PortCounters;
@@ -70,7 +69,7 @@ pub struct KernelQueue {
     shared: Arc<PortShared>,
 }
 
-/// Segments of a frame that [`KernelQueue::send`] takes: the longest frame in buffers of 2 KiB,
+/// Segments of a frame that [`KernelQueue::send_all`] takes: the longest frame in buffers of 2 KiB,
 /// and a head of its own.
 const SEGMENTS: usize = 40;
 
@@ -80,12 +79,12 @@ impl KernelQueue {
         self.io.recv(frame, &self.shared)
     }
 
-    /// Sends one frame of any kind, with its offload metadata. Never waits.
-    ///
-    /// # Errors
-    /// What the frame is to be counted as.
-    pub fn send(&mut self, frame: &impl Frame) -> Result<(), DropReason> {
-        self.io.send_pieces::<_, SEGMENTS>(frame, &self.shared)
+    /// Sends the frames of a batch, of any kind, with their offload metadata, and counts them or drops
+    /// them by name. Never waits.
+    pub fn send_all<F: Frame>(&mut self, batch: &mut Batch<F>, counters: &PortCounters) {
+        let (io, shared) = (&self.io, &*self.shared);
+        let send = |frame: &F| io.send_pieces::<_, SEGMENTS>(frame, shared);
+        io.send_all(batch, shared, counters, send);
     }
 }
 
@@ -176,7 +175,12 @@ impl Datapath for TapDatapath {
     type Queue = TapQueue;
 
     fn attach(&mut self, port: PortId, queue: TapQueue) -> Option<TapQueue> {
-        let earlier = self.detach(port);
+        let (mut queue, mut earlier) = (queue, self.detach(port));
+        if let (Kind::Own(now), Some(TapQueue(Kind::Own(before)))) = (&mut queue.0, &mut earlier)
+            && let (Io::Underlay(now), Io::Underlay(before)) = (&mut now.io, &mut before.io)
+        {
+            now.go_on_from(before);
+        }
         if self.slots.len() <= port.index() {
             self.slots.resize_with(port.index() + 1, || None);
         }
@@ -283,8 +287,8 @@ impl Datapath for TapDatapath {
     }
 
     fn tx_burst(&mut self, port: PortId, batch: &mut Batch<HeapFrame>, counters: &PortCounters) {
-        let slot = self.slots.get(port.index()).and_then(Option::as_deref);
-        match slot.map(|slot| &slot.queue.0) {
+        let slot = self.slots.get_mut(port.index()).and_then(Option::as_deref_mut);
+        match slot.map(|slot| &mut slot.queue.0) {
             Some(Kind::Own(own)) => send_all(own, batch, counters),
             Some(Kind::Remote(ring)) => ring.push(batch, counters),
             None => {
@@ -295,8 +299,8 @@ impl Datapath for TapDatapath {
     }
 
     fn tx_handed_over(&mut self, port: PortId, counters: &PortCounters) {
-        let slot = self.slots.get(port.index()).and_then(Option::as_deref);
-        let Some(Kind::Own(own)) = slot.map(|slot| &slot.queue.0) else { return };
+        let slot = self.slots.get_mut(port.index()).and_then(Option::as_deref_mut);
+        let Some(Kind::Own(own)) = slot.map(|slot| &mut slot.queue.0) else { return };
         for _ in 0..HANDED_OVER_BURSTS {
             own.ring.pop(&mut self.handed_over);
             let full = self.handed_over.is_full();
@@ -317,14 +321,10 @@ impl Datapath for TapDatapath {
 }
 
 /// Sends every frame of the batch, or drops it by name.
-fn send_all(own: &OwnQueue, batch: &mut Batch<HeapFrame>, counters: &PortCounters) {
-    for frame in batch.drain() {
-        match own.io.send(&frame, &own.shared) {
-            Ok(()) => {
-                counters.tx_frames.add(1);
-                counters.tx_bytes.add(frame.len() as u64);
-            }
-            Err(reason) => counters.count_drop(reason, 1),
-        }
+fn send_all(own: &mut OwnQueue, batch: &mut Batch<HeapFrame>, counters: &PortCounters) {
+    let shared = &*own.shared;
+    match &mut own.io {
+        Io::Underlay(underlay) => underlay.send_all(batch, shared, counters),
+        io => io.send_all(batch, shared, counters, |frame| io.send(frame, shared)),
     }
 }

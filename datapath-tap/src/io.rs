@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::uio::{readv, writev};
-use switch_core::DropReason;
 use switch_core::datapath::Caps;
 use switch_core::frame::{Frame, GsoKind, HeapFrame, MAX_FRAME};
-use switch_core::segment::{VnetHeader, VnetLayout, validate};
+use switch_core::segment::{self, Joined, VnetHeader, VnetLayout, validate};
+use switch_core::stats::PortCounters;
 use switch_core::wire::EthernetHeader;
+use switch_core::{Batch, DropReason};
 
 use crate::error::errno;
 use crate::sys::packet;
@@ -34,9 +35,18 @@ pub(crate) struct PortShared {
     pub(crate) gone: AtomicBool,
     /// What the device itself finishes, as [`caps_bits`]. The rest is left to the kernel.
     pub(crate) native: AtomicU8,
+    /// Runs of packets that the kernel did not take as one, so that they went one by one.
+    pub(crate) one_by_one: AtomicU64,
+    /// Which super-frames are made for it of single frames, as [`caps_bits`].
+    pub(crate) joins: AtomicU8,
 }
 
 impl PortShared {
+    pub(crate) fn note_one_by_one(&self) {
+        let runs = self.one_by_one.load(Ordering::Relaxed).wrapping_add(1);
+        self.one_by_one.store(runs, Ordering::Relaxed);
+    }
+
     pub(crate) fn note(&self, e: Errno) {
         self.last_error.store(e as i32, Ordering::Relaxed);
         // Only the worker that owns the queue counts here.
@@ -50,6 +60,12 @@ pub(crate) fn caps_bits(caps: Caps) -> u8 {
         | u8::from(caps.tso4) << 1
         | u8::from(caps.tso6) << 2
         | u8::from(caps.uso) << 3
+}
+
+/// The other way round.
+fn caps_of(bits: u8) -> Caps {
+    let bit = |n: u8| bits & 1 << n != 0;
+    Caps { csum: bit(0), tso4: bit(1), tso6: bit(2), uso: bit(3) }
 }
 
 /// In [`PortShared::native`]: the device does the same for frames with any tags.
@@ -192,11 +208,8 @@ impl Io {
 
     /// Sends one frame; says why it could not.
     pub(crate) fn send(&self, frame: &HeapFrame, shared: &PortShared) -> Result<(), DropReason> {
-        match self {
-            Self::Underlay(underlay) => underlay.send(frame, shared),
-            // A heap frame has a head and at most one tail.
-            _ => self.send_pieces::<_, 4>(frame, shared),
-        }
+        // A heap frame has a head and at most one tail.
+        self.send_pieces::<_, 4>(frame, shared)
     }
 
     /// The same for a frame of any kind, of fewer than `N` segments.
@@ -239,6 +252,35 @@ impl Io {
             Self::Underlay(_) => return Err(DropReason::TxError),
         };
         sent.map(|_| ()).map_err(|e| drop_reason(e, shared))
+    }
+
+    /// Sends every frame of the batch by `send`, joined where that is worth something, or drops it by
+    /// name.
+    pub(crate) fn send_all<F: Frame>(
+        &self,
+        batch: &mut Batch<F>,
+        shared: &PortShared,
+        counters: &PortCounters,
+        send: impl Fn(&F) -> Result<(), DropReason>,
+    ) {
+        let joins = if batch.len() > 1 { self.joins(shared) } else { Caps::default() };
+        segment::join(batch.drain(), joins, |Joined { frame, frames, bytes }| match send(&frame) {
+            Ok(()) => {
+                counters.tx_frames.add(frames);
+                counters.tx_bytes.add(bytes);
+            }
+            Err(reason) => counters.count_drop(reason, frames),
+        });
+    }
+
+    /// Which super-frames to make. Not for a device that would have them cut again by the kernel.
+    fn joins(&self, shared: &PortShared) -> Caps {
+        let joins = shared.joins.load(Ordering::Relaxed);
+        match self {
+            Self::Tap { .. } => caps_of(joins),
+            Self::Packet { .. } => caps_of(joins & shared.native.load(Ordering::Relaxed)),
+            Self::Underlay(_) => Caps::default(),
+        }
     }
 
     fn layout(&self) -> Option<VnetLayout> {
@@ -377,6 +419,38 @@ mod tests {
         drop(far);
         assert_eq!(io.send(&frame, &shared), Err(DropReason::TxError));
         assert_eq!(shared.last_error.load(Ordering::Relaxed), Errno::ECONNREFUSED as i32);
+    }
+
+    #[test]
+    fn segments_in_sequence_go_in_one_call() {
+        use switch_core::testing::frames::{gso, mac, tcp4};
+
+        let stream = gso(tcp4(mac(2), mac(1), &pattern(5000)), GsoKind::TcpV4, 1000);
+        let pool = FramePool::new(PoolConfig::default());
+        let mut whole = pool.frame(&stream.bytes).unwrap();
+        whole.set_offload(stream.offload);
+        let joins = caps_bits(Caps::ALL);
+        for (joins, calls) in [(joins, 1), (0, 5)] {
+            let (io, far, _, shared) = tap(true);
+            shared.joins.store(joins, Ordering::Relaxed);
+            let (mut batch, counters) = (Batch::new(), PortCounters::default());
+            segment::segment(&whole, || pool.alloc(), |s| batch.push(s).unwrap()).unwrap();
+            let bytes: usize = batch.as_slice().iter().map(Frame::len).sum();
+            io.send_all(&mut batch, &shared, &counters, |frame| io.send(frame, &shared));
+            far.set_nonblocking(true).unwrap();
+            let mut got = Vec::new();
+            let mut buffer = vec![0; 70_000];
+            while let Ok(n) = far.recv(&mut buffer) {
+                got.push(buffer[..n].to_vec());
+            }
+            assert_eq!(got.len(), calls);
+            let totals = counters.totals();
+            assert_eq!((totals.tx_frames, totals.tx_bytes), (5, bytes as u64));
+            if calls == 1 {
+                let header = VnetHeader::of(&whole).unwrap();
+                assert_eq!(got[0], [&TAP_LAYOUT.encode(&header), &stream.bytes[..]].concat());
+            }
+        }
     }
 
     #[test]

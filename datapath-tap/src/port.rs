@@ -12,7 +12,7 @@ use switch_core::datapath::{Caps, DeviceDetails, PortEventKind, PortInfo};
 use switch_core::frame::HeapFrame;
 use switch_core::handover::HandoverRing;
 
-use crate::io::PortShared;
+use crate::io::{PortShared, caps_bits};
 use crate::link::{LinkNews, LinkState, Links};
 use crate::netdev::Netdev;
 use crate::netns::{self, NetnsId};
@@ -100,6 +100,22 @@ impl Port {
         }
     }
 
+    /// What the kernel refused.
+    fn lost(&self) -> Vec<String> {
+        let mut lost = self.lost.clone();
+        let runs = self.shared.one_by_one.load(Ordering::Relaxed);
+        if runs > 0 {
+            lost.push(format!("UDP_SEGMENT: {runs} runs of packets went one by one"));
+        }
+        lost
+    }
+
+    /// Whether frames for it are joined.
+    pub(crate) fn set_gro(&self, gro: bool) {
+        let joins = if gro { caps_bits(self.caps) } else { 0 };
+        self.shared.joins.store(joins, Ordering::Relaxed);
+    }
+
     /// The device as it is now; `None` if it is gone or cannot be asked.
     pub(crate) fn ask(&mut self, own: &mut Option<Links>) -> Option<LinkState> {
         if self.moved {
@@ -127,7 +143,7 @@ impl Port {
                 _ => 1,
             },
             link_up: self.link.up && !self.gone,
-            lost: self.lost.clone(),
+            lost: self.lost(),
             details: match &self.device {
                 // One socket for each way a packet may come or go: nothing of the kind.
                 Device::Vtep(_) => DeviceDetails::default(),

@@ -4,19 +4,25 @@
 //! are cut off on the way out, with what they say told to the kernel beside the datagram, and made
 //! anew on the way in.
 
-use std::io::{IoSlice, IoSliceMut};
+mod gathered;
+mod runs;
+
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use switch_core::DropReason;
 use switch_core::datapath::UdpSend;
-use switch_core::frame::{Csum, Frame, HeapFrame, MAX_FRAME, Offload};
+use switch_core::frame::{Csum, Frame, HeapFrame, MAX_FRAME};
 use switch_core::tunnel::ENTROPY_FIRST;
 use switch_core::wire::{Fragment, IpProtocol, Ipv4, Ipv4Header, Ipv6, Ipv6Header, Udp, UdpHeader};
 use zerocopy::IntoBytes;
 
+use self::gathered::Gathered;
+use self::runs::OneByOne;
 use crate::error::errno;
 use crate::io::{Got, PortShared};
 use crate::sys::udp::{self, IpFields, Received};
@@ -41,6 +47,9 @@ pub(crate) struct Underlay {
     /// The receiver whose turn it is, and how many datagrams it gave in this turn.
     at: usize,
     taken: usize,
+    /// Received, and not yet asked for.
+    gathered: Gathered,
+    one_by_one: OneByOne,
 }
 
 /// A socket that receives.
@@ -48,6 +57,8 @@ pub(crate) struct Underlay {
 pub(crate) struct Receiver {
     pub(crate) socket: Arc<OwnedFd>,
     pub(crate) carries: Carries,
+    /// Whether the kernel may hand over several datagrams at once.
+    pub(crate) gathers: bool,
     /// The group that it is bound to, in place of the local address.
     pub(crate) group: Option<IpAddr>,
 }
@@ -69,8 +80,19 @@ pub(crate) struct Pool {
 }
 
 impl Underlay {
-    pub(crate) const fn new(sockets: Sockets) -> Self {
-        Self { sockets, at: 0, taken: 0 }
+    pub(crate) fn new(sockets: Sockets) -> Self {
+        Self {
+            sockets,
+            at: 0,
+            taken: 0,
+            gathered: Gathered::default(),
+            one_by_one: OneByOne::default(),
+        }
+    }
+
+    /// Takes over what an earlier one has received and not handed out.
+    pub(crate) fn go_on_from(&mut self, earlier: &mut Self) {
+        std::mem::swap(&mut self.gathered, &mut earlier.gathered);
     }
 
     /// The sockets that receive.
@@ -81,12 +103,20 @@ impl Underlay {
     /// Receives one packet into `frame`, whose content is replaced. Only when all sockets in turn
     /// are empty there is nothing: news of any of them are news of the port.
     pub(crate) fn recv(&mut self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
+        if let Some(got) = self.gathered.deal(frame) {
+            return got;
+        }
         for _ in 0..self.sockets.receivers.len() {
             if self.taken >= TURN {
                 self.next();
             }
             let Some(receiver) = self.sockets.receivers.get(self.at) else { break };
-            match receiver.recv(frame, shared) {
+            let (socket, carries) = (receiver.socket.as_fd(), receiver.carries);
+            let got = match carries {
+                Carries::Udp(_) => self.gathered.recv(socket, carries, frame, shared),
+                Carries::Gre => receiver.recv(frame, shared),
+            };
+            match got {
                 Got::Nothing => self.next(),
                 got => {
                     self.taken = self.taken.saturating_add(1);
@@ -106,7 +136,7 @@ impl Underlay {
     }
 
     /// Sends one packet; says why it could not.
-    pub(crate) fn send(&self, frame: &HeapFrame, shared: &PortShared) -> Result<(), DropReason> {
+    fn send(&self, frame: &HeapFrame, shared: &PortShared) -> Result<(), DropReason> {
         let unfinished = matches!(frame.offload().csum, Csum::Partial { .. });
         let invalid = || {
             shared.note(Errno::EINVAL);
@@ -114,26 +144,11 @@ impl Underlay {
         };
         let outer = Outer::parse(frame.head(), frame.len()).ok_or_else(invalid)?;
         let socket = self.sender(&outer, unfinished).ok_or_else(invalid)?;
-        let mut pieces = [IoSlice::new(&[]); 2];
-        let mut n = 0;
-        let mut skip = outer.len;
-        frame.for_each_segment(&mut |bytes| {
-            // A heap frame has a head, which the outer headers lie in, and at most one tail.
-            if let Some(piece) = pieces.get_mut(n) {
-                *piece = IoSlice::new(bytes.get(skip..).unwrap_or_default());
-                n = n.wrapping_add(1);
-            }
-            skip = 0;
+        let mut pieces = ArrayVec::<_, 2>::new();
+        payload(frame, outer.len, |piece| {
+            let _ = pieces.try_push(piece);
         });
-        let pieces = pieces.get(..n).unwrap_or_default();
-        transmit(socket, &outer, pieces).map_err(|e| match e {
-            Errno::EMSGSIZE => DropReason::TunnelMtu,
-            Errno::EAGAIN | Errno::ENOBUFS => DropReason::TxFull,
-            e => {
-                shared.note(e);
-                DropReason::TxError
-            }
-        })
+        transmit(socket, &outer, None, &pieces).map_err(|e| drop_reason(e, shared))
     }
 
     /// The socket for a packet.
@@ -154,9 +169,48 @@ impl Underlay {
     }
 }
 
-/// Hands a datagram to the kernel.
-fn transmit(socket: BorrowedFd<'_>, outer: &Outer, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
-    let send = || udp::send(socket, outer.to, outer.fields, pieces).map_err(|e| errno(&e));
+/// Calls `f` with what of a frame is behind `skip` bytes, which lie in its head: there is at most one
+/// tail.
+fn payload<'a>(frame: &'a HeapFrame, skip: usize, mut f: impl FnMut(IoSlice<'a>)) {
+    let mut skip = skip;
+    frame.for_each_segment(&mut |bytes| {
+        f(IoSlice::new(bytes.get(skip..).unwrap_or_default()));
+        skip = 0;
+    });
+}
+
+/// The drop that an error of a send is.
+fn drop_reason(e: Errno, shared: &PortShared) -> DropReason {
+    match e {
+        Errno::EMSGSIZE => DropReason::TunnelMtu,
+        Errno::EAGAIN | Errno::ENOBUFS => DropReason::TxFull,
+        e => {
+            shared.note(e);
+            DropReason::TxError
+        }
+    }
+}
+
+/// What an error of a receive means.
+fn no_packet(e: &io::Error, shared: &PortShared) -> Got {
+    match errno(e) {
+        Errno::EAGAIN => Got::Nothing,
+        Errno::EINTR => Got::Again,
+        e => {
+            shared.note(e);
+            Got::Nothing
+        }
+    }
+}
+
+/// Hands a datagram to the kernel, or as many as it is to make of the bytes.
+fn transmit(
+    socket: BorrowedFd<'_>,
+    outer: &Outer,
+    segment: Option<u16>,
+    pieces: &[IoSlice<'_>],
+) -> Result<(), Errno> {
+    let send = || udp::send(socket, outer.to, outer.fields, segment, pieces).map_err(|e| errno(&e));
     match send() {
         done @ (Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS)) => done,
         // It may be what an ICMP message said of an earlier packet, which the kernel tells once, in
@@ -246,29 +300,20 @@ impl Outer {
 }
 
 impl Receiver {
-    /// Receives one datagram, and makes a packet of it.
+    /// Receives one GRE packet.
     fn recv(&self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
         let window = frame.rx_window();
         let mut buffers = [IoSliceMut::new(window.head), IoSliceMut::new(window.tail)];
         let received = match udp::recv(self.socket.as_fd(), &mut buffers) {
             Ok(received) => received,
-            Err(e) => {
-                return match errno(&e) {
-                    Errno::EAGAIN => Got::Nothing,
-                    Errno::EINTR => Got::Again,
-                    e => {
-                        shared.note(e);
-                        Got::Nothing
-                    }
-                };
-            }
+            Err(e) => return no_packet(&e, shared),
         };
         let len = received.len;
         let (Some(from), Some(to)) = (received.from, received.to) else {
             return Got::Dropped(len, DropReason::OuterAddress);
         };
         // A raw IPv4 socket hands out the IP header, and no other one does.
-        if self.carries == Carries::Gre && from.is_ipv4() {
+        if from.is_ipv4() {
             return match (len, frame.set_received(len)) {
                 (..Ipv4Header::LEN, _) => Got::Dropped(len, DropReason::Runt),
                 (_, true) => Got::Frame,
@@ -288,11 +333,6 @@ impl Receiver {
             return Got::Dropped(total, DropReason::Giant);
         };
         room.copy_from_slice(header);
-        if self.carries != Carries::Gre {
-            // The kernel has looked at the checksum and does not tell it. The core takes an empty
-            // field for right where it is marked so.
-            frame.set_offload(Offload { csum: Csum::Verified, gso: None });
-        }
         Got::Frame
     }
 }
@@ -355,7 +395,7 @@ mod tests {
     fn received(len: usize, from: &str, to: &str) -> (Received, SocketAddr, IpAddr) {
         let fields = IpFields { traffic_class: 0xb9, ttl: 7 };
         let (from, to): (SocketAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
-        (Received { len, from: Some(from), to: Some(to), fields }, from, to)
+        (Received { len, from: Some(from), to: Some(to), fields, segment: None }, from, to)
     }
 
     #[test]

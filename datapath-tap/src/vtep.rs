@@ -69,7 +69,10 @@ impl Vtep {
     /// What could not be had.
     pub(crate) fn lost(&self) -> Vec<String> {
         let wanted = self.entropy_ports;
-        self.sockets.pools.iter().filter_map(|pool| lost(pool, wanted)).collect()
+        let of_udp = |r: &&Receiver| r.carries != Carries::Gre;
+        let mut udp = self.sockets.receivers.iter().filter(of_udp);
+        let gro = udp.any(|r| !r.gathers).then(|| "UDP_GRO: not supported".to_owned());
+        self.sockets.pools.iter().filter_map(|pool| lost(pool, wanted)).chain(gro).collect()
     }
 
     /// Opens what `spec` wants more and lets go of what it does not want, while all others stay.
@@ -336,13 +339,17 @@ impl Opening {
             let joined = udp::join(fd, group, self.at.ip(), self.ifindex);
             self.done(&format!("join group {group}"), joined)?;
         }
-        Ok(Receiver { socket: Arc::new(socket), carries: Carries::Udp(port), group })
+        // Linux 5.0; without, datagrams come one by one.
+        let gathers = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        let carries = Carries::Udp(port);
+        Ok(Receiver { socket: Arc::new(socket), carries, gathers, group })
     }
 
     fn gre_receiver(&self) -> Result<Receiver, Refusal> {
         let socket = self.receiver(Protocol::Gre)?;
         self.done("bind a GRE socket", udp::bind(socket.as_fd(), self.at))?;
-        Ok(Receiver { socket: Arc::new(socket), carries: Carries::Gre, group: None })
+        let carries = Carries::Gre;
+        Ok(Receiver { socket: Arc::new(socket), carries, gathers: false, group: None })
     }
 
     /// The way in which packets really go: IPv6 is never fragmented on the way.

@@ -145,6 +145,17 @@ impl IntMessage {
     const fn new(level: c_int, kind: c_int, value: u8) -> Self {
         Self { len: HEADER + size_of::<c_int>(), level, kind, value: value as c_int }
     }
+
+    /// `UDP_SEGMENT`, whose value has 16 bits.
+    const fn segment(size: u16) -> Self {
+        let [a, b] = size.to_ne_bytes();
+        Self {
+            len: HEADER + size_of::<u16>(),
+            level: libc::SOL_UDP,
+            kind: libc::UDP_SEGMENT,
+            value: c_int::from_ne_bytes([a, b, 0, 0]),
+        }
+    }
 }
 
 /// Traffic class and TTL (or hop limit) of a packet.
@@ -154,28 +165,46 @@ pub(crate) struct IpFields {
     pub(crate) ttl: u8,
 }
 
-/// Sends one datagram, without waiting.
+/// Whether a UDP socket sends without checksums to addresses of that family.
+pub(crate) fn leave_checksums_away(fd: BorrowedFd<'_>, to: IpAddr, away: bool) -> io::Result<()> {
+    let (level, name) = match to {
+        IpAddr::V4(_) => (libc::SOL_SOCKET, libc::SO_NO_CHECK),
+        IpAddr::V6(_) => (libc::IPPROTO_UDP, libc::UDP_NO_CHECK6_TX),
+    };
+    set(fd, level, name, &c_int::from(away))
+}
+
+/// Sends one datagram, without waiting. With a `segment` the kernel makes datagrams of so many bytes
+/// each of the pieces, and one of what is left.
 pub(crate) fn send(
     fd: BorrowedFd<'_>,
     to: SocketAddr,
     fields: IpFields,
+    segment: Option<u16>,
     pieces: &[IoSlice<'_>],
 ) -> io::Result<()> {
     let IpFields { traffic_class, ttl } = fields;
+    // The last one is left out where there is nothing to cut.
+    let with = |class: IntMessage, ttl: IntMessage| {
+        (
+            [class, ttl, IntMessage::segment(segment.unwrap_or(0))],
+            2 + usize::from(segment.is_some()),
+        )
+    };
     match to {
         SocketAddr::V4(to) => {
-            let control = [
+            let (control, n) = with(
                 IntMessage::new(libc::IPPROTO_IP, libc::IP_TOS, traffic_class),
                 IntMessage::new(libc::IPPROTO_IP, libc::IP_TTL, ttl),
-            ];
-            send_with(fd, &SockaddrIn::from(to), &control, pieces)
+            );
+            send_with(fd, &SockaddrIn::from(to), &control[..n], pieces)
         }
         SocketAddr::V6(to) => {
-            let control = [
+            let (control, n) = with(
                 IntMessage::new(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, traffic_class),
                 IntMessage::new(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, ttl),
-            ];
-            send_with(fd, &SockaddrIn6::from(to), &control, pieces)
+            );
+            send_with(fd, &SockaddrIn6::from(to), &control[..n], pieces)
         }
     }
 }
@@ -183,7 +212,7 @@ pub(crate) fn send(
 fn send_with(
     fd: BorrowedFd<'_>,
     to: &impl SockaddrLike,
-    control: &[IntMessage; 2],
+    control: &[IntMessage],
     pieces: &[IoSlice<'_>],
 ) -> io::Result<()> {
     // SAFETY: msghdr is a C struct of pointers and integers; all zeroes is a valid one.
@@ -210,6 +239,8 @@ pub(crate) struct Received {
     /// The destination address of its IP header.
     pub(crate) to: Option<IpAddr>,
     pub(crate) fields: IpFields,
+    /// Bytes of each datagram but the last, if the kernel hands over several at once.
+    pub(crate) segment: Option<u16>,
 }
 
 /// Bytes aligned as a sockaddr and a cmsghdr have to be.
@@ -218,7 +249,7 @@ struct Aligned<const N: usize>([u8; N]);
 
 /// Room for the larger of the two address structs.
 const NAME: usize = size_of::<libc::sockaddr_in6>();
-/// Room for the three messages that are asked for: 88 bytes over IPv6.
+/// Room for the four messages that are asked for: 112 bytes over IPv6.
 const CONTROL: usize = 128;
 
 /// Receives one datagram into the buffers, without waiting.
@@ -267,7 +298,8 @@ fn int(bytes: &[u8]) -> Option<c_int> {
 
 /// Puts together what the control messages tell.
 fn read_control(mut rest: &[u8], len: usize, from: Option<SocketAddr>) -> Received {
-    let mut received = Received { len, from, to: None, fields: IpFields::default() };
+    let fields = IpFields::default();
+    let mut received = Received { len, from, to: None, fields, segment: None };
     while let Some(len) = rest.first_chunk().map(|len| usize::from_ne_bytes(*len)) {
         // A length below the header's makes no slice either, so that each turn gets on.
         let (Some(header), Some(data)) = (rest.get(HEADER - 8..HEADER), rest.get(HEADER..len))
@@ -296,6 +328,9 @@ fn read_control(mut rest: &[u8], len: usize, from: Option<SocketAddr>) -> Receiv
             }
             (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
                 fields.ttl = int(data).unwrap_or_default() as u8;
+            }
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                received.segment = int(data).and_then(|size| u16::try_from(size).ok());
             }
             _ => {}
         }
