@@ -33,6 +33,7 @@ const OPAQUE: &[&str] = &[
 const FUNCTIONS: &[&str] = &[
     "vsw_.*",
     "fopencookie",
+    "rte_dev_event_callback_register",
     "rte_dev_probe",
     "rte_dev_remove",
     "rte_eal_get_runtime_dir",

@@ -3,11 +3,12 @@
 //! A callback may run while its device is being closed, so nothing of a device is reached from it:
 //! only a place in a table that is there as long as the process, by the device's number.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use dpdk_sys::rte_eth_event_type;
+use dpdk_sys::{rte_dev_event_type, rte_eth_event_type};
 
 /// Devices that a process may have, as libdpdk was compiled.
 const DEVICES: usize = dpdk_sys::RTE_MAX_ETHPORTS as usize;
@@ -54,8 +55,17 @@ pub(super) fn of(port: u16) -> &'static Notices {
     TABLE.get(usize::from(port)).unwrap_or(&NOBODY)
 }
 
+/// Whether anybody asks for devices back: told of all of them, as long as the process lives.
+static REMOVALS: Once = Once::new();
+
 /// Begins to listen, from nothing.
 pub(super) fn listen(port: u16) {
+    REMOVALS.call_once(|| {
+        // SAFETY: the function is there as long as the process and needs no argument.
+        unsafe {
+            dpdk_sys::rte_dev_event_callback_register(ptr::null(), Some(wanted), ptr::null_mut())
+        };
+    });
     let notices = of(port);
     notices.changes.store(0, Ordering::Relaxed);
     notices.known.store(u32::MAX, Ordering::Relaxed);
@@ -105,6 +115,19 @@ unsafe extern "C" fn told(
         _ => queues_changed(port, notices),
     }
     0
+}
+
+/// The kernel wants a device back from `vfio-pci`: somebody unbinds it or takes a virtual function away,
+/// and waits until it is closed.
+unsafe extern "C" fn wanted(name: *const c_char, event: rte_dev_event_type, _: *mut c_void) {
+    if event != dpdk_sys::rte_dev_event_type_RTE_DEV_EVENT_REMOVE || name.is_null() {
+        return;
+    }
+    let mut port = 0;
+    // SAFETY: the name is the bus driver's, whole during the call; the number is written.
+    if unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(name, &mut port) } == 0 {
+        of(port).removed.store(true, Ordering::Release);
+    }
 }
 
 /// Only `net_vhost` tells of queues.
