@@ -286,7 +286,7 @@ impl<D: Datapath> Worker<D> {
     fn settle(&mut self, port: PortId, frames: usize, strays: usize) {
         self.passed.add(frames.saturating_sub(strays));
         if strays > 0 {
-            self.egress.charge(port, strays, &self.passed);
+            self.egress.charge(port, frames, strays, &self.passed);
         }
     }
 

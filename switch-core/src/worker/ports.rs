@@ -125,11 +125,11 @@ impl<F> Ports<F> {
         }
     }
 
-    /// A port had so many strays.
+    /// A port had so many frames, of which so many were strays.
     #[cold]
-    pub(super) fn charge(&mut self, port: PortId, strays: usize, passed: &Passed) {
+    pub(super) fn charge(&mut self, port: PortId, frames: usize, strays: usize, passed: &Passed) {
         if let Some(Some(slot)) = self.slots.get_mut(port.index()) {
-            slot.rest.charge(strays, passed);
+            slot.rest.charge(frames, strays, passed);
         }
     }
 
