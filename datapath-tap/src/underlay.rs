@@ -322,18 +322,31 @@ impl Receiver {
         }
         let (header, header_len) = header(self.carries, &received, from, to);
         let header = header.get(..header_len).unwrap_or_default();
-        let total = len.saturating_add(header_len);
-        if header.is_empty() {
-            return Got::Dropped(len, DropReason::OuterAddress);
+        packet(frame, header, len, |frame| frame.set_received(len))
+    }
+}
+
+/// Makes a packet of a header and `len` bytes that `fill` puts into the frame. Without a header the
+/// addresses were none of one family.
+fn packet(
+    frame: &mut HeapFrame,
+    header: &[u8],
+    len: usize,
+    fill: impl FnOnce(&mut HeapFrame) -> bool,
+) -> Got {
+    if header.is_empty() {
+        return Got::Dropped(len, DropReason::OuterAddress);
+    }
+    let total = len.saturating_add(header.len());
+    if total > MAX_FRAME || !fill(frame) {
+        return Got::Dropped(total, DropReason::Giant);
+    }
+    match frame.prepend(header.len()) {
+        Ok(room) => {
+            room.copy_from_slice(header);
+            Got::Frame
         }
-        if total > MAX_FRAME || !frame.set_received(len) {
-            return Got::Dropped(total, DropReason::Giant);
-        }
-        let Ok(room) = frame.prepend(header_len) else {
-            return Got::Dropped(total, DropReason::Giant);
-        };
-        room.copy_from_slice(header);
-        Got::Frame
+        Err(_) => Got::Dropped(total, DropReason::Giant),
     }
 }
 

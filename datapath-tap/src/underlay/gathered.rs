@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
 use switch_core::DropReason;
-use switch_core::frame::{Csum, Frame, HeapFrame, MAX_FRAME, Offload};
+use switch_core::frame::{Csum, Frame, HeapFrame, Offload};
 
-use super::{Carries, header, no_packet};
+use super::{Carries, header, no_packet, packet};
 use crate::io::{Got, PortShared};
 use crate::sys::udp::{self, Received};
 
@@ -75,20 +75,12 @@ impl Gathered {
         let len = payload.len();
         let (header, header_len) = header(carries, &Received { len, ..received }, from, to);
         let header = header.get(..header_len).unwrap_or_default();
-        if header.is_empty() {
-            return Some(Got::Dropped(len, DropReason::OuterAddress));
+        let got = packet(frame, header, len, |frame| frame.fill(payload));
+        if matches!(got, Got::Frame) {
+            // The kernel has looked at the checksum and does not tell it. The core takes an empty field
+            // for right where it is marked so.
+            frame.set_offload(Offload { csum: Csum::Verified, gso: None });
         }
-        let total = len.saturating_add(header_len);
-        if total > MAX_FRAME || !frame.fill(payload) {
-            return Some(Got::Dropped(total, DropReason::Giant));
-        }
-        let Ok(room) = frame.prepend(header_len) else {
-            return Some(Got::Dropped(total, DropReason::Giant));
-        };
-        room.copy_from_slice(header);
-        // The kernel has looked at the checksum and does not tell it. The core takes an empty field for
-        // right where it is marked so.
-        frame.set_offload(Offload { csum: Csum::Verified, gso: None });
-        Some(Got::Frame)
+        Some(got)
     }
 }
