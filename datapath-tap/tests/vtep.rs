@@ -16,7 +16,7 @@ use switch_core::datapath::{
 };
 use switch_core::stats::PortCounters;
 use switch_core::{Batch, DropReason, WorkerId};
-use underlay::{Packet, VTEP, VXLAN, host, ip, own_files, pattern, spec, wire};
+use underlay::{Packet, VTEP, VXLAN, host, hosts, ip, own_files, pattern, spec, wire};
 
 const UNSPECIFIED: [&str; 2] = ["0.0.0.0", "::"];
 
@@ -30,13 +30,7 @@ struct Pair {
 
 impl Pair {
     fn new(mtu: u32) -> Self {
-        own_files();
-        let (near, far) = (host(), host());
-        wire(
-            (&near, "v0", ["192.0.2.1/24", "2001:db8::1/64"]),
-            (&far, "v1", ["192.0.2.2/24", "2001:db8::2/64"]),
-            mtu,
-        );
+        let (near, far) = hosts(mtu);
         Self { near, far }
     }
 

@@ -11,23 +11,12 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use switch_core::datapath::{Backend, UdpListen, UdpSend, UnderlaySpec};
-use underlay::{Packet, VTEP, VXLAN, host, ip, own_files, pattern, spec, wire};
+use underlay::{Packet, VTEP, VXLAN, hosts, ip, pattern, spec};
 
 /// The two hosts' addresses, and a group, a family each.
 const ENDS: [(&str, &str, &str); 2] =
     [("192.0.2.1", "192.0.2.2", "239.1.2.3"), ("2001:db8::1", "2001:db8::2", "ff05::1:3")];
 const GENEVE: u16 = 6081;
-
-fn hosts() -> (Space, Space) {
-    own_files();
-    let (near, far) = (host(), host());
-    wire(
-        (&near, "v0", ["192.0.2.1/24", "2001:db8::1/64"]),
-        (&far, "v1", ["192.0.2.2/24", "2001:db8::2/64"]),
-        1500,
-    );
-    (near, far)
-}
 
 /// VXLAN alone, sent in one way.
 fn narrow(local: &str) -> UnderlaySpec {
@@ -58,7 +47,7 @@ fn a_stream_through_one_port_does_not_notice_the_others() {
     if !can_run() {
         return;
     }
-    let (near, far) = hosts();
+    let (near, far) = hosts(1500);
     for (a, b, group) in ENDS {
         let (mut from, mut to) = (Rig::vtep(&near, &narrow(a)), Rig::vtep(&far, &narrow(b)));
         let (received, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -112,7 +101,7 @@ fn what_is_added_works_and_flows_keep_their_source_ports() {
     if !can_run() {
         return;
     }
-    let (near, far) = hosts();
+    let (near, far) = hosts(1500);
     for (a, b, group) in ENDS {
         let (mut from, mut to) = (Rig::vtep(&near, &narrow(a)), Rig::vtep(&far, &narrow(b)));
         let flows = |from: &mut Rig, to: &mut Rig| -> Vec<u16> {
@@ -161,7 +150,7 @@ fn what_cannot_be_had_leaves_a_vtep_as_it_was() {
     if !can_run() {
         return;
     }
-    let (near, far) = hosts();
+    let (near, far) = hosts(1500);
     for (a, b, group) in ENDS {
         let (mut from, to) = (Rig::vtep(&near, &narrow(a)), Rig::vtep(&far, &narrow(b)));
         let test = move || {

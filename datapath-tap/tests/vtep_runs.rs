@@ -11,20 +11,9 @@ use datapath_tap::testing::RawSocket;
 use switch_core::DropReason;
 use switch_core::batch::{BURST_MAX, Batch};
 use switch_core::datapath::{Backend, Datapath, UnderlaySpec};
-use underlay::{Packet, VTEP, VXLAN, host, ip, own_files, pattern, spec, wire};
+use underlay::{Packet, VTEP, VXLAN, hosts, ip, pattern, spec};
 
 const ENDS: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")];
-
-fn hosts() -> (Space, Space) {
-    own_files();
-    let (near, far) = (host(), host());
-    wire(
-        (&near, "v0", ["192.0.2.1/24", "2001:db8::1/64"]),
-        (&far, "v1", ["192.0.2.2/24", "2001:db8::2/64"]),
-        1500,
-    );
-    (near, far)
-}
 
 /// Sends packets in one burst.
 fn transmit(rig: &mut Rig, packets: &[Packet]) {
@@ -54,7 +43,7 @@ fn bursts_of_every_kind_arrive_as_they_were() {
     if !can_run() {
         return;
     }
-    let (near, far) = hosts();
+    let (near, far) = hosts(1500);
     for (a, b) in ENDS.map(|(a, b)| (ip(a), ip(b))) {
         let (mut from, mut to) = (Rig::vtep(&near, &spec(a)), Rig::vtep(&far, &spec(b)));
         let packet = |len| Packet::udp(a, b, pattern(len));
@@ -103,7 +92,7 @@ fn runs_are_cut_and_have_checksums_on_the_wire() {
     if !can_run() {
         return;
     }
-    let (near, far) = hosts();
+    let (near, far) = hosts(1500);
     // What the kernel cuts it cuts before the wire.
     near.run("ethtool -K v0 tx off tx-udp-segmentation off");
     for (a, b) in ENDS.map(|(a, b)| (ip(a), ip(b))) {
@@ -139,7 +128,7 @@ fn what_does_not_fit_the_path_is_dropped_or_goes_one_by_one() {
     if !can_run() {
         return;
     }
-    let (near, far) = hosts();
+    let (near, far) = hosts(1500);
     let (a, b) = (ip("192.0.2.1"), ip("192.0.2.2"));
     let (mut from, mut to) = (Rig::vtep(&near, &spec(a)), Rig::vtep(&far, &spec(b)));
     let long = |df| Packet { df, ..Packet::udp(a, b, pattern(2000)) };
@@ -157,7 +146,7 @@ fn an_adjusted_vtep_hands_out_the_rest_of_what_came_at_once() {
     if !can_run() {
         return;
     }
-    let (near, far) = hosts();
+    let (near, far) = hosts(1500);
     for (a, b) in ENDS.map(|(a, b)| (ip(a), ip(b))) {
         let (mut from, mut to) = (Rig::vtep(&near, &spec(a)), Rig::vtep(&far, &spec(b)));
         let numbered = |n: u8| Packet::udp(a, b, vec![n; 1000]);

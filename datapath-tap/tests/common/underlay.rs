@@ -50,6 +50,18 @@ pub fn wire(a: (&Space, &str, [&str; 2]), b: (&Space, &str, [&str; 2]), mtu: u32
     }
 }
 
+/// Two hosts on a wire: `v0` with 192.0.2.1 and 2001:db8::1, and `v1` with the next ones.
+pub fn hosts(mtu: u32) -> (Space, Space) {
+    own_files();
+    let (near, far) = (host(), host());
+    wire(
+        (&near, "v0", ["192.0.2.1/24", "2001:db8::1/64"]),
+        (&far, "v1", ["192.0.2.2/24", "2001:db8::2/64"]),
+        mtu,
+    );
+    (near, far)
+}
+
 /// A VTEP that can do everything.
 pub fn spec(local: IpAddr) -> UnderlaySpec {
     let ways = [(false, true), (true, true), (false, false), (true, false)];
