@@ -22,8 +22,8 @@ const REMOTES_MAX: usize = 64;
 /// Runs to such a remote until the kernel is asked again: its route may have changed.
 const ASKED_EVERY: u32 = 4096;
 
-/// Remotes for which the kernel took no run: the route goes through IPsec (EIO), or a packet would have
-/// to be fragmented (EINVAL, later EMSGSIZE).
+/// Remotes for which the kernel took no run: the route goes through IPsec or a device that sums nothing
+/// (EIO), or a packet would have to be fragmented (EINVAL, later EMSGSIZE).
 #[derive(Debug, Default)]
 pub(super) struct OneByOne(ArrayVec<(IpAddr, u32), REMOTES_MAX>);
 
@@ -98,16 +98,24 @@ impl Underlay {
         counters: &PortCounters,
     ) {
         let mut rest = batch.as_slice();
-        while let Some(first) = rest.first() {
-            let run = Run::first_of(rest).filter(|run| !self.one_by_one.takes(run.outer.to.ip()));
-            let sent = match run {
-                Some(run) => self.send_run(&run, shared, counters).then_some(run.frames.len()),
-                None => None,
+        while !rest.is_empty() {
+            let run = Run::first_of(rest);
+            let n = run.as_ref().map_or(1, |run| run.frames.len());
+            let (now, later) = rest.split_at(n.min(rest.len()));
+            let taken = match run {
+                Some(run) if self.one_by_one.takes(run.outer.to.ip()) => {
+                    shared.note_one_by_one();
+                    false
+                }
+                Some(run) => self.send_run(&run, shared, counters),
+                None => false,
             };
-            if sent.is_none() {
-                count(self.send(first, shared), std::slice::from_ref(first), counters);
+            if !taken {
+                for frame in now {
+                    count(self.send(frame, shared), std::slice::from_ref(frame), counters);
+                }
             }
-            rest = rest.get(sent.unwrap_or(1)..).unwrap_or_default();
+            rest = later;
         }
         batch.clear();
     }
