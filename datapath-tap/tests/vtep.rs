@@ -16,7 +16,7 @@ use switch_core::datapath::{
 };
 use switch_core::stats::PortCounters;
 use switch_core::{Batch, DropReason, WorkerId};
-use underlay::{Packet, VTEP, VXLAN, host, hosts, ip, own_files, pattern, spec, wire};
+use underlay::{Packet, VTEP, VXLAN, captured, host, hosts, ip, own_files, pattern, spec, wire};
 
 const UNSPECIFIED: [&str; 2] = ["0.0.0.0", "::"];
 
@@ -42,22 +42,6 @@ impl Pair {
     fn capture(&self) -> RawSocket {
         RawSocket::open(Some(&self.far.name), "v1").unwrap()
     }
-}
-
-/// The next `want` packets between these two off the wire.
-fn captured(socket: &RawSocket, src: IpAddr, dst: IpAddr, want: usize) -> Vec<Packet> {
-    let mut packets = Vec::new();
-    while packets.len() < want {
-        let frame = socket.recv(PATIENCE).expect("a packet on the wire");
-        let ether = u16::from_be_bytes([frame[12], frame[13]]);
-        if [0x0800, 0x86dd].contains(&ether)
-            && let Some(packet) = Packet::parse(&frame[14..])
-            && (packet.src, packet.dst) == (src, dst)
-        {
-            packets.push(packet);
-        }
-    }
-    packets
 }
 
 fn drops(rig: &Rig, reason: DropReason) -> u64 {

@@ -9,23 +9,10 @@ use std::time::Duration;
 use common::*;
 use datapath_tap::testing::RawSocket;
 use switch_core::DropReason;
-use switch_core::batch::{BURST_MAX, Batch};
-use switch_core::datapath::{Backend, Datapath, UnderlaySpec};
-use underlay::{Packet, VTEP, VXLAN, hosts, ip, pattern, spec};
+use switch_core::datapath::{Backend, UnderlaySpec};
+use underlay::{Packet, VTEP, VXLAN, captured, hosts, ip, pattern, spec};
 
 const ENDS: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")];
-
-/// Sends packets in one burst.
-fn transmit(rig: &mut Rig, packets: &[Packet]) {
-    let mut batch = Batch::with_limit(BURST_MAX);
-    for packet in packets {
-        let mut frame = rig.worker.alloc().unwrap();
-        assert!(frame.fill(&packet.bytes()));
-        batch.push(frame).unwrap();
-    }
-    rig.worker.tx_burst(port(VTEP), &mut batch, &rig.counters[usize::from(VTEP)]);
-    assert!(batch.is_empty());
-}
 
 /// Without what is not told of a received packet.
 fn told(mut packet: Packet) -> Packet {
@@ -69,7 +56,7 @@ fn bursts_of_every_kind_arrive_as_they_were() {
         ];
         let (mut frames, mut bytes) = (0, 0);
         for burst in bursts {
-            transmit(&mut from, &burst);
+            from.transmit_all(&burst);
             let got: Vec<_> = to.packets(burst.len()).into_iter().map(told).collect();
             // GRE comes by a socket of its own.
             let by_kind = |packets: Vec<Packet>| -> [Vec<Packet>; 2] {
@@ -99,24 +86,16 @@ fn runs_are_cut_and_have_checksums_on_the_wire() {
         let mut from = Rig::vtep(&near, &spec(a));
         let _to = Rig::vtep(&far, &spec(b));
         let socket = RawSocket::open(Some(&far.name), "v1").unwrap();
-        let captured = |want: usize| {
-            let mut packets = Vec::new();
-            while packets.len() < want {
-                let frame = socket.recv(PATIENCE).expect("a packet on the wire");
-                let packet = (frame.len() > 14).then(|| Packet::parse(&frame[14..])).flatten();
-                packets.extend(packet.filter(|p| (p.src, p.dst, p.udp.is_some()) == (a, b, true)));
-            }
-            packets
-        };
+        let captured = |want| captured(&socket, a, b, want);
         let one = Packet { class: 0xb9, ttl: 7, ..Packet::udp(a, b, pattern(1400)) };
-        transmit(&mut from, std::slice::from_ref(&one));
+        from.transmit(&one);
         assert!(!captured(1)[0].checksum, "one packet has none, as was asked for");
-        transmit(&mut from, &vec![one.clone(); 30]);
+        from.transmit_all(&vec![one.clone(); 30]);
         let run = captured(30);
         assert!(run.iter().all(|packet| packet.checksum && packet.df));
         assert!(run.iter().all(|p| told(p.clone()) == told(one.clone())));
         let ports: Vec<_> = run.iter().map(|packet| packet.udp.unwrap().0).collect();
-        transmit(&mut from, std::slice::from_ref(&one));
+        from.transmit(&one);
         let after = captured(1).remove(0);
         assert!(!after.checksum, "and so has one that comes after a run");
         assert!(ports.iter().all(|port| *port == after.udp.unwrap().0), "a flow has one port");
@@ -132,10 +111,10 @@ fn what_does_not_fit_the_path_is_dropped_or_goes_one_by_one() {
     let (a, b) = (ip("192.0.2.1"), ip("192.0.2.2"));
     let (mut from, mut to) = (Rig::vtep(&near, &spec(a)), Rig::vtep(&far, &spec(b)));
     let long = |df| Packet { df, ..Packet::udp(a, b, pattern(2000)) };
-    transmit(&mut from, &vec![long(true); 5]);
+    from.transmit_all(&vec![long(true); 5]);
     assert_eq!(from.counters[usize::from(VTEP)].dropped(DropReason::TunnelMtu), 5);
     // In fragments, which the far end's kernel puts together.
-    transmit(&mut from, &vec![long(false); 5]);
+    from.transmit_all(&vec![long(false); 5]);
     assert_eq!(to.packets(5).into_iter().map(told).collect::<Vec<_>>(), vec![told(long(true)); 5]);
     let told_of = lost(&mut from).join(" ");
     assert!(told_of.starts_with("UDP_SEGMENT: "), "{told_of}");
@@ -150,7 +129,7 @@ fn an_adjusted_vtep_hands_out_the_rest_of_what_came_at_once() {
     for (a, b) in ENDS.map(|(a, b)| (ip(a), ip(b))) {
         let (mut from, mut to) = (Rig::vtep(&near, &spec(a)), Rig::vtep(&far, &spec(b)));
         let numbered = |n: u8| Packet::udp(a, b, vec![n; 1000]);
-        transmit(&mut from, &(0..60).map(numbered).collect::<Vec<_>>());
+        from.transmit_all(&(0..60).map(numbered).collect::<Vec<_>>());
         let mut got = to.take(Duration::from_secs(5));
         assert!((1..60).contains(&got.len()), "a burst is shorter");
         to.adjust_vtep(&UnderlaySpec { gre: false, ..spec(b) }).unwrap();

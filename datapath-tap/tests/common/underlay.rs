@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use datapath_tap::TapOptions;
+use datapath_tap::testing::RawSocket;
 use switch_core::Batch;
+use switch_core::batch::BURST_MAX;
 use switch_core::datapath::{
     Backend, BackendError, Datapath, PortInfo, Ready, UdpListen, UdpSend, UnderlaySpec, Wait,
 };
@@ -62,6 +64,22 @@ pub fn hosts(mtu: u32) -> (Space, Space) {
     (near, far)
 }
 
+/// The next `want` packets between these two off the wire.
+pub fn captured(socket: &RawSocket, src: IpAddr, dst: IpAddr, want: usize) -> Vec<Packet> {
+    let mut packets = Vec::new();
+    while packets.len() < want {
+        let frame = socket.recv(PATIENCE).expect("a packet on the wire");
+        let ether = u16::from_be_bytes([frame[12], frame[13]]);
+        if [0x0800, 0x86dd].contains(&ether)
+            && let Some(packet) = Packet::parse(&frame[14..])
+            && (packet.src, packet.dst) == (src, dst)
+        {
+            packets.push(packet);
+        }
+    }
+    packets
+}
+
 /// A VTEP that can do everything.
 pub fn spec(local: IpAddr) -> UnderlaySpec {
     let ways = [(false, true), (true, true), (false, false), (true, false)];
@@ -103,15 +121,23 @@ impl Rig {
 
     /// Sends a packet.
     pub fn transmit(&mut self, packet: &Packet) {
-        let mut frame = self.worker.alloc().unwrap();
-        assert!(frame.fill(&packet.bytes()));
-        if packet.checksum {
-            let start = packet.header_len() as u16 - 8;
-            frame.set_offload(Offload { csum: Csum::Partial { start, offset: 6 }, gso: None });
+        self.transmit_all(std::slice::from_ref(packet));
+    }
+
+    /// Sends packets in one burst.
+    pub fn transmit_all(&mut self, packets: &[Packet]) {
+        let mut batch = Batch::with_limit(BURST_MAX);
+        for packet in packets {
+            let mut frame = self.worker.alloc().unwrap();
+            assert!(frame.fill(&packet.bytes()));
+            if packet.checksum {
+                let start = packet.header_len() as u16 - 8;
+                frame.set_offload(Offload { csum: Csum::Partial { start, offset: 6 }, gso: None });
+            }
+            batch.push(frame).unwrap();
         }
-        let mut batch = Batch::new();
-        batch.push(frame).unwrap();
         self.worker.tx_burst(port(VTEP), &mut batch, &self.counters[usize::from(VTEP)]);
+        assert!(batch.is_empty());
     }
 
     /// Receives until `want` packets are there.
