@@ -408,7 +408,7 @@ impl Backend for TapBackend {
             Device::Tap { .. } => OutsideLoss { missed_rx: tx, lost_after_tx: rx },
             Device::Netdev(netdev) => {
                 // A TAP counts among its losses what it refused, which was dropped here by name.
-                let refused = record.shared.refused.load(Ordering::Relaxed);
+                let refused = record.shared.refused.get();
                 let ours = if now.kind == "tun" { refused } else { 0 };
                 let lost_after_tx = tx.saturating_sub(ours);
                 OutsideLoss { missed_rx: netdev.socket_drops(), lost_after_tx }

@@ -2,14 +2,14 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::uio::{readv, writev};
 use switch_core::datapath::Caps;
 use switch_core::frame::{Frame, GsoKind, HeapFrame, MAX_FRAME};
 use switch_core::segment::{self, Joined, VnetHeader, VnetLayout, validate};
-use switch_core::stats::PortCounters;
+use switch_core::stats::{Counter, PortCounters};
 use switch_core::wire::EthernetHeader;
 use switch_core::{Batch, DropReason};
 
@@ -23,34 +23,29 @@ pub(crate) const TAP_LAYOUT: VnetLayout =
 /// Header before each frame of a packet socket (`PACKET_VNET_HDR`).
 const PACKET_LAYOUT: VnetLayout = VnetLayout::LEGACY;
 
-/// What the hot and the control side tell each other about a port.
+/// What the hot and the control side tell each other about a port. Only the worker that owns the queue
+/// counts.
 #[derive(Debug, Default)]
 pub(crate) struct PortShared {
     /// The last error that was no full queue and no link that is down, and how many there were.
     pub(crate) last_error: AtomicI32,
-    pub(crate) errors: AtomicU64,
+    pub(crate) errors: Counter,
     /// Frames the device itself had no room for: dropped here by name, and counted there as well.
-    pub(crate) refused: AtomicU64,
+    pub(crate) refused: Counter,
     /// The file says that its device was deleted.
     pub(crate) gone: AtomicBool,
     /// What the device itself finishes, as [`caps_bits`]. The rest is left to the kernel.
     pub(crate) native: AtomicU8,
     /// Runs of packets that the kernel did not take as one, so that they went one by one.
-    pub(crate) one_by_one: AtomicU64,
+    pub(crate) one_by_one: Counter,
     /// Which super-frames are made for it of single frames, as [`caps_bits`].
     pub(crate) joins: AtomicU8,
 }
 
 impl PortShared {
-    pub(crate) fn note_one_by_one(&self) {
-        let runs = self.one_by_one.load(Ordering::Relaxed).wrapping_add(1);
-        self.one_by_one.store(runs, Ordering::Relaxed);
-    }
-
     pub(crate) fn note(&self, e: Errno) {
         self.last_error.store(e as i32, Ordering::Relaxed);
-        // Only the worker that owns the queue counts here.
-        self.errors.store(self.errors.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.errors.add(1);
     }
 }
 
@@ -297,9 +292,7 @@ fn drop_reason(e: Errno, shared: &PortShared) -> DropReason {
     match e {
         Errno::EAGAIN => DropReason::TxFull,
         Errno::ENOBUFS => {
-            // Only the worker that owns the queue counts here.
-            let refused = shared.refused.load(Ordering::Relaxed);
-            shared.refused.store(refused.wrapping_add(1), Ordering::Relaxed);
+            shared.refused.add(1);
             DropReason::TxFull
         }
         // A TAP that is down says EIO, one that was deleted EBADFD; a packet socket ENETDOWN, and
@@ -378,7 +371,7 @@ mod tests {
                 assert!(matches!(io.recv(&mut frame, &shared), Got::Dropped(0, DropReason::Runt)));
             }
             assert!(matches!(io.recv(&mut frame, &shared), Got::Nothing));
-            assert_eq!(shared.errors.load(Ordering::Relaxed), 0);
+            assert_eq!(shared.errors.get(), 0);
         }
     }
 

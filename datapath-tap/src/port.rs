@@ -103,7 +103,7 @@ impl Port {
     /// What the kernel refused.
     fn lost(&self) -> Vec<String> {
         let mut lost = self.lost.clone();
-        let runs = self.shared.one_by_one.load(Ordering::Relaxed);
+        let runs = self.shared.one_by_one.get();
         if runs > 0 {
             lost.push(format!("UDP_SEGMENT: {runs} runs of packets went one by one"));
         }
@@ -217,7 +217,7 @@ impl Waiting {
 impl Port {
     /// What the hot side could not send, if that has not been told for a while.
     pub(crate) fn tx_error(&mut self) -> Option<PortEventKind> {
-        let errors = self.shared.errors.load(Ordering::Relaxed);
+        let errors = self.shared.errors.get();
         let told = self.told_at.is_some_and(|at| at.elapsed() < ERRORS_TOLD_EVERY);
         if errors == self.errors_told || told {
             return None;

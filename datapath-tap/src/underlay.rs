@@ -135,27 +135,30 @@ impl Underlay {
         }
     }
 
-    /// Sends one packet; says why it could not.
-    fn send(&self, frame: &HeapFrame, shared: &PortShared) -> Result<(), DropReason> {
-        let unfinished = matches!(frame.offload().csum, Csum::Partial { .. });
+    /// Sends one packet with these outer headers; says why it could not.
+    fn send(
+        &self,
+        frame: &HeapFrame,
+        outer: Option<&Outer>,
+        shared: &PortShared,
+    ) -> Result<(), DropReason> {
         let invalid = || {
             shared.note(Errno::EINVAL);
             DropReason::TxError
         };
-        let outer = Outer::parse(frame.head(), frame.len()).ok_or_else(invalid)?;
-        let socket = self.sender(&outer, unfinished).ok_or_else(invalid)?;
+        let outer = outer.ok_or_else(invalid)?;
+        let socket = self.sender(outer).ok_or_else(invalid)?;
         let mut pieces = ArrayVec::<_, 2>::new();
         payload(frame, outer.len, |piece| {
             let _ = pieces.try_push(piece);
         });
-        transmit(socket, &outer, None, &pieces).map_err(|e| drop_reason(e, shared))
+        transmit(socket, outer, None, &pieces).map_err(|e| drop_reason(e, shared))
     }
 
     /// The socket for a packet.
-    fn sender(&self, outer: &Outer, unfinished: bool) -> Option<BorrowedFd<'_>> {
+    fn sender(&self, outer: &Outer) -> Option<BorrowedFd<'_>> {
         match outer.transport {
             Transport::Udp { src, checksum } => {
-                let checksum = checksum || unfinished;
                 let way = UdpSend { checksum, df: outer.df };
                 let pool = self.sockets.pools.iter().find(|pool| pool.way == way)?;
                 let n = usize::from(src.wrapping_sub(ENTROPY_FIRST));
@@ -236,13 +239,24 @@ struct Outer {
 enum Transport {
     Udp {
         src: u16,
-        /// Whether the field is not empty.
+        /// Whether it has one, or is to get one.
         checksum: bool,
     },
     Gre,
 }
 
 impl Outer {
+    /// What those of a packet that is to be sent say.
+    fn of(frame: &HeapFrame) -> Option<Self> {
+        let mut outer = Self::parse(frame.head(), frame.len())?;
+        if let (Transport::Udp { checksum, .. }, Csum::Partial { .. }) =
+            (&mut outer.transport, frame.offload().csum)
+        {
+            *checksum = true;
+        }
+        Some(outer)
+    }
+
     /// Reads the outer headers of a packet of `len` bytes. `None` for what the core does not make:
     /// fragments, options, lengths that differ from the frame's, other protocols.
     fn parse(head: &[u8], len: usize) -> Option<Self> {

@@ -385,9 +385,6 @@ impl Opening {
                         (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 0),
                     ];
                     set_all(fd, &options)?;
-                    if protocol == Protocol::Udp && !way.checksum {
-                        set_option(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
-                    }
                 }
                 IpAddr::V6(_) => {
                     let ifindex = i32::try_from(self.ifindex).unwrap_or_default();
@@ -398,10 +395,10 @@ impl Opening {
                         (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, ifindex),
                     ];
                     set_all(fd, &options)?;
-                    if protocol == Protocol::Udp && !way.checksum {
-                        set_option(fd, libc::IPPROTO_UDP, libc::UDP_NO_CHECK6_TX, 1)?;
-                    }
                 }
+            }
+            if protocol == Protocol::Udp && !way.checksum {
+                udp::leave_checksums_away(fd, self.at.ip(), true)?;
             }
             set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)
         };

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
-use switch_core::frame::{Csum, Frame, HeapFrame};
+use switch_core::batch::BURST_MAX;
+use switch_core::frame::{Frame, HeapFrame};
 use switch_core::stats::PortCounters;
 use switch_core::{Batch, DropReason};
 
@@ -29,8 +30,8 @@ pub(super) struct OneByOne(ArrayVec<(IpAddr, u32), REMOTES_MAX>);
 
 impl OneByOne {
     fn takes(&mut self, remote: IpAddr) -> bool {
-        let Some(at) = self.0.iter().position(|(ip, _)| *ip == remote) else { return false };
-        let Some((_, left)) = self.0.get_mut(at) else { return false };
+        let mut all = self.0.iter_mut().enumerate();
+        let Some((at, (_, left))) = all.find(|(_, (ip, _))| *ip == remote) else { return false };
         *left = left.saturating_sub(1);
         if *left == 0 {
             self.0.swap_remove(at);
@@ -46,27 +47,28 @@ impl OneByOne {
     }
 }
 
-/// Packets that the kernel can be given in one call.
-#[derive(Debug)]
+/// Packets that the kernel can be given in one call: two or more.
 struct Run<'a> {
     outer: Outer,
-    /// Whether they have a checksum.
-    checksum: bool,
     frames: &'a [HeapFrame],
     /// Bytes of payload of each but the last, which may have fewer.
     size: u16,
 }
 
 impl<'a> Run<'a> {
-    /// The run that `frames` begin with, if there is one of two packets or more.
-    fn first_of(frames: &'a [HeapFrame]) -> Option<Self> {
-        let (first, rest) = frames.split_first()?;
-        let (outer, checksum, size) = part(first)?;
+    /// The run that `frames` begin with, whose outer headers are `outers`, if there is one.
+    fn first_of(frames: &'a [HeapFrame], outers: &[Option<Outer>]) -> Option<Self> {
+        let outer = (*outers.first()?)?;
+        let payload_len = |frame: &HeapFrame| frame.len().saturating_sub(outer.len);
+        let size = payload_len(frames.first()?);
+        // A size of 0 would say nothing of how to cut.
+        if outer.transport == Transport::Gre || size == 0 {
+            return None;
+        }
         let (mut n, mut bytes) = (1, size);
-        for frame in rest.iter().take(RUN_MAX - 1) {
-            let Some((other, with_checksum, len)) = part(frame) else { break };
-            let same = (other, with_checksum) == (outer, checksum) && len <= size;
-            if !same || bytes + len > BYTES_MAX {
+        for (frame, other) in frames.iter().zip(outers).take(RUN_MAX).skip(1) {
+            let len = payload_len(frame);
+            if *other != Some(outer) || !(1..=size).contains(&len) || bytes + len > BYTES_MAX {
                 break;
             }
             (n, bytes) = (n + 1, bytes + len);
@@ -75,18 +77,8 @@ impl<'a> Run<'a> {
             }
         }
         let frames = frames.get(..n).filter(|frames| frames.len() > 1)?;
-        Some(Self { outer, checksum, frames, size: u16::try_from(size).ok()? })
+        Some(Self { outer, frames, size: u16::try_from(size).ok()? })
     }
-}
-
-/// What a packet of a run is: UDP. Its payload's length is not 0, as zero would say nothing of how to
-/// cut.
-fn part(frame: &HeapFrame) -> Option<(Outer, bool, usize)> {
-    let outer = Outer::parse(frame.head(), frame.len())?;
-    let Transport::Udp { checksum, .. } = outer.transport else { return None };
-    let unfinished = matches!(frame.offload().csum, Csum::Partial { .. });
-    let len = frame.len().checked_sub(outer.len).filter(|len| *len > 0)?;
-    Some((outer, checksum || unfinished, len))
 }
 
 impl Underlay {
@@ -97,61 +89,63 @@ impl Underlay {
         shared: &PortShared,
         counters: &PortCounters,
     ) {
-        let mut rest = batch.as_slice();
-        while !rest.is_empty() {
-            let run = Run::first_of(rest);
+        let all: ArrayVec<_, BURST_MAX> = batch.as_slice().iter().map(Outer::of).collect();
+        let (mut frames, mut outers) = (batch.as_slice(), all.as_slice());
+        while !frames.is_empty() {
+            let run = Run::first_of(frames, outers);
             let n = run.as_ref().map_or(1, |run| run.frames.len());
-            let (now, later) = rest.split_at(n.min(rest.len()));
+            let ((now, later), (of_now, of_later)) = (frames.split_at(n), outers.split_at(n));
             let taken = match run {
                 Some(run) if self.one_by_one.takes(run.outer.to.ip()) => {
-                    shared.note_one_by_one();
+                    shared.one_by_one.add(1);
                     false
                 }
                 Some(run) => self.send_run(&run, shared, counters),
                 None => false,
             };
             if !taken {
-                for frame in now {
-                    count(self.send(frame, shared), std::slice::from_ref(frame), counters);
+                for (frame, outer) in now.iter().zip(of_now) {
+                    let sent = self.send(frame, outer.as_ref(), shared);
+                    count(sent, std::slice::from_ref(frame), counters);
                 }
             }
-            rest = later;
+            (frames, outers) = (later, of_later);
         }
         batch.clear();
     }
 
     /// Sends a run and counts it; false if the kernel does not take it as one.
     fn send_run(&mut self, run: &Run<'_>, shared: &PortShared, counters: &PortCounters) -> bool {
-        let Some(socket) = self.sender(&run.outer, run.checksum) else { return false };
+        let Run { outer, frames, size } = run;
+        let Some(socket) = self.sender(outer) else { return false };
         let mut pieces = ArrayVec::<_, { 2 * RUN_MAX }>::new();
-        for frame in run.frames {
-            payload(frame, run.outer.len, |piece| {
+        for frame in *frames {
+            payload(frame, outer.len, |piece| {
                 let _ = pieces.try_push(piece);
             });
         }
         // A socket that leaves checksums away takes no run: the packets of this one have real ones, and
         // come from the same port as others. (It fails for no socket that it succeeded for before.)
-        let remote = run.outer.to.ip();
-        let leave_away =
-            |on| !run.checksum && udp::leave_checksums_away(socket, remote, on).is_err();
+        let (remote, bare) =
+            (outer.to.ip(), matches!(outer.transport, Transport::Udp { checksum: false, .. }));
+        let leave_away = |on| bare && udp::leave_checksums_away(socket, remote, on).is_err();
         if leave_away(false) {
             return false;
         }
-        let sent = transmit(socket, &run.outer, Some(run.size), &pieces);
+        let sent = transmit(socket, outer, Some(*size), &pieces);
         if leave_away(true) {
             shared.note(Errno::ENOPROTOOPT);
         }
-        // Too long with the don't-fragment flag, the last one may be short enough all the same.
-        let too_long = sent == Err(Errno::EMSGSIZE);
-        if matches!(sent, Err(Errno::EINVAL | Errno::EIO)) || too_long && !run.outer.df {
-            self.one_by_one.add(remote);
-            shared.note_one_by_one();
-            return false;
+        match sent {
+            // Too long with the don't-fragment flag, the last one may be short enough all the same.
+            Err(Errno::EMSGSIZE) if outer.df => return false,
+            Err(Errno::EINVAL | Errno::EIO | Errno::EMSGSIZE) => {
+                self.one_by_one.add(remote);
+                shared.one_by_one.add(1);
+                return false;
+            }
+            sent => count(sent.map_err(|e| drop_reason(e, shared)), frames, counters),
         }
-        if too_long {
-            return false;
-        }
-        count(sent.map_err(|e| drop_reason(e, shared)), run.frames, counters);
         true
     }
 }
@@ -170,7 +164,7 @@ fn count(sent: Result<(), DropReason>, frames: &[HeapFrame], counters: &PortCoun
 #[cfg(test)]
 mod tests {
     use super::*;
-    use switch_core::frame::{FramePool, Offload, PoolConfig};
+    use switch_core::frame::{Csum, FramePool, Offload, PoolConfig};
     use switch_core::wire::{IpProtocol, Ipv4Header, UdpHeader};
     use zerocopy::IntoBytes;
 
@@ -185,8 +179,12 @@ mod tests {
     fn run_of(packets: &[(u8, u16, usize)]) -> usize {
         let pool = FramePool::new(PoolConfig::default());
         let of = |&(last, src, len): &(u8, u16, usize)| packet(&pool, last, src, len);
-        let frames: Vec<_> = packets.iter().map(of).collect();
-        Run::first_of(&frames).map_or(1, |run| run.frames.len())
+        run_len(&packets.iter().map(of).collect::<Vec<_>>())
+    }
+
+    fn run_len(frames: &[HeapFrame]) -> usize {
+        let outers: Vec<_> = frames.iter().map(Outer::of).collect();
+        Run::first_of(frames, &outers).map_or(1, |run| run.frames.len())
     }
 
     #[test]
@@ -212,7 +210,7 @@ mod tests {
         let two = |change: &dyn Fn(&mut HeapFrame)| {
             let mut frames = [packet(&pool, 2, 1, 100), packet(&pool, 2, 1, 100)];
             change(&mut frames[1]);
-            Run::first_of(&frames).map_or(1, |run| run.frames.len())
+            run_len(&frames)
         };
         assert_eq!(two(&|_| ()), 2);
         let csum = Csum::Partial { start: 20, offset: 6 };
