@@ -65,22 +65,21 @@ pub(crate) fn check(devargs: &str) -> Result<(), BackendError> {
     {
         return Err(BackendError::NotThere { what: format!("device {device}") });
     }
+    let failed = |cause: String, hint: String| BackendError::Failed {
+        attempted: format!("attaching the device {}", name(devargs)),
+        cause,
+        hint: Some(hint),
+    };
     if let Some(key) = ignored_key(devargs) {
-        return Err(BackendError::Failed {
-            attempted: format!("attaching the device {}", name(devargs)),
-            cause: format!("net_tap has no argument {key:?}, and ignores all others because of it"),
-            hint: Some(format!("its arguments are {}", NET_TAP_KEYS.join(", "))),
-        });
+        return Err(failed(
+            format!("net_tap has no argument {key:?}, and ignores all others because of it"),
+            format!("its arguments are {}", NET_TAP_KEYS.join(", ")),
+        ));
     }
     if waits_for_its_peer(devargs) {
-        return Err(BackendError::Failed {
-            attempted: format!("attaching the device {}", name(devargs)),
-            cause:
-                "with server=1 DPDK waits until somebody connects to its socket, and nothing else \
-                    of the switch goes on meanwhile"
-                    .into(),
-            hint: Some("let the far end serve the socket (server=0)".into()),
-        });
+        let cause = "with server=1 DPDK waits until somebody connects to its socket, and nothing \
+                     else of the switch goes on meanwhile";
+        return Err(failed(cause.into(), "let the far end serve the socket (server=0)".into()));
     }
     pci_address(devargs).map_or(Ok(()), |address| check_pci(&address, Path::new("/sys")))
 }

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use vswitch_e2e::bins::binary;
 use vswitch_e2e::{Cmd, Daemon, DaemonSpec, Hugepages, Need, Netns, need, ping, until};
 
+use crate::vdevs::plug;
+
 const DPDK: &str = "version = 1\n[daemon]\ndatapath = \"dpdk\"\n[dpdk]\nhugepages = \"auto\"\n";
 const BRIDGE: &str = "[[bridge]]\nname = \"br0\"\n";
 
@@ -22,12 +24,7 @@ impl Pair {
         let [host, a, b] = [Netns::new("host")?, Netns::new("a")?, Netns::new("b")?];
         let mut config = format!("{head}{BRIDGE}");
         for (name, netns, address) in [("va", &a, "192.0.2.1/24"), ("vb", &b, "192.0.2.2/24")] {
-            host.ip(&format!(
-                "link add {name} up type veth peer name eth0 netns {}",
-                netns.name()
-            ))?;
-            netns.addr("eth0", address)?;
-            netns.ip("link set eth0 up")?;
+            plug(&host, name, netns, address)?;
             config += &format!(
                 "[[port]]\nname = \"{name}\"\ntype = \"dpdk\"\nbridge = \"br0\"\n\
                  devargs = \"net_af_packet_{name},iface={name}\"\n"

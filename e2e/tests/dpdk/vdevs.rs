@@ -1,5 +1,6 @@
 //! Virtual devices by `devargs`: two switches joined by one, and one that goes away.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -46,6 +47,15 @@ fn carries_jumbo_frames(from: &Netns) -> Result<()> {
     out.ok().map(drop)
 }
 
+/// No frame is lost sight of, and no log holds a warning.
+fn end(daemons: [Daemon; 2]) -> Result<()> {
+    for mut daemon in daemons {
+        daemon.settle()?.check()?;
+        daemon.stop()?;
+    }
+    Ok(())
+}
+
 fn devargs(devargs: &str) -> String {
     format!("type = \"dpdk\"\ndevargs = \"{devargs}\"\n")
 }
@@ -54,17 +64,17 @@ fn devargs(devargs: &str) -> String {
 fn two_switches_are_joined_by_memif() -> Result<()> {
     need!("two_switches_are_joined_by_memif", Need::Root, Need::Tun, Need::Dpdk);
     let dir = tempfile::Builder::new().prefix("vst-memif-").tempdir()?;
-    let end = |role: &str| {
+    let side = |role: &str| {
         let socket = dir.path().join("memif.sock");
         devargs(&format!(
             "net_memif0,role={role},socket={},socket-abstract=no,bsize=2048",
             socket.display()
         ))
     };
-    let (mut a, red) = switch("a", "192.0.2.1/24", &end("server"), 1500)?;
+    let (a, red) = switch("a", "192.0.2.1/24", &side("server"), 1500)?;
     wait_for(&a, "down")?;
     let idle = a.buffers_in_use()?;
-    let (mut b, blue) = switch("b", "192.0.2.2/24", &end("client"), 1500)?;
+    let (mut b, blue) = switch("b", "192.0.2.2/24", &side("client"), 1500)?;
     for daemon in [&a, &b] {
         wait_for(daemon, "up")?;
     }
@@ -78,11 +88,7 @@ fn two_switches_are_joined_by_memif() -> Result<()> {
     b.restart()?;
     wait_for(&a, "up")?;
     crosses(&red)?;
-    for daemon in [&mut b, &mut a] {
-        daemon.settle()?.check()?;
-        daemon.stop()?;
-    }
-    Ok(())
+    end([b, a])
 }
 
 #[test]
@@ -92,10 +98,9 @@ fn virtio_user_meets_vhost_user() -> Result<()> {
     let socket = dir.path().join("vu.sock");
     let serves =
         format!("type = \"vhost-user\"\nsocket = \"{}\"\nmode = \"server\"\n", socket.display());
-    let (mut b, blue) = switch("b", "192.0.2.2/24", &serves, 9000)?;
-    let comes =
-        |server| devargs(&format!("net_virtio_user0,path={},server={server}", socket.display()));
-    let (mut a, red) = switch("a", "192.0.2.1/24", &comes(0), 9000)?;
+    let (b, blue) = switch("b", "192.0.2.2/24", &serves, 9000)?;
+    let comes = devargs(&format!("net_virtio_user0,path={},server=0", socket.display()));
+    let (a, red) = switch("a", "192.0.2.1/24", &comes, 9000)?;
     for daemon in [&a, &b] {
         wait_for(daemon, "up")?;
     }
@@ -105,11 +110,7 @@ fn virtio_user_meets_vhost_user() -> Result<()> {
     ensure!(iperf3(&red, "192.0.2.2", "-t 1")?.received_bytes > 0);
     let port = &a.ctl_json("port show link")?["items"][0];
     assert_eq!(port["driver"], "net_virtio_user", "{port}");
-    for daemon in [&mut a, &mut b] {
-        daemon.settle()?.check()?;
-        daemon.stop()?;
-    }
-    Ok(())
+    end([a, b])
 }
 
 #[test]
@@ -131,7 +132,7 @@ fn a_device_that_waits_for_its_peer_is_refused() -> Result<()> {
 }
 
 /// Joins `eth0` of a namespace to a device of `host`, with the same MAC address each time.
-fn plug(host: &Netns, device: &str, netns: &Netns, address: &str) -> Result<()> {
+pub(crate) fn plug(host: &Netns, device: &str, netns: &Netns, address: &str) -> Result<()> {
     let (name, last) = (netns.name(), address.as_bytes()[8]);
     let mac = format!("address 02:00:00:00:00:{last:02x}");
     host.ip(&format!("link add {device} up type veth peer name eth0 {mac} netns {name}"))?;
@@ -139,11 +140,11 @@ fn plug(host: &Netns, device: &str, netns: &Netns, address: &str) -> Result<()> 
     netns.ip("link set eth0 up").map(drop)
 }
 
-/// Sends from `from` until it is stopped.
+/// Sends from `from` for so long.
 fn flood(from: &Netns, secs: u32) -> Result<Process> {
     let ping =
         from.cmd("timeout").args([&secs.to_string(), "ping", "-f", "-s", "1000", "192.0.2.2"]);
-    ping.spawn(std::process::Stdio::null(), std::process::Stdio::null())
+    ping.spawn(Stdio::null(), Stdio::null())
 }
 
 #[test]
