@@ -80,17 +80,24 @@ pub struct Iperf {
     pub json: serde_json::Value,
 }
 
+/// What a client says of a server that is not done with the run before, or not up yet. It closes its
+/// listening socket after each run: who comes then is refused, and who waited in it is reset.
+const NOT_READY: [&str; 3] = [
+    "server is busy",
+    "unable to connect to server: Connection refused",
+    "unable to receive control message: Connection reset",
+];
+
 /// Runs an iperf3 client against `server`, with further `args` such as `-n 10M` or `-u -b 1M`.
 ///
 /// # Errors
 /// The client failed (iperf3's own message), or its report is not understood.
 pub fn iperf3(from: &dyn Host, server: &str, args: &str) -> Result<Iperf> {
     let line = format!("iperf3 -J -c {server} {args}");
-    // The server may not be done with the run before this one.
     let json = until(Duration::from_secs(20), "iperf3's server to be free", || {
         let json = from.sh_for(&line, Duration::from_secs(180))?.json()?;
-        let busy = json["error"].as_str().is_some_and(|error| error.contains("server is busy"));
-        Ok((!busy).then_some(json))
+        let early = json["error"].as_str().is_some_and(|e| NOT_READY.iter().any(|n| e.contains(n)));
+        Ok((!early).then_some(json))
     })?;
     if let Some(error) = json.get("error").and_then(|e| e.as_str()) {
         anyhow::bail!("iperf3 from {} to {server}: {error}", from.label());
