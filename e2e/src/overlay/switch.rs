@@ -15,7 +15,7 @@ use super::tunnel::{Protocol, Tunnel};
 use super::underlay::{Family, Site};
 use crate::bins::binary;
 use crate::command::{Host, Output, until, until_ok};
-use crate::daemon::{Daemon, DaemonSpec};
+use crate::daemon::{Daemon, DaemonSpec, on_dpdk_anyway};
 use crate::log::problems;
 
 /// What does not change while it runs. A small table: a look at every place takes its time in a
@@ -37,21 +37,38 @@ pub struct Switch {
     tunnels: Vec<(Tunnel, Vec<IpAddr>)>,
     /// Port, number of its tunnel, and the namespace of its device.
     ports: Vec<(String, usize, String)>,
-    /// Whether the underlay's device is driven by DPDK.
-    dpdk: bool,
+    /// Whether, and how, DPDK drives the underlay's device.
+    dpdk: Option<OnDpdk>,
     running: Running,
 }
 
 /// The uplink, and its exception TAP.
 const UPLINK: &str = "up0";
 
-/// The port for it. The device's frames come to the switch alone: its stack sees none of them.
-fn uplink(site: &Site) -> String {
-    let (device, mtu) = (&site.device, site.mtu);
-    format!(
-        "[[port]]\nname = \"{UPLINK}\"\ntype = \"dpdk\"\nmtu = {mtu}\n\
-         devargs = \"net_af_xdp0,iface={device}\"\n"
-    )
+/// How DPDK drives the underlay's device.
+#[derive(Clone, Debug)]
+struct OnDpdk {
+    devargs: String,
+    /// Workers, from CPU 0 on; one that is not pinned when it is one.
+    workers: u16,
+}
+
+impl OnDpdk {
+    /// What does not change while it runs: [`START`], and the workers.
+    fn start(&self) -> String {
+        match self.workers {
+            0 | 1 => START.to_owned(),
+            n => format!("{START}cpus = \"0-{}\"\n", n - 1),
+        }
+    }
+
+    /// The uplink. The device's frames come to the switch alone: its stack sees none of them.
+    fn uplink(&self, site: &Site) -> String {
+        let (devargs, mtu) = (&self.devargs, site.mtu);
+        format!(
+            "[[port]]\nname = \"{UPLINK}\"\ntype = \"dpdk\"\nmtu = {mtu}\ndevargs = \"{devargs}\"\n"
+        )
+    }
 }
 
 enum Running {
@@ -74,7 +91,8 @@ impl Switch {
     /// # Errors
     /// It is not built, not in the guest, or does not answer; the message holds its log.
     pub fn new(site: Site) -> Result<Self> {
-        Self::start(site, DaemonSpec::new(START))
+        let anyway = on_dpdk_anyway() && matches!(site.space.ground(), Ground::Machine);
+        if anyway { Self::on_dpdk(site) } else { Self::start(site, None) }
     }
 
     /// The same on DPDK, with the underlay's device as its uplink. Needs
@@ -83,22 +101,29 @@ impl Switch {
     /// # Errors
     /// As [`Self::new`].
     pub fn on_dpdk(site: Site) -> Result<Self> {
-        Self::start(site, DaemonSpec::new(START).dpdk())
+        let devargs = format!("net_af_xdp0,iface={}", site.device);
+        Self::on_dpdk_by(site, &devargs, 1)
     }
 
-    fn start(site: Site, mut spec: DaemonSpec) -> Result<Self> {
-        let dpdk = spec.dpdk && matches!(site.space.ground(), Ground::Machine);
-        if dpdk {
+    /// The same with a device of the caller's choice, and so many workers.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn on_dpdk_by(site: Site, devargs: &str, workers: u16) -> Result<Self> {
+        Self::start(site, Some(OnDpdk { devargs: devargs.to_owned(), workers }))
+    }
+
+    fn start(site: Site, dpdk: Option<OnDpdk>) -> Result<Self> {
+        let mut spec = DaemonSpec::new(START);
+        if let Some(on) = &dpdk {
             // An operator's addresses are on the exception TAP, which stays when the switch stops.
             let tap = format!("tuntap add dev {UPLINK} mode tap");
             site.space.ip(&tap)?;
             site.space.ip(&format!("link set {UPLINK} up"))?;
             site.take_addresses(UPLINK)?;
+            spec = DaemonSpec::new(&(on.start() + &on.uplink(&site))).dpdk();
         } else {
             site.take_addresses(&site.device)?;
-        }
-        if dpdk {
-            spec.config.push_str(&uplink(&site));
         }
         let running = match site.space.ground() {
             Ground::Machine => {
@@ -183,10 +208,10 @@ impl Switch {
 
     /// The whole configuration as it is to be now.
     fn config(&self) -> String {
-        let mut text = START.to_owned();
+        let mut text = self.dpdk.as_ref().map_or_else(|| START.to_owned(), OnDpdk::start);
         let mut of_vtep = String::new();
-        if self.dpdk {
-            text.push_str(&uplink(&self.site));
+        if let Some(dpdk) = &self.dpdk {
+            text.push_str(&dpdk.uplink(&self.site));
             of_vtep = format!("uplink = \"{UPLINK}\"\n");
         }
         for (family, name) in [(Family::V4, "v4"), (Family::V6, "v6")] {

@@ -217,6 +217,45 @@ fn next_hops() -> Result<()> {
     finish(ours)
 }
 
+/// Each worker polls a queue of the uplink, whose packets the device spreads by their flows.
+#[test]
+fn several_receive_queues() -> Result<()> {
+    const WORKERS: u16 = 2;
+    if skipped("several_receive_queues", &NEEDS) {
+        return Ok(());
+    }
+    let underlay = Underlay::new(&Ground::Machine, 1500)?;
+    let mut ours = Switch::on_dpdk_by(underlay.site("ours")?, "net_tap0,iface=w0", WORKERS)?;
+    // The cable ends in the kernel's end of the TAP, which is to have an address of its own.
+    ours.site()
+        .space
+        .sh("set -e; ip link set w0 address 02:00:00:00:77:02; ip link add wire type bridge; \
+         for end in w0 u0; do ip link set $end master wire up; done; ip link set wire up")?;
+    let mut linux = Linux::new(underlay.site("linux")?)?;
+    let tunnel = Tunnel::new(Protocol::Vxlan, 5, Family::V4);
+    let tenants = connect(&tunnel, &mut [&mut ours, &mut linux])?;
+    let [a, b] = &tenants[..] else { anyhow::bail!("two tenants") };
+    checks::pair(a, b)?;
+    for _ in 0..8 {
+        checks::tcp(b, a, &a.v4(), 1 << 20)?;
+    }
+
+    let daemon = ours.daemon()?;
+    let cpus = daemon.ctl_json("cpu show")?;
+    for worker in 0..usize::from(WORKERS) {
+        let polled = cpus["items"][worker]["rx-queues"].to_string();
+        ensure!(polled.contains(TAP), "worker {worker} polls {polled}");
+    }
+    let stats = daemon.ctl_json(&format!("port stats {TAP}"))?;
+    let counters = stats["items"][0]["device"].as_array().cloned().unwrap_or_default();
+    for queue in 0..WORKERS {
+        let name = format!("rx_q{queue}_packets");
+        let counter = counters.iter().find(|c| c["name"] == *name).context("no such counter")?;
+        ensure!(counter["value"].as_u64() > Some(100), "{counters:?}");
+    }
+    finish(ours)
+}
+
 fn dropped_at_least(ours: &mut Switch, before: &Accounting, reason: &str) -> Result<()> {
     let daemon = ours.daemon()?;
     until(SOON, &format!("a drop for {reason}"), || {
