@@ -164,9 +164,26 @@ impl<D: Datapath> Burst<'_, D> {
         plan: &Plan,
         hops: &mut [Hop; BURST_MAX],
     ) {
+        let fdb = self.live.fdb;
+        match plan.common(fdb) {
+            Some(course) => {
+                let courses = std::iter::repeat_n(course, frames.len());
+                self.hops_of::<TUNNELS>(frames, courses, plan.high(), hops);
+            }
+            None => self.hops_of::<TUNNELS>(frames, plan.look_up(fdb), plan.high(), hops),
+        }
+    }
+
+    #[inline(always)]
+    fn hops_of<const TUNNELS: bool>(
+        &mut self,
+        frames: &mut [D::Frame],
+        courses: impl Iterator<Item = Course>,
+        high: u64,
+        hops: &mut [Hop; BURST_MAX],
+    ) {
         let mut way = Way::default();
-        let high = plan.high();
-        for ((hop, course), frame) in hops.iter_mut().zip(plan.look_up(self.live.fdb)).zip(frames) {
+        for ((hop, course), frame) in hops.iter_mut().zip(courses).zip(frames) {
             if way.course != course {
                 way = self.way(course, high);
             }

@@ -18,9 +18,17 @@ const CACHED: usize = 4096;
 /// few of them; kept by the worker, so that none is cleared for the next burst.
 ///
 /// All frames of a port are in one bridge, and a key is the same in all but its low part.
+///
+/// What a port's frames have in common is hashed and looked up once: who is behind a VM's port, and,
+/// in a stream's burst, whom it talks to. That is asked of the burst, not of each frame, so that
+/// frames with nothing in common pay nothing for it.
 pub(super) struct Plan {
     len: usize,
     high: u64,
+    /// All frames are from the same source.
+    one_src: bool,
+    /// All frames are to the same destination, and of the same kind.
+    one_dst: bool,
     src: [u64; BURST_MAX],
     dst: [u64; BURST_MAX],
     src_hash: [Hash; BURST_MAX],
@@ -135,11 +143,31 @@ fn admit(port: &PortConf, head: &[u8]) -> (u64, u64, Kind) {
     }
 }
 
+/// Hashes the low parts of the first `len` keys, which may all be one.
+#[inline(always)]
+fn hash_all(
+    low: &[u64; BURST_MAX],
+    hashes: &mut [Hash; BURST_MAX],
+    len: usize,
+    one: bool,
+    hash: impl Fn(u64) -> Hash,
+) {
+    if one {
+        hashes[..len].fill(hash(low[0]));
+    } else {
+        for (low, hashed) in low.iter().zip(hashes).take(len) {
+            *hashed = hash(*low);
+        }
+    }
+}
+
 impl Default for Plan {
     fn default() -> Self {
         Self {
             len: 0,
             high: 0,
+            one_src: false,
+            one_dst: false,
             src: [NOBODY; BURST_MAX],
             dst: [NOBODY; BURST_MAX],
             src_hash: [Hash::default(); BURST_MAX],
@@ -158,16 +186,21 @@ impl Plan {
         self.high = port.bridge.map_or(0, high);
         let (high, untagged) = (self.high, bridge::Untagged::of(port));
         let places = self.src.iter_mut().zip(&mut self.dst).zip(&mut self.kinds);
-        let places = places.zip(self.src_hash.iter_mut().zip(&mut self.dst_hash));
-        for (frame, (((src, dst), kind), hashes)) in frames.iter().zip(places) {
+        let (mut src_differs, mut dst_differs, mut first) = (0, 0, None);
+        for (frame, ((src, dst), kind)) in frames.iter().zip(places) {
             let head = frame.head();
             (*src, *dst, *kind) = match untagged.and_then(|untagged| untagged.admit(head)) {
                 Some((from, to)) => (from.low(), to.low(), Kind::UNTAGGED),
                 None => admit(port, head),
             };
-            *hashes.0 = fdb.hash(Key::from_parts(*src, high));
-            *hashes.1 = fdb.hash(Key::from_parts(*dst, high));
+            let (first_src, first_dst, first_kind) = *first.get_or_insert((*src, *dst, *kind));
+            src_differs |= *src ^ first_src;
+            dst_differs |= *dst ^ first_dst | u64::from(kind.0 ^ first_kind.0);
         }
+        (self.one_src, self.one_dst) = (src_differs == 0, dst_differs == 0);
+        let hash = |low| fdb.hash(Key::from_parts(low, high));
+        hash_all(&self.src, &mut self.src_hash, self.len, self.one_src, hash);
+        hash_all(&self.dst, &mut self.dst_hash, self.len, self.one_dst, hash);
         let hashes = self.src_hash.iter().copied().zip(self.dst_hash.iter().copied());
         fetch::<D>(fdb, hashes.take(self.len));
     }
@@ -178,7 +211,9 @@ impl Plan {
     pub(super) fn refresh(&self, fdb: &Fdb, here: Dest, now: Tick) -> u64 {
         let high = self.high;
         let mut news = 0;
-        let sources = self.src.iter().zip(&self.src_hash).take(self.len);
+        // A source that is news is news in each of its frames.
+        let asked = if self.one_src { 1 } else { self.len };
+        let sources = self.src.iter().zip(&self.src_hash).take(asked.min(self.len));
         for (at, (low, hash)) in sources.enumerate() {
             if !fdb.refresh(Key::from_parts(*low, high), *hash, here, now) {
                 news |= 1 << at;
@@ -187,9 +222,18 @@ impl Plan {
         if news == 0 {
             return 0;
         }
+        if self.one_src {
+            news = u64::MAX >> (BURST_MAX - self.len);
+        }
         // Those that were refused are nobody's.
         let refused = self.kinds.iter().take(self.len).map(|kind| kind.get().is_err());
         news & !refused.enumerate().fold(0, |bits, (at, refused)| bits | u64::from(refused) << at)
+    }
+
+    /// What decides which way all frames go, if it is the same.
+    #[inline(always)]
+    pub(super) fn common(&self, fdb: &Fdb) -> Option<Course> {
+        if self.one_dst { self.look_up(fdb).next() } else { None }
     }
 
     /// Looks all destinations up. Answers, in order, with what decides which way each frame goes.
