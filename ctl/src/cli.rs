@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use vswitch_api::client::DEFAULT_RUN_DIR;
 
 use crate::output::Format;
-use crate::{bridge, config, cpu, docs, drops, event, fdb, mtu, port, tunnel, vlan, vtep};
+use crate::{bridge, config, cpu, docs, doctor, drops, event, fdb, mtu, port, tunnel, vlan, vtep};
 
 const EXIT_CODES: &str = "Exit codes:\n  \
     0 done\n  \
@@ -55,6 +55,8 @@ pub(crate) enum Noun {
     /// How the switch is, in one screen; exits 3 if something is not as it should be
     #[command(visible_alias = "show")]
     Status,
+    /// Look whether this machine is as the switch needs it, and what mends it; exits 3 if not
+    Doctor(doctor::Args),
     /// Bridges: layer-2 domains
     #[command(visible_alias = "br")]
     Bridge {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::json;
 use vswitch_api::client::{Client, path};
-use vswitch_api::config::{self, MAX_CONFIG_BYTES, Problem, Problems};
+use vswitch_api::config::{self, Desired, MAX_CONFIG_BYTES, Problem, Problems};
 use vswitch_api::error::exit;
 use vswitch_api::types::{
     ApplyRequest, ConfigReply, ConfigText, DiffReply, HistoryEntry, List, RollbackRequest,
@@ -130,6 +130,12 @@ fn checked(file: &Path) -> Result<String, Failure> {
     config::from_toml_bytes(&bytes).map_err(|Problems(problems)| invalid(file, problems))?;
     // What was read as a configuration is UTF-8.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What a file says. What is wrong with it is told with its name.
+pub(crate) fn desired(file: &Path) -> Result<Desired, Failure> {
+    let read = config::from_toml_bytes(&read(file)?);
+    Ok(read.map_err(|Problems(problems)| invalid(file, problems))?)
 }
 
 /// With the file's name and place in front, as editors and terminals make links of.

@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod cpu;
 mod docs;
+mod doctor;
 mod drops;
 mod event;
 mod failure;
@@ -52,6 +53,7 @@ fn run(cli: Cli, output: &Output) -> Done {
     let client = || Client::new(&cli.global.run_dir).map_err(Failure::from);
     match cli.noun {
         Noun::Status => status::show(&client()?, output),
+        Noun::Doctor(args) => doctor::run(&client, output, &cli.global.run_dir, &args),
         Noun::Bridge { verb } => bridge::run(&client()?, output, verb),
         Noun::Port { verb } => port::run(&client()?, output, verb),
         Noun::Vlan { verb } => vlan::run(&client()?, output, verb),

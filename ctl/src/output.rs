@@ -160,7 +160,7 @@ impl Output {
     /// Words that say how something is, in their colour.
     pub(crate) fn painted(&self, word: &str) -> String {
         match word {
-            "up" => self.paint("32", word),
+            "up" | "ok" => self.paint("32", word),
             "failed" | "error" => self.paint("31", word),
             "waiting" | "down" | "warn" => self.paint("33", word),
             _ => word.to_owned(),

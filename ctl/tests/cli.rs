@@ -356,3 +356,44 @@ fn a_reader_that_has_had_enough() {
     ran.ends(0);
     assert_eq!(ran.stderr, "");
 }
+
+#[test]
+fn doctor_judges_with_and_without_a_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = dir.path().to_str().unwrap();
+    let ran = fake::run(&["--run-dir", run_dir, "-j", "doctor"]);
+    ran.ends(3);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        (&report["degraded"], &report["items"][0]["id"]),
+        (&true.into(), &"daemon-silent".into())
+    );
+    assert!(report["items"][0]["fix"]["command"].as_str().unwrap().contains("systemctl start"));
+
+    // A file is judged without one; this machine has no such CPU and no such device.
+    let fake = Fake::new();
+    let file = fake.file(
+        "a.toml",
+        "version = 1\n[daemon]\ndatapath = \"dpdk\"\ncpus = \"1023\"\n[[port]]\nname = \"vf0\"\n\
+         type = \"dpdk\"\ndevargs = \"ffff:ff:1f.7\"\n",
+    );
+    let ran = fake.run(&["doctor", "--config", &file, "--only", "cpu,iommu"]);
+    ran.ends(3);
+    assert!(ran.stdout.starts_with(&format!("judged for {file}\n")), "{}", ran.stdout);
+    for part in [
+        "error   pci-absent       port vf0: there is no PCI function ffff:ff:1f.7",
+        "\nerror   cpu-absent ",
+        "\n          fix:  ",
+    ] {
+        assert!(ran.stdout.contains(part), "{part} in {}", ran.stdout);
+    }
+    let lines = fake.run(&["-o", "jsonl", "doctor", "--config", &file, "--only", "vhost"]);
+    let line: Value = serde_json::from_str(&lines.ends(0).stdout).unwrap();
+    assert_eq!((&line["id"], &line["level"]), (&"vhost".into(), &"ok".into()));
+
+    let bad = fake.file("bad.toml", "version = 1\n[[prot]]\n");
+    let ran = fake.run(&["doctor", "--config", &bad]);
+    ran.ends(6);
+    assert!(ran.stderr.contains("bad.toml:2:3: prot: unknown key"), "{}", ran.stderr);
+    fake.run(&["doctor", "--only", "cpus"]).ends(2);
+}

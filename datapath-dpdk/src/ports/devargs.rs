@@ -3,31 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use switch_core::config::pci::{self, DRIVERS_FOR_PROGRAMS};
 use switch_core::datapath::BackendError;
 
 use crate::error::DpdkError;
 
-/// Kernel drivers that leave a PCI function to programs, or share it with them (mlx4, mlx5, mana).
-const FOR_PROGRAMS: &[&str] =
-    &["vfio-pci", "uio_pci_generic", "igb_uio", "mlx4_core", "mlx5_core", "mana"];
-
 /// Linux's number for "no such device".
 const ENODEV: i32 = 19;
-
-/// A PCI function's address in full, if that is what the devargs begin with.
-fn pci_address(devargs: &str) -> Option<String> {
-    let name = devargs.split(',').next()?;
-    let name = name.strip_prefix("pci:").unwrap_or(name);
-    let (rest, function) = name.rsplit_once('.')?;
-    let mut parts = rest.rsplit(':');
-    let (device, bus, domain) = (parts.next()?, parts.next()?, parts.next().unwrap_or("0000"));
-    let hex = |text: &str, most: usize| {
-        (1..=most).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit())
-    };
-    let whole = hex(domain, 8) && hex(bus, 2) && hex(device, 2) && hex(function, 1);
-    let ours = whole && parts.next().is_none();
-    ours.then(|| format!("{domain:0>4}:{bus:0>2}:{device:0>2}.{function}").to_lowercase())
-}
 
 /// The kernel's device that a vdev is made for, if the driver is one of those that need one.
 pub(super) fn kernel_device(devargs: &str) -> Option<&str> {
@@ -52,7 +34,7 @@ fn waits_for_its_peer(devargs: &str) -> bool {
 /// The device's name in DPDK.
 pub(crate) fn name(devargs: &str) -> String {
     let name = devargs.split(',').next().unwrap_or_default();
-    pci_address(devargs).unwrap_or_else(|| name.strip_prefix("vdev:").unwrap_or(name).to_owned())
+    pci::address(devargs).unwrap_or_else(|| name.strip_prefix("vdev:").unwrap_or(name).to_owned())
 }
 
 /// Looks at the system before DPDK does, which says little of what it finds.
@@ -81,7 +63,7 @@ pub(crate) fn check(devargs: &str) -> Result<(), BackendError> {
                      else of the switch goes on meanwhile";
         return Err(failed(cause.into(), "let the far end serve the socket (server=0)".into()));
     }
-    pci_address(devargs).map_or(Ok(()), |address| check_pci(&address, Path::new("/sys")))
+    pci::address(devargs).map_or(Ok(()), |address| check_pci(&address, Path::new("/sys")))
 }
 
 fn check_pci(address: &str, sys: &Path) -> Result<(), BackendError> {
@@ -110,7 +92,7 @@ fn check_pci(address: &str, sys: &Path) -> Result<(), BackendError> {
                         echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
             Err(failed(cause.into(), hint.into()))
         }
-        Some(driver) if FOR_PROGRAMS.contains(&driver) => Ok(()),
+        Some(driver) if DRIVERS_FOR_PROGRAMS.contains(&driver) => Ok(()),
         Some(driver) => Err(failed(format!("the kernel's driver {driver} has it"), bind)),
     }
 }

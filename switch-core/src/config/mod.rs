@@ -1,6 +1,7 @@
 //! Desired state, typed, and the snapshot of it that workers read.
 
 mod flood;
+pub mod pci;
 mod snapshot;
 mod spec;
 mod tunnel;
