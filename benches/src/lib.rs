@@ -4,6 +4,7 @@
 
 pub mod alloc;
 pub mod dpdk;
+pub mod kernel;
 pub mod machine;
 pub mod overlay;
 pub mod pairs;

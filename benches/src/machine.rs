@@ -4,6 +4,11 @@ use std::fs;
 
 /// Prints the machine and the command.
 pub fn print(command: &str) {
+    println!("{}", describe(command));
+}
+
+/// The machine and the command, in a line.
+pub fn describe(command: &str) -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let value = |key| {
@@ -12,10 +17,10 @@ pub fn print(command: &str) {
     };
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = read("/proc/sys/kernel/osrelease");
-    println!(
+    format!(
         "{command}: {cpus} CPUs, {} ({} MHz), Linux {}",
         value("model name"),
         value("cpu MHz"),
         kernel.trim()
-    );
+    )
 }

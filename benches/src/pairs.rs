@@ -25,13 +25,11 @@ impl Compared {
 
     /// Least and greatest ratio of a pair.
     pub fn spread(&self) -> (f64, f64) {
-        let ratios = self.ratios();
-        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        (least, ratios.iter().copied().fold(0.0, f64::max))
+        spread(&self.ratios())
     }
 
     fn ratios(&self) -> Vec<f64> {
-        self.ours.iter().zip(&self.theirs).map(|(a, b)| a / b).collect()
+        ratios(&self.ours, &self.theirs)
     }
 }
 
@@ -40,6 +38,23 @@ pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Least and greatest value.
+pub fn spread(values: &[f64]) -> (f64, f64) {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    (least, values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+}
+
+/// Median, least and greatest value.
+pub fn summary(values: &[f64], digits: usize) -> String {
+    let (least, greatest) = spread(values);
+    format!("{:.digits$} ({least:.digits$} to {greatest:.digits$})", median(values))
+}
+
+/// Ours relative to theirs, pair by pair.
+pub fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
+    ours.iter().zip(theirs).map(|(a, b)| a / b).collect()
 }
 
 /// CPU time that this thread has used: what neighbours take does not count, though what they do

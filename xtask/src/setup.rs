@@ -89,6 +89,7 @@ const PACKAGES: &[Package] = &[
         Test,
         "is a switch on DPDK to compare with",
     ),
+    package("vde2", Program("vde_switch"), Test, "is a switch on TAPs to compare with"),
     package("dpdk-dev", Program("dpdk-testpmd"), Test, "has testpmd, to compare with"),
     package("gcc", Program("cc"), Test, "compiles the benchmark's ports"),
     package("util-linux", Program("chrt"), Test, "binds programs to CPUs and sets priorities"),

@@ -22,7 +22,7 @@ use vswitch_bench::dpdk::run::{Runner, Times};
 use vswitch_bench::dpdk::scene::{Hostile, Scene, Store};
 use vswitch_bench::dpdk::side::{Launch, Side, missing};
 use vswitch_bench::machine;
-use vswitch_bench::pairs::{PAIRS, median};
+use vswitch_bench::pairs::{PAIRS, median, summary};
 
 /// Free hugepages that a run needs: Open vSwitch takes 1,024, frames and ours the rest.
 const HUGEPAGES: u64 = 1_280;
@@ -220,7 +220,7 @@ impl Bench {
                 times.push(after);
             }
             if side == Side::Ours {
-                println!("  {:<16} 90 % after {} s", side.name(), report::summary(&times, 2));
+                println!("  {:<16} 90 % after {} s", side.name(), summary(&times, 2));
                 let got = median(&times);
                 let what = "90 % in 1 s; seconds".to_owned();
                 verdicts.push(Verdict { what, got, met: got <= COLD_SECS, aim: false });
@@ -248,7 +248,7 @@ impl Bench {
                 println!(
                     "  {:<16} {name:<9}  {} of the rate is left to the other ports",
                     side.name(),
-                    report::summary(&shares, 3)
+                    summary(&shares, 3)
                 );
                 if side == Side::Ours && rate > 0 {
                     let (got, what) = (median(&shares), format!("{HOSTILE_SHARE} of the rate"));

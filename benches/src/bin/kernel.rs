@@ -1,196 +1,205 @@
-//! TCP through the switch on kernel devices, beside what the kernel does by itself.
+//! Switches on kernel devices side by side: ours, Open vSwitch in user space, VDE, a bare forwarder,
+//! and what the kernel does by itself.
 //!
-//! End points run on CPU 0, the switch on CPU 1; what the kernel does instead runs where the end
-//! points do. Each row is measured in five interleaved pairs.
+//! End points run on CPU 0, switches on CPU 1. All sides of a row stand at once and are measured in
+//! turn, in five interleaved pairs by default: see [`vswitch_bench::kernel`].
+//!
+//! While working on the switch: `cargo xtask bench kernel --only udp --quick --no-peers`.
 #![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use vswitch_bench::kernel::forwarder;
+use vswitch_bench::kernel::report::{self, Found, Verdict};
+use vswitch_bench::kernel::rows::{self, ROWS, Row};
+use vswitch_bench::kernel::scene::Scene;
+use vswitch_bench::kernel::side::Side;
 use vswitch_bench::machine;
-use vswitch_bench::pairs::{Compared, PAIRS, median};
-use vswitch_e2e::{Daemon, DaemonSpec, IperfServer, Netns, iperf3};
+use vswitch_bench::pairs::PAIRS;
+use vswitch_e2e::Netns;
 
-/// The underlay's MTU: a tenant's 1,500 bytes fit with IPv4, UDP and VXLAN or GENEVE.
-const UNDERLAY_MTU: u32 = 1550;
-/// The CPUs of an iperf3 client and its server.
-const END_POINTS: &str = "0,0";
-/// In front of a switch.
-const SWITCH: [&str; 3] = ["taskset", "-c", "1"];
-
-/// TCP through the switch on kernel devices, beside what the kernel does by itself.
+/// Switches on kernel devices side by side, in five interleaved pairs.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Args {
-    /// Only rows whose name begins so: tap, vxlan, geneve, gre.
+    /// Only these rows, by name or how it begins; `--list` shows them.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Seconds of iperf3 in each half of a pair.
-    #[arg(long, default_value_t = 3)]
-    secs: u32,
-    /// How many pairs.
+    /// Show the rows and end.
+    #[arg(long)]
+    list: bool,
+    /// How often all switches of a row are measured in turn.
     #[arg(long, default_value_t = PAIRS)]
     pairs: usize,
+    /// Seconds that are measured each time.
+    #[arg(long, default_value_t = 3)]
+    secs: u32,
+    /// One pair and one second each, to see whether it works.
+    #[arg(long)]
+    quick: bool,
+    /// Measure only these of the switches of each row.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    sides: Vec<Side>,
+    /// Measure only our switch.
+    #[arg(long)]
+    no_peers: bool,
+    /// Print one JSON document on standard output, and how it goes on standard error.
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
 }
 
-/// What is measured: name, streams, ours, and what the kernel has instead.
-type Row = (&'static str, u32, fn() -> Result<Scene>, fn() -> Result<Scene>);
-
-const ROWS: [Row; 6] = [
-    ("tap-1", 1, two_taps, bridge),
-    ("tap-4", 4, two_taps, bridge),
-    ("vxlan", 1, || overlay("vxlan"), kernel_vxlan),
-    ("vxlan-4", 4, || overlay("vxlan"), kernel_vxlan),
-    ("geneve", 1, || overlay("geneve"), kernel_vxlan),
-    ("gre", 1, || overlay("gre"), kernel_vxlan),
-];
-
-/// Two stacks, and what is between them.
-struct Scene {
-    // Dropped in this order: a server and a daemon before the namespaces they run in.
-    _server: IperfServer,
-    daemons: Vec<Daemon>,
-    from: Netns,
-    _rest: Vec<Netns>,
-    what: &'static str,
+/// What this program does as a part of itself.
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// Forward between two TAP devices, frame by frame, until killed.
+    #[command(hide = true)]
+    Forward {
+        /// With a header in front of each frame, and all offloads.
+        #[arg(long)]
+        vnet_hdr: bool,
+        a: String,
+        b: String,
+    },
 }
 
-impl Scene {
-    /// Gbit/s to the far stack.
-    fn measure(&self, secs: u32, streams: u32) -> Result<f64> {
-        let args = format!("-A {END_POINTS} -P {streams} -t {secs}");
-        Ok(iperf3(&self.from, "192.0.2.2", &args)?.bits_per_second / 1e9)
-    }
-
-    fn stop(mut self) -> Result<()> {
-        self.daemons.iter_mut().try_for_each(Daemon::stop)
-    }
-}
-
-fn daemon(config: &str, netns: Option<&Netns>) -> Result<Daemon> {
-    let mut spec = DaemonSpec::new(&format!("version = 1\n[[bridge]]\nname = \"br0\"\n{config}"));
-    spec.netns = netns.map(|netns| netns.name().to_owned());
-    spec.before = SWITCH.map(str::to_owned).to_vec();
-    let daemon = spec.start()?;
-    daemon.wait_healthy()?;
-    Ok(daemon)
-}
-
-fn tap(name: &str, netns: &Netns) -> String {
-    format!(
-        "[[port]]\nname = \"{name}\"\ntype = \"tap\"\nbridge = \"br0\"\nnetns = \"{}\"\n",
-        netns.name()
-    )
-}
-
-/// Gives two stacks their addresses.
-fn scene(
-    what: &'static str,
-    daemons: Vec<Daemon>,
-    ends: [(Netns, &str); 2],
-    rest: Vec<Netns>,
-) -> Result<Scene> {
-    let [(from, near), (to, far)] = ends;
-    from.addr(near, "192.0.2.1/24")?;
-    to.addr(far, "192.0.2.2/24")?;
-    for (netns, device) in [(&from, near), (&to, far)] {
-        netns.ip(&format!("link set {device} up"))?;
-    }
-    let server = IperfServer::start(&to)?;
-    let rest = rest.into_iter().chain([to]).collect();
-    Ok(Scene { _server: server, daemons, from, _rest: rest, what })
-}
-
-fn two_taps() -> Result<Scene> {
-    let (a, b) = (Netns::new("a")?, Netns::new("b")?);
-    let daemon = daemon(&format!("{}{}", tap("a0", &a), tap("b0", &b)), None)?;
-    scene("two TAPs", vec![daemon], [(a, "a0"), (b, "b0")], Vec::new())
-}
-
-fn bridge() -> Result<Scene> {
-    let (home, a, b) = (Netns::new("br")?, Netns::new("a")?, Netns::new("b")?);
-    home.ip("link add br0 up type bridge")?;
-    for (name, netns) in [("a0", &a), ("b0", &b)] {
-        let far = netns.name();
-        home.ip(&format!("link add {name} up master br0 type veth peer name eth0 netns {far}"))?;
-    }
-    scene("Linux bridge, veth", Vec::new(), [(a, "eth0"), (b, "eth0")], vec![home])
-}
-
-/// Two hosts with a wire between them.
-fn underlay() -> Result<[Netns; 2]> {
-    let hosts = [Netns::new("h1")?, Netns::new("h2")?];
-    let [near, far] = &hosts;
-    near.ip(&format!(
-        "link add u0 mtu {UNDERLAY_MTU} type veth peer name u0 mtu {UNDERLAY_MTU} netns {}",
-        far.name()
-    ))?;
-    for (n, host) in hosts.iter().enumerate() {
-        host.addr("u0", &format!("198.51.100.{}/24", n + 1))?;
-        host.ip("link set u0 up")?;
-    }
-    Ok(hosts)
-}
-
-fn overlay(protocol: &str) -> Result<Scene> {
-    let hosts = underlay()?;
-    let (a, b) = (Netns::new("a")?, Netns::new("b")?);
-    let id = if protocol == "gre" { "key" } else { "vni" };
-    let mut daemons = Vec::new();
-    for (n, (host, port)) in hosts.iter().zip([tap("a0", &a), tap("b0", &b)]).enumerate() {
-        let (local, remote) = (n + 1, 2 - n);
-        let tunnel = format!(
-            "[[vtep]]\nname = \"v\"\nlocal = \"198.51.100.{local}\"\n\
-             [[tunnel]]\nname = \"t\"\ntype = \"{protocol}\"\n{id} = 7\nbridge = \"br0\"\n\
-             remotes = [\"198.51.100.{remote}\"]\n"
-        );
-        daemons.push(daemon(&format!("{port}{tunnel}"), Some(host))?);
-    }
-    scene("two daemons", daemons, [(a, "a0"), (b, "b0")], hosts.into())
-}
-
-fn kernel_vxlan() -> Result<Scene> {
-    let [near, far] = underlay()?;
-    for (host, local, remote) in [(&near, 1, 2), (&far, 2, 1)] {
-        host.ip(&format!(
-            "link add vx0 type vxlan id 7 dstport 4789 local 198.51.100.{local} \
-             remote 198.51.100.{remote} dev u0"
-        ))?;
-    }
-    scene("kernel vxlan", Vec::new(), [(near, "vx0"), (far, "vx0")], Vec::new())
-}
-
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    let wanted = |name: &str| {
-        args.only.is_empty() || args.only.iter().any(|only| name.starts_with(only.as_str()))
-    };
-    ensure!(ROWS.iter().any(|(name, ..)| wanted(name)), "no row begins so: {:?}", args.only);
-    ensure!(args.pairs > 0 && args.secs > 0, "nothing to measure");
-    machine::print(&format!("cargo xtask bench kernel --secs {}", args.secs));
-    println!("TCP, Gbit/s: median of {} pairs; ratio: median (least to greatest)", args.pairs);
-    for (name, streams, ours, theirs) in ROWS.into_iter().filter(|(name, ..)| wanted(name)) {
-        row(name, streams, ours()?, theirs()?, &args).with_context(|| name.to_owned())?;
+    if let Some(Part::Forward { vnet_hdr, a, b }) = &args.part {
+        match forwarder::run([a, b], *vnet_hdr)? {}
     }
-    Ok(())
+    if args.list {
+        for row in ROWS {
+            println!("{:<10} {}", row.name, row.title);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = rows::chosen(&args.only);
+    ensure!(!rows.is_empty(), "no such row: `--list` shows them");
+    ensure!(args.pairs > 0 && args.secs > 0, "nothing to measure: --pairs and --secs are above 0");
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stopped))?;
+    }
+    // What an earlier run left that was killed.
+    Netns::sweep()?;
+    Bench { args, stopped }.run(&rows)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn row(name: &str, streams: u32, ours: Scene, theirs: Scene, args: &Args) -> Result<()> {
-    let mut found = Compared { ours: Vec::new(), theirs: Vec::new() };
-    for scene in [&ours, &theirs] {
-        scene.measure(1, streams)?;
+struct Bench {
+    args: Args,
+    /// Ctrl-C was pressed: everything is dropped, and so ended, on the way out.
+    stopped: Arc<AtomicBool>,
+}
+
+impl Bench {
+    fn run(&self, rows: &[&'static Row]) -> Result<()> {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        let command = format!("cargo xtask bench kernel {}", words.join(" "));
+        let machine = machine::describe(&command);
+        self.say(&machine);
+        self.say(
+            "End points on CPU 0, switches on CPU 1, the kernel's own on CPU 0. \
+             Median of the pairs (least to greatest); CPU is the switch's.",
+        );
+        let (mut all, mut documents) = (Vec::new(), Vec::new());
+        for row in rows {
+            self.say(&format!("\n{} ({})", row.title, row.name));
+            let found = self.row(row).with_context(|| row.name)?;
+            let verdicts = report::verdicts(row, &found);
+            for line in report::table(row, &found) {
+                self.say(&line);
+            }
+            self.goals(&verdicts);
+            documents.push(report::json(row, &found, &verdicts));
+            all.extend(verdicts);
+        }
+        if rows.len() > 1 {
+            self.say("\nAll goals:");
+            self.goals(&all);
+        }
+        let missed = all.iter().filter(|verdict| !verdict.met).count();
+        self.say(&format!("\n{} goals, {missed} of them missed", all.len()));
+        if self.args.json {
+            let whole = serde_json::json!({ "machine": machine, "rows": documents });
+            println!("{}", serde_json::to_string_pretty(&whole)?);
+        }
+        Ok(())
     }
-    for _ in 0..args.pairs {
-        found.ours.push(ours.measure(args.secs, streams)?);
-        found.theirs.push(theirs.measure(args.secs, streams)?);
+
+    fn say(&self, line: &str) {
+        if self.args.json {
+            eprintln!("{line}");
+        } else {
+            println!("{line}");
+        }
     }
-    let (least, greatest) = found.spread();
-    println!(
-        "{name:<8} {:>6.2} {:<12} {:>6.2} {:<18} ratio {:.2} ({least:.2} to {greatest:.2})",
-        median(&found.ours),
-        ours.what,
-        median(&found.theirs),
-        theirs.what,
-        found.ratio()
-    );
-    theirs.stop()?;
-    ours.stop()
+
+    fn goals(&self, verdicts: &[Verdict]) {
+        for verdict in verdicts {
+            self.say(&format!("  goal {}", verdict.line()));
+        }
+    }
+
+    fn wants(&self, row: &Row, side: Side) -> bool {
+        let named = self.args.sides.is_empty() || self.args.sides.contains(&side);
+        named && (side == row.ours || !self.args.no_peers)
+    }
+
+    /// Starts ours and those peers of a row that are to be measured and are there.
+    fn scenes(&self, row: &Row) -> Result<Vec<(Scene, Found)>> {
+        let mut scenes = Vec::new();
+        for side in [&[row.ours], row.peers].concat() {
+            if !self.wants(row, side) {
+                continue;
+            }
+            if let Some(why) = side.missing() {
+                self.say(&format!("  {} is not measured: {why}", side.name()));
+                continue;
+            }
+            self.go_on()?;
+            let mut scene = side.start()?;
+            row.work.prepare(&mut scene)?;
+            scenes.push((scene, Found { side, readings: Vec::new() }));
+        }
+        Ok(scenes)
+    }
+
+    fn row(&self, row: &Row) -> Result<Vec<Found>> {
+        let (pairs, secs) =
+            if self.args.quick { (1, 1) } else { (self.args.pairs, self.args.secs) };
+        let mut scenes = self.scenes(row)?;
+        if !self.args.quick {
+            for (scene, found) in &scenes {
+                self.go_on()?;
+                row.work.warm(scene).with_context(|| found.side.name())?;
+            }
+        }
+        for _ in 0..pairs {
+            for (scene, found) in &mut scenes {
+                self.go_on()?;
+                let reading = row.work.measure(scene, Duration::from_secs(secs.into()));
+                found.readings.push(reading.with_context(|| found.side.name())?);
+            }
+        }
+        let mut all = Vec::new();
+        for (scene, found) in scenes {
+            scene.stop().with_context(|| found.side.name())?;
+            all.push(found);
+        }
+        Ok(all)
+    }
+
+    fn go_on(&self) -> Result<()> {
+        ensure!(!self.stopped.load(Ordering::Relaxed), "stopped by a signal");
+        Ok(())
+    }
 }

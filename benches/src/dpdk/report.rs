@@ -1,6 +1,6 @@
 //! What is printed: rates and ratios by pair, and what became of the goals.
 
-use crate::pairs::median;
+use crate::pairs::{median, ratios, summary};
 
 use super::rows::{Goal, Row};
 use super::side::Side;
@@ -25,23 +25,6 @@ pub struct Verdict {
     pub met: bool,
     /// It is only aimed at.
     pub aim: bool,
-}
-
-/// Least and greatest value.
-pub fn spread(values: &[f64]) -> (f64, f64) {
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    (least, values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
-}
-
-/// Median, least and greatest value.
-pub fn summary(values: &[f64], digits: usize) -> String {
-    let (least, greatest) = spread(values);
-    format!("{:.digits$} ({least:.digits$} to {greatest:.digits$})", median(values))
-}
-
-/// Ours relative to theirs, pair by pair.
-pub fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
-    ours.iter().zip(theirs).map(|(a, b)| a / b).collect()
 }
 
 /// Prints a row that compares rates; the verdicts on its goals.
