@@ -7,7 +7,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use vswitch_api::client::DEFAULT_RUN_DIR;
 
 use crate::output::Format;
-use crate::{bridge, config, cpu, docs, doctor, drops, event, fdb, mtu, port, tunnel, vlan, vtep};
+use crate::{
+    bridge, bundle, config, cpu, docs, doctor, drops, event, fdb, mtu, port, tunnel, vlan, vtep,
+};
 
 const EXIT_CODES: &str = "Exit codes:\n  \
     0 done\n  \
@@ -57,6 +59,8 @@ pub(crate) enum Noun {
     Status,
     /// Look whether this machine is as the switch needs it, and what mends it; exits 3 if not
     Doctor(doctor::Args),
+    /// Pack what helps others to help: configuration, state, counters, log, versions; no secrets
+    SupportBundle(bundle::Args),
     /// Bridges: layer-2 domains
     #[command(visible_alias = "br")]
     Bridge {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bridge;
+mod bundle;
 mod cli;
 mod config;
 mod cpu;
@@ -54,6 +55,7 @@ fn run(cli: Cli, output: &Output) -> Done {
     match cli.noun {
         Noun::Status => status::show(&client()?, output),
         Noun::Doctor(args) => doctor::run(&client, output, &cli.global.run_dir, &args),
+        Noun::SupportBundle(args) => bundle::run(&client()?, output, &cli.global.run_dir, &args),
         Noun::Bridge { verb } => bridge::run(&client()?, output, verb),
         Noun::Port { verb } => port::run(&client()?, output, verb),
         Noun::Vlan { verb } => vlan::run(&client()?, output, verb),

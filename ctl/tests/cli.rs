@@ -1,6 +1,7 @@
 //! The binary against a daemon that says what the test wants: exit codes, the shape of errors, of
 //! tables and of JSON.
 
+mod bundle;
 mod fake;
 mod overlay;
 

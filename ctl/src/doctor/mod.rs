@@ -46,7 +46,7 @@ pub(crate) struct Args {
 /// What was found, as JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Report {
+pub(crate) struct Report {
     /// What the machine was judged for.
     judged_for: String,
     /// Whether anything is a warning or an error.
@@ -74,23 +74,35 @@ pub(crate) fn run(
     run_dir: &Path,
     args: &Args,
 ) -> VerbDone {
-    let machine = || Root::new("/");
     let facts = match &args.config {
-        Some(file) => Facts::of_config(machine(), run_dir, config::desired(file)?, file),
-        None => Facts::of_daemon(machine(), run_dir, Live::ask(&client()?)),
+        Some(file) => Facts::of_config(Root::new("/"), run_dir, config::desired(file)?, file),
+        None => of_daemon(&client()?, run_dir),
     };
+    let report = judge(facts, args);
+    match output.format {
+        Format::Jsonl => report.items.iter().try_for_each(|finding| output.line(finding))?,
+        _ => output.object(&report, || screen(&report, output))?,
+    }
+    Ok(report.degraded.then_some(exit::DEGRADED))
+}
+
+/// The report on this machine and its daemon.
+pub(crate) fn report(client: &Client, run_dir: &Path) -> Report {
+    judge(of_daemon(client, run_dir), &Args { fix: false, only: Vec::new(), config: None })
+}
+
+fn of_daemon(client: &Client, run_dir: &Path) -> Facts {
+    Facts::of_daemon(Root::new("/"), run_dir, Live::ask(client))
+}
+
+fn judge(facts: Facts, args: &Args) -> Report {
     let mut items = diagnose(&facts, &args.only);
     let fixes = if args.fix { mend(&facts.root, &items) } else { Vec::new() };
     if !fixes.is_empty() {
         items = diagnose(&facts, &args.only);
     }
     let degraded = items.iter().any(|finding| finding.level >= Level::Warn);
-    let report = Report { judged_for: facts.source, degraded, fixes, items };
-    match output.format {
-        Format::Jsonl => report.items.iter().try_for_each(|finding| output.line(finding))?,
-        _ => output.object(&report, || screen(&report, output))?,
-    }
-    Ok(degraded.then_some(exit::DEGRADED))
+    Report { judged_for: facts.source, degraded, fixes, items }
 }
 
 /// Looks at everything, or at these areas.

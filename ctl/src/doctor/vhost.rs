@@ -40,10 +40,15 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     let ports: Vec<_> =
         ports.map(|(name, (socket, mode, queues))| Port { name, socket, mode, queues }).collect();
     let guests = facts.root.processes(is_qemu);
+    let daemon = facts.daemon_process();
     let mut found = Vec::new();
     for port in &ports {
         let subject = format!("port {}", port.name);
-        found.extend(of_port(&facts.root, *port, &guests).into_iter().map(|one| one.of(&subject)));
+        found.extend(
+            of_port(&facts.root, *port, &guests, daemon.as_ref())
+                .into_iter()
+                .map(|one| one.of(&subject)),
+        );
     }
     if found.is_empty() {
         let message = match ports.len() {
@@ -60,7 +65,12 @@ fn finding(level: Level, id: &'static str, message: String) -> Finding {
     Finding::new(Area::Vhost, level, id, message)
 }
 
-fn of_port(root: &Root, port: Port<'_>, guests: &[Process]) -> Vec<Finding> {
+fn of_port(
+    root: &Root,
+    port: Port<'_>,
+    guests: &[Process],
+    daemon: Option<&Process>,
+) -> Vec<Finding> {
     let with = |guest: &'_ Process| {
         let mut netdevs = netdevs(guest).into_iter();
         netdevs.find(|netdev| netdev.path == port.socket)
@@ -71,9 +81,12 @@ fn of_port(root: &Root, port: Port<'_>, guests: &[Process]) -> Vec<Finding> {
     out.extend(not_shared(guest));
     out.extend(same_side(port, &netdev, guest));
     out.extend(too_many_queues(port, &netdev, guest));
-    if port.mode == VhostMode::Server {
-        out.extend(not_permitted(root, port, guest));
-    }
+    // Whoever serves the socket made it; the other has to be able to connect.
+    let connects = match port.mode {
+        VhostMode::Server => Some(("QEMU", guest)),
+        VhostMode::Client => daemon.map(|process| ("vswitchd", process)),
+    };
+    out.extend(connects.and_then(|(who, process)| not_permitted(root, port, who, process)));
     out
 }
 
@@ -149,11 +162,10 @@ fn too_many_queues(port: Port<'_>, netdev: &Netdev, guest: &Process) -> Option<F
     })
 }
 
-/// QEMU has to be able to connect to a socket that the switch serves.
-fn not_permitted(root: &Root, port: Port<'_>, guest: &Process) -> Option<Finding> {
+fn not_permitted(root: &Root, port: Port<'_>, who: &str, process: &Process) -> Option<Finding> {
     let meta = fs::metadata(root.path(port.socket)).ok()?;
-    let uid = guest.ids("Uid").get(1).copied()?;
-    let groups = [guest.ids("Gid"), guest.ids("Groups")].concat();
+    let uid = process.ids("Uid").get(1).copied()?;
+    let groups = [process.ids("Gid"), process.ids("Groups")].concat();
     let mode = meta.permissions().mode();
     let may = if uid == 0 {
         true
@@ -165,10 +177,10 @@ fn not_permitted(root: &Root, port: Port<'_>, guest: &Process) -> Option<Finding
         mode & 0o002 != 0
     };
     (!may).then(|| {
-        let message = format!("QEMU may not connect to {}", port.socket);
+        let message = format!("{who} may not connect to {}", port.socket);
         let seen = format!(
             "process {} is user {uid}; the socket has mode {:04o}, owner {}, group {}",
-            guest.pid,
+            process.pid,
             mode & 0o777,
             meta.uid(),
             meta.gid()

@@ -69,7 +69,7 @@ fn both_sides_fit_each_other() {
 }
 
 #[test]
-fn qemu_has_to_reach_the_socket_that_the_switch_serves() {
+fn who_connects_has_to_be_allowed_to() {
     let connects = SOCKET.replace("server=on", "reconnect=1");
     let machine = with(&format!("{SHARED} {connects}"));
     machine.file("/run/vm7.sock", "").mode("/run/vm7.sock", 0o600);
@@ -78,6 +78,13 @@ fn qemu_has_to_reach_the_socket_that_the_switch_serves() {
     assert_eq!(command(&denied), "setfacl -m u:64055:rw /run/vm7.sock");
     machine.mode("/run/vm7.sock", 0o666);
     only(&find(&machine, "server"), "vhost", Level::Ok);
+
+    // The other way round, with the packaged unit's user.
+    let machine = with(&format!("{SHARED} {SOCKET}"));
+    machine.file("/run/vm7.sock", "").mode("/run/vm7.sock", 0o640);
+    machine.process(12, "vswitchd", "vswitchd --config x", "Uid:\t990 990 990 990\nGid:\t990\n");
+    let denied = only(&find(&machine, "client"), "vhost-permission", Level::Error);
+    assert!(denied.message.starts_with("vswitchd may not connect"), "{denied:#?}");
 }
 
 #[test]
