@@ -8,5 +8,6 @@ pub mod kernel;
 pub mod machine;
 pub mod overlay;
 pub mod pairs;
+pub mod rate;
 pub mod treadmill;
 pub mod workload;

@@ -1,6 +1,50 @@
 //! What figures were measured on, and with which command.
 
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// The machine, as far as it matters for rates.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// How many CPUs this process may use.
+    pub cpus: usize,
+    /// The processor's model.
+    pub model: String,
+    /// Its clock now, MHz.
+    pub mhz: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The hypervisor, if the processor tells of one.
+    pub virtual_machine: bool,
+    /// The kernel's command line, which isolation of CPUs is in.
+    pub cmdline: String,
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+impl Machine {
+    /// This one.
+    pub fn here() -> Self {
+        let cpuinfo = read("/proc/cpuinfo");
+        let value = |key| {
+            let line = cpuinfo.lines().find(|line| line.starts_with(key));
+            line.and_then(|line| line.split(": ").nth(1)).unwrap_or("?").trim().to_owned()
+        };
+        Self {
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            model: value("model name"),
+            mhz: value("cpu MHz"),
+            kernel: read("/proc/sys/kernel/osrelease"),
+            virtual_machine: value("flags").split(' ').any(|flag| flag == "hypervisor"),
+            cmdline: read("/proc/cmdline"),
+        }
+    }
+}
 
 /// Prints the machine and the command.
 pub fn print(command: &str) {
@@ -9,18 +53,49 @@ pub fn print(command: &str) {
 
 /// The machine and the command, in a line.
 pub fn describe(command: &str) -> String {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let cpuinfo = read("/proc/cpuinfo");
-    let value = |key| {
-        let line = cpuinfo.lines().find(|line| line.starts_with(key));
-        line.and_then(|line| line.split(": ").nth(1)).unwrap_or("?").trim().to_owned()
-    };
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let kernel = read("/proc/sys/kernel/osrelease");
-    format!(
-        "{command}: {cpus} CPUs, {} ({} MHz), Linux {}",
-        value("model name"),
-        value("cpu MHz"),
-        kernel.trim()
-    )
+    let Machine { cpus, model, mhz, kernel, .. } = Machine::here();
+    format!("{command}: {cpus} CPUs, {model} ({mhz} MHz), Linux {kernel}")
+}
+
+/// Shares of a CPU that others may use before it counts as busy.
+const BUSY: f64 = 0.05;
+
+/// What makes rates measured on these CPUs doubtful: each is watched for `time`.
+pub fn doubts(cpus: &[u16], time: Duration) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let before = cpus.iter().map(|cpu| used(*cpu)).collect::<Vec<_>>();
+    std::thread::sleep(time);
+    for (cpu, before) in cpus.iter().zip(before) {
+        if let (Some(now), Some(before)) = (used(*cpu), before) {
+            let share = (now.0 - before.0) as f64 / (now.1 - before.1).max(1) as f64;
+            if share > BUSY {
+                doubts.push(format!(
+                    "CPU {cpu} is busy with something else ({:.0} % of the time): figures will be \
+                     lower and spread; isolate it (isolcpus, cgroups) or choose another",
+                    100.0 * share
+                ));
+            }
+        }
+        let dir = format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor");
+        let governor = read(dir);
+        if !matches!(governor.as_str(), "" | "performance") {
+            doubts.push(format!(
+                "CPU {cpu} has the governor {governor}: its clock follows the load; \
+                 `cpupower -c {cpu} frequency-set -g performance`"
+            ));
+        }
+    }
+    doubts
+}
+
+/// Busy ticks and all ticks of a CPU since the start.
+fn used(cpu: u16) -> Option<(u64, u64)> {
+    let stat = read("/proc/stat");
+    let name = format!("cpu{cpu} ");
+    let ticks = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+    let ticks: Vec<u64> = ticks.split_whitespace().filter_map(|t| t.parse().ok()).collect();
+    let all: u64 = ticks.iter().take(8).sum();
+    // The fourth is idle, the fifth waits for a disk.
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    Some((all - idle, all))
 }

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 
 use nix::sys::prctl::set_timerslack;
 
+use crate::eal::Eal;
 use crate::mempool;
 
 thread_local! {
@@ -26,7 +27,14 @@ impl Drop for Registration {
     }
 }
 
-/// Makes the calling thread an lcore until it ends, unless it is one or could not become one.
+/// Makes the calling thread an lcore until it ends, unless it is one or could not become one: with
+/// caches in all pools, and woken in time. For threads beside the switch's workers, which do it
+/// themselves.
+pub fn join(_eal: Eal) {
+    enter();
+}
+
+/// [`join`], where a datapath shows that the EAL runs.
 pub(crate) fn enter() {
     if !TRIED.get() {
         TRIED.set(true);

@@ -5,7 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::setup::{Purpose, ensure_packages, ensure_tun};
-use crate::ui::{build_switch, cargo, root, show, step};
+use crate::ui::{build_switch, cargo, has_libdpdk, root, show, step};
+
+/// The program that drives switches from outside: known by what it measures, and named for those who
+/// start it by itself.
+const RATE: (&str, &str) = ("rate", "vswitch-bench");
 
 /// Run a benchmark.
 #[derive(Debug, clap::Args)]
@@ -18,7 +22,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    let (micro, programs) = (list("benches/benches"), list("benches/src/bin"));
+    let (micro, mut programs) = (list("benches/benches"), list("benches/src/bin"));
+    programs.iter_mut().filter(|p| *p == RATE.1).for_each(|p| RATE.0.clone_into(p));
     let Some(name) = args.name.as_deref() else {
         for name in micro.iter().chain(&programs) {
             println!("cargo xtask bench {name}");
@@ -42,11 +47,18 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     step("Building a release");
     show(&mut build_switch(true))?;
     step(&format!("Measuring {name}"));
-    show(
-        cargo()
-            .args(["run", "--release", "-p", "vswitch-bench", "--bin", name, "--"])
-            .args(&args.rest),
-    )?;
+    let mut program = cargo();
+    program.args(["run", "--release", "-p", "vswitch-bench", "--bin"]);
+    if name == RATE.0 {
+        anyhow::ensure!(
+            has_libdpdk(),
+            "this benchmark needs DPDK: apt-get install libdpdk-dev libclang-dev pkg-config"
+        );
+        program.args([RATE.1, "--features", "vswitch-bench/dpdk"]);
+    } else {
+        program.arg(name);
+    }
+    show(program.arg("--").args(&args.rest))?;
     Ok(ExitCode::SUCCESS)
 }
 

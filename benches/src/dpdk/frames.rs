@@ -87,9 +87,23 @@ struct End {
 impl End {
     fn new(side: u8, station: u32) -> Self {
         let [_, a, b, c] = station.to_be_bytes();
-        let port = 1024 + (station % 60_000) as u16;
-        Self { mac: [2, 0, side, a, b, c], ip: [10 + side, a, b, c], port }
+        Self { mac: [2, 0, side, a, b, c], ip: [10 + side, a, b, c], port: port_of(station) }
     }
+}
+
+/// The UDP port of a station.
+pub fn port_of(station: u32) -> u16 {
+    1024 + (station % 60_000) as u16
+}
+
+/// The outer source port of a flow, as RFC 7348 section 5 asks.
+pub fn entropy(flow: u32) -> u16 {
+    (49_152 + flow.wrapping_mul(2_654_435_761) % 16_384) as u16
+}
+
+/// A frame of `size` bytes without FCS from the first station of one side to that of another.
+pub fn stations(from: u8, to: u8, size: usize) -> Bytes {
+    udp(&End::new(from, 0), &End::new(to, 0), size)
 }
 
 fn shuffle<T>(items: &mut [T], rng: &mut Rng) {
@@ -144,25 +158,29 @@ fn ipv4(total: u16, from: [u8; 4], to: [u8; 4]) -> [u8; 20] {
     header[2..4].copy_from_slice(&total.to_be_bytes());
     header[12..16].copy_from_slice(&from);
     header[16..].copy_from_slice(&to);
-    let words = header.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
+    finish_ipv4(&mut header);
+    header
+}
+
+/// Writes the checksum of an IPv4 header.
+pub fn finish_ipv4(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let words = header.chunks_exact(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
     let sum = words.sum::<u32>();
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
     header[10..12].copy_from_slice(&sum.to_be_bytes());
-    header
 }
 
-/// Frames as they come from the remote, to the underlay port with the address `mac`. The source
-/// port is the flow's, as RFC 7348 section 5 asks.
+/// Frames as they come from the remote, to the underlay port with the address `mac`.
 pub fn encapsulated(inner: &[Bytes], tunnel: Tunnel, mac: [u8; 6]) -> Vec<Bytes> {
     let wrap = |(flow, inner): (usize, &Bytes)| {
         let len = (inner.len() + 16) as u16;
-        let source = 49_152 + (flow as u32).wrapping_mul(2_654_435_761) % 16_384;
         let mut frame = Vec::with_capacity(inner.len() + OUTER);
         frame.extend([mac, REMOTE_MAC].concat());
         frame.extend([8, 0]);
         frame.extend(ipv4(len + 20, REMOTE.octets(), LOCAL.octets()));
-        for word in [source as u16, tunnel.port(), len, 0] {
+        for word in [entropy(flow as u32), tunnel.port(), len, 0] {
             frame.extend(word.to_be_bytes());
         }
         frame.extend(tunnel.header());

@@ -17,7 +17,7 @@ use super::scene::{Scene, Way};
 /// Open vSwitch with DPDK, as Debian installs it beside the one without.
 pub const OVS: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 /// The address that underlay ports of Open vSwitch get.
-const OVS_UPLINK: [u8; 6] = [2, 0xaa, 0, 0, 0, 1];
+pub const OVS_UPLINK: [u8; 6] = [2, 0xaa, 0, 0, 0, 1];
 /// Entries that our FDB has room for unless told otherwise.
 const MAX_FDB: u32 = 1_048_576;
 
@@ -185,8 +185,11 @@ fn overlay(ovs: &Ovs, home: &Netns, tunnel: &str, learns: bool) -> Result<()> {
     neighbour(ovs)
 }
 
-/// The remote's address, as there is nobody to answer ARP.
-fn neighbour(ovs: &Ovs) -> Result<()> {
+/// Tells a bridge of Open vSwitch the remote's address, as there is nobody to answer ARP.
+///
+/// # Errors
+/// It takes none in 10 s.
+pub fn neighbour(ovs: &Ovs) -> Result<()> {
     let (ip, mac) = (REMOTE.to_string(), colons(REMOTE_MAC));
     until_ok(Duration::from_secs(10), "the bridge to take a neighbour", || {
         ovs.appctl(&["tnl/arp/set", "phy", &ip, &mac])
@@ -194,7 +197,56 @@ fn neighbour(ovs: &Ovs) -> Result<()> {
     Ok(())
 }
 
-fn colons(mac: [u8; 6]) -> String {
+/// The words of `vswitchd` for a tunnel over port `p1`.
+pub fn overlay_config(tunnel: &str) -> String {
+    format!(
+        "[[vtep]]\nname = \"v4\"\nlocal = \"{LOCAL}\"\nuplink = \"p1\"\n\
+         [[tunnel]]\nname = \"t0\"\ntype = \"{tunnel}\"\nvtep = \"v4\"\nvni = {VNI}\n\
+         bridge = \"br0\"\nremotes = [\"{REMOTE}\"]\n"
+    )
+}
+
+/// Gives the kernel's end of the uplink `p1` its address, and the remote's to the neighbour table.
+///
+/// # Errors
+/// A command failed, or the daemon is not healthy then.
+pub fn prepare_uplink(daemon: &Daemon) -> Result<()> {
+    let netns = daemon.netns().context("no network namespace")?;
+    let ip = |args: &str| vswitch_e2e::run(&format!("ip -n {netns} {args}"));
+    // The device that stands for the uplink in the kernel.
+    ip(&format!("addr add {LOCAL}/24 dev p1"))?;
+    ip("link set p1 up")?;
+    let mac = colons(REMOTE_MAC);
+    ip(&format!("neigh replace {REMOTE} lladdr {mac} dev p1 nud permanent"))?;
+    daemon.wait_healthy()
+}
+
+/// The address of the uplink `p1`, which frames of the underlay must have.
+///
+/// # Errors
+/// The daemon does not say.
+pub fn uplink_of(daemon: &Daemon) -> Result<[u8; 6]> {
+    let ports = daemon.ctl_json("port show")?;
+    let items = ports["items"].as_array().context("no ports")?;
+    let port = items.iter().find(|item| item["name"] == "p1").context("no port p1")?;
+    parse_mac(port["mac"].as_str().context("port p1 has no MAC address")?)
+}
+
+/// A MAC address from its colon-separated form.
+///
+/// # Errors
+/// It is too short, or has other digits.
+pub fn parse_mac(text: &str) -> Result<[u8; 6]> {
+    let mut bytes = text.split(':').map(|b| u8::from_str_radix(b, 16));
+    let mut octets = [0; 6];
+    for octet in &mut octets {
+        *octet = bytes.next().context("too short a MAC address")??;
+    }
+    Ok(octets)
+}
+
+/// A MAC address in its colon-separated form.
+pub fn colons(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
@@ -223,12 +275,7 @@ pub fn config(scene: Scene, hugepages: bool) -> String {
         };
     }
     if let Scene::Overlay { tunnel, .. } = scene {
-        config += &format!(
-            "[[vtep]]\nname = \"v4\"\nlocal = \"{LOCAL}\"\nuplink = \"p1\"\n\
-             [[tunnel]]\nname = \"t0\"\ntype = \"{}\"\nvtep = \"v4\"\nvni = {VNI}\n\
-             bridge = \"br0\"\nremotes = [\"{REMOTE}\"]\n",
-            tunnel.name()
-        );
+        config += &overlay_config(tunnel.name());
     }
     config
 }
@@ -262,18 +309,7 @@ impl Running {
     /// The daemon does not say.
     pub fn uplink(&self, scene: Scene) -> Result<[u8; 6]> {
         match self {
-            Self::Ours(daemon) if matches!(scene, Scene::Overlay { .. }) => {
-                let ports = daemon.ctl_json("port show")?;
-                let items = ports["items"].as_array().context("no ports")?;
-                let port = items.iter().find(|item| item["name"] == "p1").context("no port p1")?;
-                let mac = port["mac"].as_str().context("port p1 has no MAC address")?;
-                let mut bytes = mac.split(':').map(|b| u8::from_str_radix(b, 16));
-                let mut octets = [0; 6];
-                for octet in &mut octets {
-                    *octet = bytes.next().context("too short a MAC address")??;
-                }
-                Ok(octets)
-            }
+            Self::Ours(daemon) if matches!(scene, Scene::Overlay { .. }) => uplink_of(daemon),
             _ => Ok(OVS_UPLINK),
         }
     }
@@ -284,16 +320,7 @@ impl Running {
     /// A command failed.
     pub fn prepare(&self, scene: Scene) -> Result<()> {
         match self {
-            Self::Ours(daemon) if matches!(scene, Scene::Overlay { .. }) => {
-                let netns = daemon.netns().context("no network namespace")?;
-                let ip = |args: &str| vswitch_e2e::run(&format!("ip -n {netns} {args}"));
-                // The device that stands for the uplink in the kernel.
-                ip(&format!("addr add {LOCAL}/24 dev p1"))?;
-                ip("link set p1 up")?;
-                let mac = colons(REMOTE_MAC);
-                ip(&format!("neigh replace {REMOTE} lladdr {mac} dev p1 nud permanent"))?;
-                daemon.wait_healthy()
-            }
+            Self::Ours(daemon) if matches!(scene, Scene::Overlay { .. }) => prepare_uplink(daemon),
             Self::Ovs(ovs, _) if matches!(scene, Scene::Overlay { .. }) => neighbour(ovs),
             _ => Ok(()),
         }

@@ -1,0 +1,407 @@
+//! Rates and delays of any switch, from outside: see [`vswitch_bench::rate`].
+//!
+//! To see whether it works here: `cargo xtask bench rate --sut testpmd --quick`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    #[cfg(feature = "dpdk")]
+    let done = with_dpdk::main();
+    #[cfg(not(feature = "dpdk"))]
+    let done: anyhow::Result<()> = Err(anyhow::anyhow!(
+        "this vswitch-bench was built without DPDK, which its generator needs: \
+         `apt-get install libdpdk-dev libclang-dev pkg-config`, then `cargo xtask bench rate`, or \
+         `cargo build --release -p vswitch-bench --bin vswitch-bench --features dpdk`"
+    ));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vswitch-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(feature = "dpdk")]
+mod with_dpdk {
+    use std::io::{IsTerminal, Write};
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
+
+    use anyhow::{Context, Result, ensure};
+    use clap::Parser;
+    use datapath_dpdk::Eal;
+    use nix::sched::{CpuSet, sched_getaffinity};
+    use nix::unistd::Pid;
+    use vswitch_bench::machine::{self, Machine};
+    use vswitch_bench::pairs::PAIRS;
+    use vswitch_bench::rate::generator::Environment;
+    use vswitch_bench::rate::result::{Ceiling, FORMAT, Measured, Report};
+    use vswitch_bench::rate::search::Plan;
+    use vswitch_bench::rate::session::{Options, Session, Watcher, ratios};
+    use vswitch_bench::rate::sut::{Kind, Launch};
+    use vswitch_bench::rate::table;
+    use vswitch_bench::rate::traffic::{Direction, Row, Shape, Sizes, name};
+    use vswitch_e2e::Hugepages;
+
+    /// The most flows: a receiver keeps four bytes for each.
+    const FLOWS_MAX: i64 = 1_000_000;
+    /// Free hugepages that a switch needs beside the generator.
+    const HUGEPAGES: u64 = 512;
+    /// How long CPUs are watched before.
+    const WATCH: Duration = Duration::from_millis(500);
+
+    /// Rates and delays of a switch, from outside: frames from a generator through pairs of its ports
+    /// to a sink, by RFC 2544. Each run first measures the generator with no switch between.
+    #[derive(Debug, Parser)]
+    #[command(name = "vswitch-bench", version)]
+    struct Args {
+        /// The switch. Several with `--compare`.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "vswitchd")]
+        sut: Vec<Kind>,
+        /// Measure all switches named by `--sut` in turn, several times, and print ratios of the first to
+        /// the others.
+        #[arg(long)]
+        compare: bool,
+        /// How often in turn, with `--compare`.
+        #[arg(long, default_value_t = PAIRS)]
+        pairs: usize,
+        /// A port of the generator: a PCI address, or a vdev of DPDK with its arguments. Two or more:
+        /// frames of one are fetched from the next. None makes pairs of memif.
+        #[arg(long = "port", value_name = "DEVARGS")]
+        port: Vec<String>,
+        /// With `--port`: what a switch that is started here has as its ports, in the same order.
+        #[arg(long, value_name = "DEVARGS")]
+        sut_port: Vec<String>,
+        /// How many ports, where none are named.
+        #[arg(long, default_value_t = 2)]
+        ports: usize,
+        /// Bytes of frames with FCS, 64 to 9018, or `imix`; of inner ones in tunnels, and without tags.
+        #[arg(long, value_delimiter = ',', default_value = "64")]
+        size: Vec<Sizes>,
+        /// Flows of each port that sends, each with addresses of its own.
+        #[arg(long, value_delimiter = ',', default_value = "1000",
+              value_parser = clap::value_parser!(u32).range(1..=FLOWS_MAX))]
+        flows: Vec<u32>,
+        /// What is around the frames; tunnels are on the second port.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "plain")]
+        shape: Vec<Shape>,
+        /// Who sends: `uni` is the first port of each pair (encap), `reverse` the second (decap).
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "bi")]
+        direction: Vec<Direction>,
+        /// Seconds of a trial.
+        #[arg(long, default_value_t = 2.0)]
+        secs: f64,
+        /// Seconds of the trial that confirms an NDR or PDR.
+        #[arg(long, default_value_t = 10.0)]
+        confirm_secs: f64,
+        /// Per cent to which NDR and PDR are searched.
+        #[arg(long, default_value_t = 1.0)]
+        precision: f64,
+        /// How often a trial that lost frames is run again before it counts.
+        #[arg(long, default_value_t = 1)]
+        again: u32,
+        /// The maximum receive rate only: no NDR, PDR and latency.
+        #[arg(long)]
+        no_search: bool,
+        /// No latency.
+        #[arg(long)]
+        no_latency: bool,
+        /// Short trials, to see whether it works: figures mean nothing.
+        #[arg(long)]
+        quick: bool,
+        /// CPUs of the generator, which polls them without pause.
+        #[arg(long, value_delimiter = ',')]
+        generator_cpus: Vec<u16>,
+        /// CPUs of the switch's workers.
+        #[arg(long, value_delimiter = ',')]
+        worker_cpus: Vec<u16>,
+        /// The CPU for the rest of the switch.
+        #[arg(long)]
+        control_cpu: Option<u16>,
+        /// The directory of `vswitchd` and `vswitch-ctl`; beside this program by default.
+        #[arg(long, value_name = "DIR")]
+        binaries: Option<PathBuf>,
+        /// Write all figures to that file.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    }
+
+    /// Where things run.
+    struct Cpus {
+        generator: Vec<u16>,
+        workers: Vec<u16>,
+        control: u16,
+    }
+
+    impl Args {
+        fn rows(&self) -> Vec<Row> {
+            let mut rows = Vec::new();
+            for shape in self.shape.iter().copied() {
+                for size in self.size.iter().copied() {
+                    for flows in self.flows.iter().copied() {
+                        for direction in self.direction.iter().copied() {
+                            rows.push(Row { shape, size, flows, direction });
+                        }
+                    }
+                }
+            }
+            rows
+        }
+
+        fn plan(&self) -> Result<Plan> {
+            let secs = |what: &str, secs: f64| {
+                ensure!((0.01..=3600.0).contains(&secs), "{what} is 0.01 to 3600 seconds");
+                Ok(Duration::from_secs_f64(if self.quick { secs.min(0.2) } else { secs }))
+            };
+            ensure!(
+                (0.01..=50.0).contains(&self.precision),
+                "--precision is 0.01 to 50 per cent, and this is {}",
+                self.precision
+            );
+            Ok(Plan {
+                trial: secs("--secs", self.secs)?,
+                confirm: secs("--confirm-secs", self.confirm_secs)?,
+                precision: if self.quick { 0.05 } else { self.precision / 100.0 },
+                again: self.again,
+            })
+        }
+
+        /// The CPUs named, and for the rest: workers at the end, the generator apart from control
+        /// where there are enough.
+        fn cpus(&self) -> Result<Cpus> {
+            let set = sched_getaffinity(Pid::from_raw(0))?;
+            let allowed: Vec<u16> = (0..CpuSet::count() as u16)
+                .filter(|cpu| set.is_set(usize::from(*cpu)) == Ok(true))
+                .collect();
+            let or = |named: &[u16], rest: Option<u16>| match named {
+                [] => rest.into_iter().collect(),
+                named => named.to_vec(),
+            };
+            let second = usize::from(allowed.len() > 2);
+            let generator = or(&self.generator_cpus, allowed.get(second).copied());
+            let workers = or(&self.worker_cpus, allowed.last().copied());
+            let control = self.control_cpu.or_else(|| allowed.first().copied());
+            let control = control.context("this process may use no CPU")?;
+            for cpu in generator.iter().chain(&workers).chain([&control]) {
+                ensure!(
+                    allowed.contains(cpu),
+                    "CPU {cpu} is not among those this process may use ({allowed:?}): \
+                     see --generator-cpus, --worker-cpus, --control-cpu, `nproc` and `taskset`"
+                );
+            }
+            let both = generator.iter().find(|cpu| workers.contains(cpu));
+            if let Some(cpu) = both {
+                anyhow::bail!(
+                    "too few CPUs: generator and switch would both poll CPU {cpu}, and this process \
+                     may use {} CPU(s) ({allowed:?}); two are the least",
+                    allowed.len()
+                );
+            }
+            Ok(Cpus { generator, workers, control })
+        }
+    }
+
+    /// Prints lines, and on a terminal what is being done below them.
+    #[derive(Debug)]
+    struct Screen {
+        terminal: bool,
+    }
+
+    impl Screen {
+        fn line(&self, line: &str) {
+            self.clear();
+            println!("{line}");
+        }
+
+        fn clear(&self) {
+            if self.terminal {
+                eprint!("\r\x1b[K");
+            }
+        }
+    }
+
+    impl Watcher for Screen {
+        fn doing(&self, what: &str) {
+            if self.terminal {
+                eprint!("\r\x1b[K{what} …");
+                // Nothing is lost with it.
+                let _ = std::io::stderr().flush();
+            }
+        }
+
+        fn ceiling(&self, ceiling: &Ceiling) {
+            self.line(&table::ceiling(ceiling));
+        }
+
+        fn measured(&self, measured: &Measured, ceiling: &Ceiling) {
+            for line in table::measured(measured, ceiling) {
+                self.line(&line);
+            }
+        }
+
+        fn skipped(&self, sut: Kind, row: &Row, why: &str) {
+            self.line(&format!("{row} {}: not measured: {why}", name(sut)));
+        }
+    }
+
+    pub(crate) fn main() -> Result<()> {
+        let args = Args::parse();
+        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+        let command = format!("vswitch-bench {command}");
+        let cpus = args.cpus()?;
+        let dir = tempfile::Builder::new().prefix("vswitch-bench-").tempdir()?;
+        let options = options(&args, &cpus, dir.path())?;
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, stop.clone())?;
+        }
+        machine::print(&command);
+        let environment = Environment::start(&cpus.generator)?;
+        let mut options = options;
+        options.launch.hugepages =
+            environment.has_hugepages() && Hugepages::free().unwrap_or(0) >= HUGEPAGES;
+        let warnings = warnings(&args, &cpus, environment, options.launch.hugepages);
+        for warning in &warnings {
+            println!("warning: {warning}");
+        }
+        println!("{}", table::head());
+        let screen = Screen { terminal: std::io::stderr().is_terminal() };
+        let findings = Session::new(&options, environment, &screen, stop).run();
+        screen.clear();
+        let findings = findings?;
+        let ratios = ratios(&options, &findings.results);
+        for ratio in &ratios {
+            println!("{}", table::ratio(ratio));
+        }
+        let report = Report {
+            format: FORMAT,
+            machine: Machine::here(),
+            command,
+            dpdk: dpdk(environment),
+            ports: options.named.0.clone(),
+            generator_cpus: cpus.generator,
+            worker_cpus: cpus.workers,
+            method: method(&options),
+            warnings,
+            ceilings: findings.ceilings,
+            results: findings.results,
+            ratios,
+        };
+        if let Some(path) = &args.json {
+            let text = serde_json::to_string_pretty(&report)?;
+            std::fs::write(path, text)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn options(args: &Args, cpus: &Cpus, dir: &std::path::Path) -> Result<Options> {
+        ensure!(
+            args.compare || args.sut.len() == 1,
+            "several switches are measured with --compare"
+        );
+        ensure!(args.pairs > 0, "--pairs is 1 or more");
+        let starts = |sut: &Kind| !matches!(sut, Kind::External | Kind::LinuxBridge);
+        if !args.port.is_empty() && args.sut.iter().any(starts) {
+            ensure!(
+                args.sut_port.len() == args.port.len(),
+                "--port names {} ports of the generator; a switch that is started here needs as many \
+                 --sut-port for the other ends, and has {} (or is it --sut external?)",
+                args.port.len(),
+                args.sut_port.len()
+            );
+        }
+        ensure!(
+            !args.port.is_empty() || !args.sut.contains(&Kind::External),
+            "--sut external needs --port, twice or more: the ports that lead to the switch"
+        );
+        let ports = if args.port.is_empty() { args.ports } else { args.port.len() };
+        ensure!(
+            ports >= 2 && ports.is_multiple_of(2),
+            "ports come in pairs, and these are {ports}"
+        );
+        args.sut.iter().try_for_each(|sut| sut.installed())?;
+        Ok(Options {
+            suts: args.sut.clone(),
+            rows: args.rows(),
+            ports,
+            named: (args.port.clone(), args.sut_port.clone()),
+            cpus: cpus.generator.clone(),
+            launch: Launch {
+                workers: cpus.workers.clone(),
+                control: cpus.control,
+                dir: dir.to_owned(),
+                binaries: args.binaries.clone(),
+                hugepages: false,
+            },
+            plan: args.plan()?,
+            search: !args.no_search,
+            latency: !args.no_latency && !args.no_search,
+            pairs: if args.compare { args.pairs } else { 1 },
+        })
+    }
+
+    fn dpdk(environment: Environment) -> String {
+        let memory = if environment.has_hugepages() { "hugepages" } else { "ordinary pages" };
+        format!("{}, {memory}", Eal::version())
+    }
+
+    fn warnings(
+        args: &Args,
+        cpus: &Cpus,
+        environment: Environment,
+        hugepages: bool,
+    ) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if args.quick {
+            warnings.push("--quick: trials are too short, these figures mean nothing".to_owned());
+        }
+        if cfg!(debug_assertions) {
+            warnings.push(
+                "the generator was built without optimisation, these figures mean nothing: \
+                 `cargo xtask bench rate`"
+                    .to_owned(),
+            );
+        }
+        if !environment.has_hugepages() {
+            warnings.push(
+                "the generator has no hugepages, which makes it slower: `sysctl \
+                 vm.nr_hugepages=1024`"
+                    .to_owned(),
+            );
+        } else if !hugepages {
+            warnings.push(format!(
+                "fewer than {HUGEPAGES} hugepages are left for the switch, which goes without: \
+                 `sysctl vm.nr_hugepages=1024`"
+            ));
+        }
+        if cpus.generator.contains(&cpus.control) {
+            warnings.push(format!(
+                "the switch's control threads share CPU {} with the generator: pauses of either lose \
+                 frames",
+                cpus.control
+            ));
+        }
+        let watched: Vec<u16> = cpus.generator.iter().chain(&cpus.workers).copied().collect();
+        warnings.extend(machine::doubts(&watched, WATCH));
+        warnings
+    }
+
+    fn method(options: &Options) -> String {
+        let plan = options.plan;
+        format!(
+            "Maximum: frames delivered under flood for {:?}. NDR and PDR (0.5 %): bisection to {} % with \
+             trials of {:?}, a trial with loss run again {} time(s), confirmed by one of {:?}. Latency: \
+             every frame, software time stamps, at 10, 50 and 90 % of the NDR. Sizes with FCS.",
+            plan.trial,
+            100.0 * plan.precision,
+            plan.trial,
+            plan.again,
+            plan.confirm
+        )
+    }
+}

@@ -1,0 +1,28 @@
+//! Any switch from outside: frames from a generator through two or more of its ports to a sink, by
+//! the practice of RFC 2544 and RFC 8219.
+//!
+//! | part | modules | needs DPDK |
+//! | --- | --- | --- |
+//! | method | [`trial`], [`search`], [`tally`] | no |
+//! | frames | [`traffic`] | no |
+//! | results | [`result`], [`table`] | no |
+//! | switches and what lies before them | [`sut`], [`wiring`] | no |
+//! | generator and sink | `generator`, `lane` | yes |
+//! | a run | `session` | yes |
+
+#[cfg(feature = "dpdk")]
+pub mod generator;
+#[cfg(feature = "dpdk")]
+mod lane;
+pub mod result;
+pub mod search;
+#[cfg(feature = "dpdk")]
+pub mod session;
+#[cfg(test)]
+mod simulated;
+pub mod sut;
+pub mod table;
+pub mod tally;
+pub mod traffic;
+pub mod trial;
+pub mod wiring;

@@ -1,0 +1,199 @@
+//! What a run found, as it is written to JSON and shown in the report.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::search::Found;
+use super::sut::Kind;
+use super::traffic::Row;
+use super::trial::Trial;
+
+/// The share of the generator's ceiling above which a figure says more of the generator.
+pub const BOUND: f64 = 0.8;
+/// Version of the JSON.
+pub const FORMAT: u32 = 1;
+
+/// Everything of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// What it was measured on.
+    pub machine: crate::machine::Machine,
+    /// The command line.
+    pub command: String,
+    /// DPDK's version, and whether it had hugepages.
+    pub dpdk: String,
+    /// What is between generator and switch.
+    pub ports: Vec<String>,
+    /// CPUs of the generator.
+    pub generator_cpus: Vec<u16>,
+    /// CPUs of the switch's workers.
+    pub worker_cpus: Vec<u16>,
+    /// How the search went.
+    pub method: String,
+    /// What makes the figures doubtful.
+    pub warnings: Vec<String>,
+    /// Of each row the generator back to back.
+    pub ceilings: Vec<Ceiling>,
+    /// The figures, in the order in which they were measured.
+    pub results: Vec<Measured>,
+    /// Ratios of pairs, with `--compare`.
+    pub ratios: Vec<Ratio>,
+}
+
+/// What the generator reaches with no switch.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ceiling {
+    /// What was sent.
+    pub row: Row,
+    /// Between which ports.
+    pub ports: &'static str,
+    /// Frames a second from end to end.
+    pub pps: f64,
+    /// Latency at a tenth of that.
+    pub latency: Option<Latency>,
+}
+
+/// One switch in one row.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// The switch.
+    pub sut: Kind,
+    /// Which of several pairs of runs.
+    pub pair: usize,
+    /// What was sent.
+    pub row: Row,
+    /// Frames a second that fit the links, where they have a speed.
+    pub line_rate: Option<f64>,
+    /// Frames a second delivered when offered as many as the generator makes.
+    pub maximum: Rate,
+    /// With no loss; nothing where any rate loses frames.
+    pub ndr: Option<Rate>,
+    /// With a loss of at most 0.5 %.
+    pub pdr: Option<Rate>,
+    /// At shares of the NDR.
+    pub latency: Vec<Latency>,
+    /// The first three figures that are the generator's more than the switch's, by name.
+    pub generator_bound: Vec<&'static str>,
+    /// Remarks.
+    pub notes: Vec<String>,
+}
+
+/// A rate and what became of the frames at it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Rate {
+    /// Frames a second that arrived.
+    pub pps: f64,
+    /// Share of the offered frames that did not.
+    pub loss: f64,
+    /// Frames that were offered in this trial.
+    pub offered: u64,
+    /// Frames that did not arrive, and those the switch's queue had no room for.
+    pub lost: u64,
+    /// Frames behind later ones of their flow.
+    pub reordered: u64,
+    /// Frames that arrived more than once.
+    pub duplicated: u64,
+}
+
+impl Rate {
+    /// That of a trial.
+    pub fn of(trial: &Trial) -> Self {
+        Self {
+            pps: trial.rate(),
+            loss: trial.loss(),
+            offered: trial.sent + trial.blocked,
+            lost: trial.lost() + trial.blocked,
+            reordered: trial.reordered,
+            duplicated: trial.duplicated,
+        }
+    }
+
+    /// That of a search, if it found one.
+    pub fn found(found: &Found) -> Option<Self> {
+        found.rate.map(|_| Self::of(&found.trial))
+    }
+}
+
+/// Delays at a load, microseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Latency {
+    /// The load as a share of the NDR.
+    pub load: f64,
+    /// Frames a second.
+    pub pps: f64,
+    /// Half are faster.
+    pub p50: f64,
+    /// 90 % are faster.
+    pub p90: f64,
+    /// 99 % are faster.
+    pub p99: f64,
+    /// 99.9 % are faster.
+    pub p999: f64,
+    /// The slowest.
+    pub max: f64,
+    /// Frames measured.
+    pub frames: u64,
+    /// Share of the frames lost meanwhile.
+    pub loss: f64,
+    /// Upper bounds of steps of the histogram and the shares of frames up to there.
+    pub curve: Vec<(f64, f64)>,
+}
+
+impl Latency {
+    /// From a trial that recorded it, at that share of the NDR.
+    pub fn of(load: f64, trial: &Trial) -> Option<Self> {
+        let histogram = trial.latency.as_ref().filter(|h| !h.is_empty())?;
+        let at = |q: f64| micros(histogram.value_at_quantile(q));
+        Some(Self {
+            load,
+            pps: trial.rate(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: micros(histogram.max()),
+            frames: histogram.len(),
+            loss: trial.loss(),
+            curve: curve(histogram),
+        })
+    }
+}
+
+fn micros(nanos: u64) -> f64 {
+    nanos as f64 / 1e3
+}
+
+/// Steps of a twentieth of a decade.
+fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let all = histogram.len() as f64;
+    histogram
+        .iter_log(histogram.min().max(1), 10f64.powf(0.05))
+        .map(|step| {
+            let upto = histogram.count_between(0, step.value_iterated_to()) as f64;
+            (micros(step.value_iterated_to()), upto / all)
+        })
+        .collect()
+}
+
+/// One switch by another, in pairs of runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ratio {
+    /// What was sent.
+    pub row: Row,
+    /// Which figure.
+    pub figure: &'static str,
+    /// The first.
+    pub sut: Kind,
+    /// The one that it is divided by.
+    pub by: Kind,
+    /// The median over the pairs.
+    pub median: f64,
+    /// The least and the greatest of a pair.
+    pub spread: (f64, f64),
+    /// How many pairs.
+    pub pairs: usize,
+    /// Whether a figure of them was bound by the generator.
+    pub generator_bound: bool,
+}

@@ -1,0 +1,381 @@
+//! A run: ceilings first, then every switch in every row, each from a fresh start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::generator::{Environment, Generator};
+use super::result::{BOUND, Ceiling, Latency, Measured, Rate, Ratio};
+use super::search::{Found, Plan, search};
+use super::sut::{Kind, Launch, Running};
+use super::traffic::{Row, Underlay, name};
+use super::trial::{Ask, Offer, Rig, Trial};
+use super::wiring::Wiring;
+use crate::pairs::Compared;
+
+/// Share of loss of a partial drop rate.
+const PARTIAL: f64 = 0.005;
+/// Loads at which latency is measured, as shares of the NDR.
+const LOADS: [f64; 3] = [0.1, 0.5, 0.9];
+/// Frames a second of each port while a switch learns.
+const LESSON: f64 = 200_000.0;
+/// Frames a second of the first look at a switch, and for how long.
+const LOOK: (f64, Duration) = (20_000.0, Duration::from_millis(300));
+/// Share of loss at that rate beyond which something is wrong.
+const LOOK_LOSS: f64 = 0.01;
+/// How far above the maximum receive rate a no-drop rate is looked for: overload slows some down.
+const ABOVE: f64 = 1.25;
+
+/// What is measured, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The switches, the first being the one that others are compared with.
+    pub suts: Vec<Kind>,
+    /// What is sent.
+    pub rows: Vec<Row>,
+    /// How many ports, where none are named.
+    pub ports: usize,
+    /// The generator's ports by name, and the switch's; empty for our own wiring.
+    pub named: (Vec<String>, Vec<String>),
+    /// CPUs of the generator.
+    pub cpus: Vec<u16>,
+    /// How switches are started.
+    pub launch: Launch,
+    /// How rates are searched.
+    pub plan: Plan,
+    /// Whether NDR and PDR are searched; else there is the maximum only.
+    pub search: bool,
+    /// Whether latency is measured.
+    pub latency: bool,
+    /// How often each switch is measured in each row, in turn.
+    pub pairs: usize,
+}
+
+/// Who is told of progress.
+pub trait Watcher: std::fmt::Debug {
+    /// What is being done.
+    fn doing(&self, what: &str);
+    /// A ceiling is known.
+    fn ceiling(&self, ceiling: &Ceiling);
+    /// A switch was measured.
+    fn measured(&self, measured: &Measured, ceiling: &Ceiling);
+    /// A switch cannot carry a row.
+    fn skipped(&self, sut: Kind, row: &Row, why: &str);
+}
+
+/// What a run measured.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// Of each row and kind of port.
+    pub ceilings: Vec<Ceiling>,
+    /// In the order of measurement.
+    pub results: Vec<Measured>,
+}
+
+/// A run.
+#[derive(Debug)]
+pub struct Session<'a> {
+    options: &'a Options,
+    environment: Environment,
+    watcher: &'a dyn Watcher,
+    stop: Arc<AtomicBool>,
+}
+
+/// A rig that gives up when the user does.
+struct Stoppable<'a> {
+    generator: &'a mut Generator,
+    stop: &'a AtomicBool,
+}
+
+impl Rig for Stoppable<'_> {
+    fn trial(&mut self, ask: Ask) -> Result<Trial> {
+        ensure!(!self.stop.load(Ordering::Relaxed), "interrupted");
+        self.generator.trial(ask)
+    }
+}
+
+impl<'a> Session<'a> {
+    /// To be run in that environment, until `stop`.
+    pub fn new(
+        options: &'a Options,
+        environment: Environment,
+        watcher: &'a dyn Watcher,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        Self { options, environment, watcher, stop }
+    }
+
+    /// Measures everything.
+    ///
+    /// # Errors
+    /// A switch does not start, or carries nothing. Nothing is left running.
+    pub fn run(&self) -> Result<Findings> {
+        let options = self.options;
+        let mut findings = Findings::default();
+        let wirings = self.wirings()?;
+        if !options.named.0.is_empty() {
+            // Before anything is measured.
+            Generator::open(self.environment, &options.named.0, &options.cpus)?;
+        }
+        for row in &options.rows {
+            let mut of_row: Vec<(usize, Ceiling)> = Vec::new();
+            for pair in 1..=options.pairs {
+                for sut in &options.suts {
+                    if let Some(why) = sut.refuses(row, options.ports) {
+                        ensure!(options.suts.len() > 1, "{}: {why}", name(*sut));
+                        self.watcher.skipped(*sut, row, why);
+                        continue;
+                    }
+                    let at = usize::from(*sut == Kind::LinuxBridge && wirings.len() > 1);
+                    let known = of_row.iter().find(|(n, _)| *n == at).map(|(_, c)| c.clone());
+                    let ceiling = match known {
+                        Some(ceiling) => ceiling,
+                        None => {
+                            let ceiling = self.ceiling(row, &wirings[at])?;
+                            self.watcher.ceiling(&ceiling);
+                            findings.ceilings.push(ceiling.clone());
+                            of_row.push((at, ceiling.clone()));
+                            ceiling
+                        }
+                    };
+                    let measured = self.measure(*sut, row, pair, &wirings[at], &ceiling);
+                    let measured = measured.with_context(|| format!("{}, {row}", name(*sut)))?;
+                    self.watcher.measured(&measured, &ceiling);
+                    findings.results.push(measured);
+                }
+            }
+        }
+        Ok(findings)
+    }
+
+    /// The wiring of switches on DPDK, and that of the kernel's bridge behind it if both are wanted.
+    fn wirings(&self) -> Result<Vec<Wiring>> {
+        let options = self.options;
+        let dir: &PathBuf = &options.launch.dir;
+        let (generator, switch) = options.named.clone();
+        let of_kernel = |sut: &&Kind| **sut == Kind::LinuxBridge;
+        let mut wirings = Vec::new();
+        if !generator.is_empty() {
+            wirings.push(Wiring::named(generator, switch, dir));
+        } else if options.suts.iter().any(|sut| !of_kernel(&sut)) {
+            wirings.push(Wiring::memif(dir, options.ports));
+        }
+        if options.suts.iter().any(|sut| of_kernel(&sut)) {
+            wirings.push(Wiring::veth(options.ports)?);
+        }
+        Ok(wirings)
+    }
+
+    fn ask(&self, offer: Offer) -> Ask {
+        Ask { offer, time: self.options.plan.trial, latency: false }
+    }
+
+    fn ceiling(&self, row: &Row, wiring: &Wiring) -> Result<Ceiling> {
+        self.watcher.doing("the generator back to back");
+        let failed = "the generator back to back, with no switch";
+        let mut generator = Generator::open(self.environment, &wiring.looped, &self.options.cpus)
+            .context(failed)?;
+        generator.wait_link().context(failed)?;
+        generator.prepare(*row, Underlay::LOOP);
+        let mut rig = Stoppable { generator: &mut generator, stop: &self.stop };
+        let flood = rig.trial(self.ask(Offer::Flood))?;
+        let pps = flood.rate();
+        ensure!(pps > 0.0, "{failed}: nothing arrives");
+        let ask = Ask { latency: true, ..self.ask(Offer::Rate(pps * LOADS[0])) };
+        let latency =
+            if self.options.latency { Latency::of(LOADS[0], &rig.trial(ask)?) } else { None };
+        Ok(Ceiling { row: *row, ports: wiring.kind, pps, latency })
+    }
+
+    fn measure(
+        &self,
+        sut: Kind,
+        row: &Row,
+        pair: usize,
+        wiring: &Wiring,
+        ceiling: &Ceiling,
+    ) -> Result<Measured> {
+        let say = |what: &str| self.watcher.doing(&format!("{}, {row}: {what}", name(sut)));
+        say("starting");
+        let mut generator =
+            Generator::open(self.environment, &wiring.generator, &self.options.cpus)?;
+        let mut running = self.options.launch.start(sut, row, wiring)?;
+        generator.wait_link().or_else(|error| running.alive().and(Err(error)))?;
+        generator.prepare(*row, running.underlay(row)?);
+        say("learning");
+        generator.teach(LESSON)?;
+        let notes = self.look(&mut generator).or_else(|error| running.alive().and(Err(error)))?;
+        let mut measured = self.figures(sut, row, pair, &mut generator, ceiling, &say)?;
+        measured.notes.splice(0..0, notes);
+        self.stop_both(running, generator)?;
+        Ok(measured)
+    }
+
+    fn stop_both(&self, running: Running, generator: Generator) -> Result<()> {
+        running.stop()?;
+        drop(generator);
+        Ok(())
+    }
+
+    /// Whether a switch does what one does, at a rate that all manage. Remarks.
+    fn look(&self, generator: &mut Generator) -> Result<Vec<String>> {
+        let mut rig = Stoppable { generator, stop: &self.stop };
+        let ask = Ask { offer: Offer::Rate(LOOK.0), time: LOOK.1, latency: false };
+        let trial = rig.trial(ask)?;
+        let all = trial.sent;
+        if trial.returned > 0 {
+            bail!(
+                "{all} frames were sent, and {} came back to the port that sent them: the switch floods \
+                 back, or the ports are wired in a loop",
+                trial.returned
+            );
+        }
+        if trial.received == 0 {
+            bail!(
+                "{all} frames were sent, and none arrived where it had to ({} foreign ones did, and {} \
+                 of ours at other ports): does the switch forward between these ports, and are they \
+                 in pairs, the first with the second, the third with the fourth?",
+                trial.foreign,
+                trial.strayed
+            );
+        }
+        if trial.duplicated > 0 {
+            bail!(
+                "{all} frames were sent, and {} arrived twice: there are two ways",
+                trial.duplicated
+            );
+        }
+        let mut notes = Vec::new();
+        if trial.strayed > 0 {
+            notes
+                .push(format!("{} of {all} frames to known addresses were flooded", trial.strayed));
+        }
+        if trial.loss() > LOOK_LOSS {
+            notes.push(format!(
+                "{:.1} % of the frames were lost at only {} a second",
+                100.0 * trial.loss(),
+                LOOK.0
+            ));
+        }
+        Ok(notes)
+    }
+
+    fn figures(
+        &self,
+        sut: Kind,
+        row: &Row,
+        pair: usize,
+        generator: &mut Generator,
+        ceiling: &Ceiling,
+        say: &dyn Fn(&str),
+    ) -> Result<Measured> {
+        let pairs = generator.ports() / 2;
+        let line_rate = generator.link_mbps().map(|mbps| row.line_rate(mbps, pairs));
+        let mut rig = Stoppable { generator, stop: &self.stop };
+        say("maximum receive rate");
+        let flood = rig.trial(self.ask(Offer::Flood))?;
+        ensure!(flood.received > 0, "it carried nothing of a flood of {} frames", flood.sent);
+        let maximum = Rate::of(&flood);
+        let mut notes = Vec::new();
+        let (mut ndr, mut pdr) = (None, None);
+        if self.options.search {
+            let above = (ABOVE * maximum.pps).min(line_rate.unwrap_or(f64::INFINITY));
+            let highest = above.min(ceiling.pps);
+            let plan = self.options.plan;
+            say("no-drop rate");
+            let no_drop = search(&mut rig, plan, 0.0, highest, 0.0)?;
+            say("partial-drop rate");
+            let known = no_drop.rate.unwrap_or(0.0);
+            let partial = search(&mut rig, plan, PARTIAL, highest, known)?;
+            for (figure, found) in [("NDR", &no_drop), ("PDR", &partial)] {
+                notes.extend(remark(figure, found));
+            }
+            (ndr, pdr) = (Rate::found(&no_drop), Rate::found(&partial));
+        }
+        let mut latency = Vec::new();
+        let base = ndr.or(pdr).unwrap_or(maximum).pps;
+        for load in LOADS.into_iter().filter(|_| self.options.latency) {
+            say("latency");
+            let ask = Ask { latency: true, ..self.ask(Offer::Rate(base * load)) };
+            latency.extend(Latency::of(load, &rig.trial(ask)?));
+        }
+        if ndr.is_none() && !latency.is_empty() {
+            let of = if pdr.is_some() { "PDR" } else { "maximum" };
+            notes.push(format!("the loads of latencies are shares of the {of}"));
+        }
+        let figures = [("maximum", Some(maximum)), ("NDR", ndr), ("PDR", pdr)];
+        let bound = |rate: Option<Rate>| rate.is_some_and(|rate| rate.pps > BOUND * ceiling.pps);
+        let generator_bound = figures.into_iter().filter(|(_, r)| bound(*r)).map(|(n, _)| n);
+        let (row, generator_bound) = (*row, generator_bound.collect());
+        Ok(Measured {
+            sut,
+            pair,
+            row,
+            line_rate,
+            maximum,
+            ndr,
+            pdr,
+            latency,
+            generator_bound,
+            notes,
+        })
+    }
+}
+
+/// What is to be said of a search.
+fn remark(figure: &str, found: &Found) -> Option<String> {
+    match (&found.limited, found.rate) {
+        (Some(why), _) => Some(format!("{figure}: not searched higher, as {why}")),
+        (None, None) => {
+            Some(format!("no {figure}: {} of the last trial", percent(found.trial.loss())))
+        }
+        _ => None,
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("a loss of {:.3} %", 100.0 * share)
+}
+
+/// Reads one figure of a measurement.
+type Figure = fn(&Measured) -> Option<f64>;
+
+/// Ratios of the first switch to each other one, by figure and row.
+pub fn ratios(options: &Options, results: &[Measured]) -> Vec<Ratio> {
+    let mut ratios = Vec::new();
+    let Some((first, others)) = options.suts.split_first() else { return ratios };
+    let figures: [(&'static str, Figure); 3] = [
+        ("maximum", |m| Some(m.maximum.pps)),
+        ("NDR", |m| m.ndr.map(|rate| rate.pps)),
+        ("PDR", |m| m.pdr.map(|rate| rate.pps)),
+    ];
+    for row in &options.rows {
+        for by in others {
+            for (figure, of) in figures {
+                let all = |sut: Kind| results.iter().filter(move |m| m.sut == sut && m.row == *row);
+                let values = |sut| all(sut).map(of).collect::<Option<Vec<f64>>>();
+                let (Some(ours), Some(theirs)) = (values(*first), values(*by)) else { continue };
+                let pairs = ours.len();
+                if pairs == 0 || theirs.len() != pairs {
+                    continue;
+                }
+                let compared = Compared { ours, theirs };
+                let bound = |m: &Measured| m.generator_bound.contains(&figure);
+                ratios.push(Ratio {
+                    row: *row,
+                    figure,
+                    sut: *first,
+                    by: *by,
+                    median: compared.ratio(),
+                    spread: compared.spread(),
+                    pairs,
+                    generator_bound: all(*first).chain(all(*by)).any(bound),
+                });
+            }
+        }
+    }
+    ratios
+}

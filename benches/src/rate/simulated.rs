@@ -1,0 +1,76 @@
+//! A switch with a known capacity, loss, delay and disorder, for tests of what measures switches.
+
+use anyhow::Result;
+
+use super::tally::Tally;
+use super::trial::{Ask, Offer, Rig, Trial};
+
+/// The switch, and the generator in front of it.
+#[derive(Clone, Debug)]
+pub(super) struct Simulated {
+    /// Frames a second it carries.
+    pub(super) capacity: f64,
+    /// Frames a second its generator makes.
+    pub(super) generator: f64,
+    /// It loses one frame of so many at any rate; 0 is none.
+    pub(super) loss_one_in: u64,
+    /// Every so many trials something else takes its CPU for a while; 0 is never.
+    pub(super) hiccup_every: u32,
+    /// Frames that the sink misses in a trial.
+    pub(super) missed: u64,
+    /// Trials so far.
+    pub(super) trials: u32,
+}
+
+impl Simulated {
+    /// A switch with that capacity and no fault.
+    pub(super) fn new(capacity: f64) -> Self {
+        Self {
+            capacity,
+            generator: f64::INFINITY,
+            loss_one_in: 0,
+            hiccup_every: 0,
+            missed: 0,
+            trials: 0,
+        }
+    }
+}
+
+impl Rig for Simulated {
+    fn trial(&mut self, ask: Ask) -> Result<Trial> {
+        self.trials += 1;
+        let secs = ask.time.as_secs_f64();
+        let wanted = match ask.offer {
+            Offer::Rate(rate) => rate,
+            Offer::Flood => self.generator.min(10.0 * self.capacity),
+        };
+        let due = (wanted * secs) as u64;
+        let sent = (wanted.min(self.generator) * secs) as u64;
+        let disturbed = self.hiccup_every != 0 && self.trials.is_multiple_of(self.hiccup_every);
+        let mut received = sent.min((self.capacity * secs) as u64);
+        received -= received.checked_div(self.loss_one_in).unwrap_or(0);
+        received -= if disturbed { received / 100 } else { 0 };
+        let late = due - sent;
+        Ok(Trial { secs, due, sent, late, received, missed: self.missed, ..Trial::default() })
+    }
+}
+
+/// Frames numbered from 0 through a path that loses, repeats and exchanges some: what arrives, as
+/// [`Tally`] gets it, with the delays in nanoseconds.
+pub(super) fn path(
+    frames: u64,
+    tally: &mut Tally,
+    lost: impl Fn(u64) -> bool,
+    twice: impl Fn(u64) -> bool,
+    delay: impl Fn(u64) -> u64,
+) {
+    // A frame each 100 ns; what is delayed longer is overtaken.
+    let mut arrivals: Vec<(u64, u64)> = (0..frames)
+        .filter(|n| !lost(*n))
+        .flat_map(|n| std::iter::repeat_n((100 * n + delay(n), n), 1 + usize::from(twice(n))))
+        .collect();
+    arrivals.sort();
+    for (at, n) in arrivals {
+        tally.arrived(n, at - 100 * n);
+    }
+}

@@ -1,0 +1,95 @@
+//! The table that is printed while a run goes on.
+
+use super::result::{Ceiling, Latency, Measured, Rate, Ratio};
+use super::traffic::name;
+
+/// Millions of frames a second.
+fn mpps(pps: f64) -> String {
+    format!("{:>8.3}", pps / 1e6)
+}
+
+/// The head of the table.
+pub fn head() -> String {
+    format!(
+        "{:<36} {:<13} {:>8} {:>8} {:>8} {:>9} {:>8}  Mpps; loss at the maximum, and reordered",
+        "row", "switch", "maximum", "NDR", "PDR", "loss", "reord."
+    )
+}
+
+/// The line of a ceiling.
+pub fn ceiling(ceiling: &Ceiling) -> String {
+    let delay = ceiling.latency.as_ref().map_or_else(String::new, |latency| {
+        format!("; latency p50 {:.1} µs, p99 {:.1} µs", latency.p50, latency.p99)
+    });
+    format!(
+        "{:<36} {:<13} {}  the generator's ceiling over {}, no switch between{delay}",
+        ceiling.row.to_string(),
+        "(none)",
+        mpps(ceiling.pps),
+        ceiling.ports
+    )
+}
+
+/// The lines of a switch.
+pub fn measured(measured: &Measured, ceiling: &Ceiling) -> Vec<String> {
+    let rate = |rate: Option<Rate>| rate.map_or_else(|| format!("{:>8}", "-"), |r| mpps(r.pps));
+    let mut lines = vec![format!(
+        "{:<36} {:<13} {} {} {} {:>8.3}% {:>8}{}",
+        measured.row.to_string(),
+        name(measured.sut),
+        mpps(measured.maximum.pps),
+        rate(measured.ndr),
+        rate(measured.pdr),
+        100.0 * measured.maximum.loss,
+        measured.maximum.reordered,
+        match measured.line_rate {
+            Some(line) => format!("  ({:.1} % of line rate)", 100.0 * measured.maximum.pps / line),
+            None => String::new(),
+        }
+    )];
+    lines.extend(measured.latency.iter().map(latency));
+    if !measured.generator_bound.is_empty() {
+        lines.push(format!(
+            "    generator-bound: {} above 80 % of the generator's ceiling of {:.3} Mpps: the switch \
+             may be faster",
+            measured.generator_bound.join(", "),
+            ceiling.pps / 1e6
+        ));
+    }
+    lines.extend(measured.notes.iter().map(|note| format!("    {note}")));
+    lines
+}
+
+fn latency(latency: &Latency) -> String {
+    format!(
+        "    latency at {:>2.0} % ({:.3} Mpps): p50 {:.1}, p90 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1} µs{}",
+        100.0 * latency.load,
+        latency.pps / 1e6,
+        latency.p50,
+        latency.p90,
+        latency.p99,
+        latency.p999,
+        latency.max,
+        if latency.loss > 0.0 {
+            format!("; {:.4} % lost", 100.0 * latency.loss)
+        } else {
+            String::new()
+        }
+    )
+}
+
+/// The line of a comparison.
+pub fn ratio(ratio: &Ratio) -> String {
+    format!(
+        "{:<36} {} of {} / {}: {:.2} ({:.2} to {:.2} in {} pairs){}",
+        ratio.row.to_string(),
+        ratio.figure,
+        name(ratio.sut),
+        name(ratio.by),
+        ratio.median,
+        ratio.spread.0,
+        ratio.spread.1,
+        ratio.pairs,
+        if ratio.generator_bound { "; generator-bound: nearer to 1 than it is" } else { "" }
+    )
+}

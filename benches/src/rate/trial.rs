@@ -1,0 +1,105 @@
+//! What a trial is: frames offered for a time, and what became of them.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use hdrhistogram::Histogram;
+
+/// Shares of due frames that a generator may be late with before the trial says nothing about the
+/// switch.
+pub const LATE_SHARE: f64 = 0.001;
+
+/// How much is offered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Offer {
+    /// Frames a second, of all directions together.
+    Rate(f64),
+    /// As many as the generator makes and the ports take.
+    Flood,
+}
+
+/// A trial to be run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ask {
+    /// How much.
+    pub offer: Offer,
+    /// How long frames are sent. Those under way at the end are waited for.
+    pub time: Duration,
+    /// Whether each frame's latency is recorded, which costs the sink a little.
+    pub latency: bool,
+}
+
+/// What became of the frames of a trial.
+#[derive(Clone, Debug, Default)]
+pub struct Trial {
+    /// Seconds in which frames were sent.
+    pub secs: f64,
+    /// Frames that were due by the rate asked for. In a flood, those that were sent.
+    pub due: u64,
+    /// Frames that a port took.
+    pub sent: u64,
+    /// Frames that were due and found the port's queue full: there is no room where the switch has
+    /// to fetch them, so they count as lost by it (on a NIC it would be the switch's own queue).
+    pub blocked: u64,
+    /// Frames that were due and that the generator was too late for.
+    pub late: u64,
+    /// Frames that arrived where they had to, once each.
+    pub received: u64,
+    /// Frames that arrived behind a later one of their flow (RFC 4737 section 3).
+    pub reordered: u64,
+    /// Frames that arrived again.
+    pub duplicated: u64,
+    /// Frames that came back to the port that sent them.
+    pub returned: u64,
+    /// Frames that arrived at a port of another pair: flooded.
+    pub strayed: u64,
+    /// Frames that are not of this trial, such as what a host's stack sends.
+    pub foreign: u64,
+    /// Frames that the sink's own ports had no room for.
+    pub missed: u64,
+    /// Nanoseconds from before a frame is given to its port until it is fetched from the other.
+    pub latency: Option<Histogram<u64>>,
+}
+
+impl Trial {
+    /// Frames that were sent and did not arrive.
+    pub fn lost(&self) -> u64 {
+        self.sent.saturating_sub(self.received)
+    }
+
+    /// Share of the frames offered to the switch that it did not deliver.
+    pub fn loss(&self) -> f64 {
+        let offered = self.sent + self.blocked;
+        (self.lost() + self.blocked) as f64 / offered.max(1) as f64
+    }
+
+    /// Frames a second that arrived.
+    pub fn rate(&self) -> f64 {
+        self.received as f64 / self.secs
+    }
+
+    /// Frames a second that were offered to the switch.
+    pub fn offered(&self) -> f64 {
+        (self.sent + self.blocked) as f64 / self.secs
+    }
+
+    /// Why this trial says more of the generator than of the switch, if it does.
+    pub fn fault(&self) -> Option<String> {
+        if self.missed > 0 {
+            return Some(format!("the sink's ports missed {} frames", self.missed));
+        }
+        let late = self.late as f64 / self.due.max(1) as f64;
+        (late > LATE_SHARE)
+            .then(|| format!("the generator was late for {:.2} % of the frames", 100.0 * late))
+    }
+}
+
+/// Anything that carries frames from port to port: a switch between a generator and a sink, the
+/// two back to back, or a simulation.
+pub trait Rig {
+    /// Runs a trial.
+    ///
+    /// # Errors
+    /// The switch or the generator is gone.
+    fn trial(&mut self, ask: Ask) -> Result<Trial>;
+}
