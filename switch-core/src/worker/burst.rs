@@ -100,14 +100,7 @@ impl<D: Datapath> Burst<'_, D> {
         let open = !self.live.blocked(self.port);
         if open && bridge.learning {
             let here = Dest::Port(self.port.id);
-            let mut news = plan.refresh(self.live.fdb, here, self.live.tick);
-            self.strays += news.count_ones() as usize;
-            while news != 0 {
-                if let Some(planned) = plan.get(news.trailing_zeros() as usize) {
-                    self.live.learn_news(planned.src.0, planned.src.1, here);
-                }
-                news &= news - 1;
-            }
+            self.learn(plan, here);
         }
         let mut hops = [Hop::ASK; BURST_MAX];
         if open {
@@ -124,6 +117,19 @@ impl<D: Datapath> Burst<'_, D> {
                 burst.forward(frame, &planned, bridge);
             }
         });
+    }
+
+    /// Learns that all sources of a plan are at `here`.
+    #[inline(always)]
+    pub(super) fn learn(&mut self, plan: &Plan, here: Dest) {
+        let mut news = plan.refresh(self.live.fdb, here, self.live.tick);
+        self.strays += news.count_ones() as usize;
+        while news != 0 {
+            if let Some(planned) = plan.get(news.trailing_zeros() as usize) {
+                self.live.learn_news(planned.src.0, planned.src.1, here);
+            }
+            news &= news - 1;
+        }
     }
 
     /// Sends each frame out of the port that `hops` says, and leaves others to `ask`, which is told
@@ -156,9 +162,10 @@ impl<D: Datapath> Burst<'_, D> {
         }
     }
 
-    /// Looks up out of which port each frame goes, as it came or encapsulated, which is done at once.
+    /// Looks up out of which port each frame goes, as it came or, with `TUNNELS`, encapsulated, which
+    /// is done at once.
     #[inline(never)]
-    fn hops<const TUNNELS: bool>(
+    pub(super) fn hops<const TUNNELS: bool>(
         &mut self,
         frames: &mut [D::Frame],
         plan: &Plan,
@@ -185,7 +192,7 @@ impl<D: Datapath> Burst<'_, D> {
         let mut way = Way::default();
         for ((hop, course), frame) in hops.iter_mut().zip(courses).zip(frames) {
             if way.course != course {
-                way = self.way(course, high);
+                way = self.way::<TUNNELS>(course, high);
             }
             let goes = if TUNNELS && way.is_tunnel {
                 self.route.encap(frame)
@@ -200,14 +207,14 @@ impl<D: Datapath> Burst<'_, D> {
 
     /// Which way frames of a course go.
     #[inline(never)]
-    fn way(&mut self, course: Course, high: u64) -> Way {
+    fn way<const TUNNELS: bool>(&mut self, course: Course, high: u64) -> Way {
         let no_way = Way { course, ..Way::default() };
         match course.take_apart(high) {
             Some((Dest::Port(out), domain, tag)) => {
                 let len_max = self.len_max(out, domain, tag);
                 len_max.map_or(no_way, |len_max| Way { hop: Hop::to(out), len_max, ..no_way })
             }
-            Some((Dest::Remote(peer), domain, InTag::Untagged)) => {
+            Some((Dest::Remote(peer), domain, InTag::Untagged)) if TUNNELS => {
                 let out = PeerId::new(peer).and_then(|peer| self.turn_to(domain, peer));
                 out.map_or(no_way, |out| Way { hop: Hop::to(out), is_tunnel: true, ..no_way })
             }

@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use super::Worker;
 use super::burst::{Burst, Hop};
 use super::overlay::{fetch_tunnels, inner_max};
-use super::plan;
+use super::plan::{self, Kind, Planned};
 use crate::batch::BURST_MAX;
 use crate::bridge::{self, Admitted, Untagged};
 use crate::clock::Nanos;
@@ -43,6 +43,25 @@ struct Origin<'a> {
     options: Options,
 }
 
+impl Origin<'_> {
+    /// Where sources are learned to be that came from there, if they are.
+    #[inline(always)]
+    fn teaches(&self) -> Option<Dest> {
+        let learns = self.bridge.learning && self.tunnel.learning;
+        self.peer.filter(|_| learns).map(|peer| Dest::Remote(peer.id.get()))
+    }
+}
+
+/// The first pass of a burst that turned out not to be one plain run.
+struct Begun<'a> {
+    known: Option<Known<'a>>,
+    run: Run<'a>,
+    /// Frames whose keys are in the plan.
+    taken: usize,
+    /// Why the next one is refused, if it was opened.
+    refused: Option<Refused<'a>>,
+}
+
 /// One a frame; `None` for one that was refused.
 type Arrivals<'a> = ArrayVec<Option<Arrived<'a>>, BURST_MAX>;
 
@@ -58,8 +77,21 @@ impl<D: Datapath> Worker<D> {
         counters: &PortCounters,
         now: Nanos,
     ) -> usize {
+        let overlay = snapshot.overlay();
+        if overlay.is_crowded() {
+            fetch(overlay, vtep, self.rx.as_slice(), self.id.index());
+        }
+        let (mut known, mut run) = (Known::new(overlay, vtep), Run::default());
+        let (taken, refused) = self.take_out_run(snapshot, known.as_mut(), &mut run);
+        if taken == self.rx.len()
+            && let Some(origin) = run.origin()
+        {
+            run.settle(self.id.index());
+            return self.forward_run(snapshot, port, counters, now, &origin);
+        }
         let mut arrivals = ArrayVec::new();
-        self.take_out(snapshot, vtep, counters, &mut arrivals);
+        let begun = Begun { known, run, taken, refused };
+        self.take_out(snapshot, vtep, counters, begun, &mut arrivals);
         let (mut burst, frames, _) = self.burst(snapshot, port, counters, now);
         let hashes = arrivals.iter().flatten().map(|arrived| (arrived.src.1, arrived.dst.1));
         plan::fetch::<D>(burst.live.fdb, hashes);
@@ -77,29 +109,83 @@ impl<D: Datapath> Worker<D> {
         burst.strays
     }
 
+    /// The first pass, up to the first packet that is not of one plain run: through one tunnel from
+    /// one peer. What the packets before it carry is in the plan then. Answers how many they are, and
+    /// why that packet is refused if it was opened.
+    #[inline(always)]
+    fn take_out_run<'a>(
+        &mut self,
+        snapshot: &'a Snapshot,
+        known: Option<&mut Known<'a>>,
+        run: &mut Run<'a>,
+    ) -> (usize, Option<Refused<'a>>) {
+        let Some(known) = known else { return (0, None) };
+        let mut refused = None;
+        let taken = self.plan.read(self.rx.as_mut_slice().iter_mut(), |frame| {
+            let opened = known.open(frame.head(), frame.len())?;
+            if !run.is_of(opened) {
+                if run.tunnel.is_some() {
+                    return None;
+                }
+                run.start(opened, snapshot);
+            }
+            let taken = run.take_in(opened, frame).map_err(|why| refused = Some(why));
+            taken.ok().map(|(src, dst, tag)| (src.low(), dst.low(), Kind::admitted(tag)))
+        });
+        (taken, refused)
+    }
+
+    /// The other passes, when the whole burst is one plain run.
+    #[inline(always)]
+    fn forward_run(
+        &mut self,
+        snapshot: &Snapshot,
+        port: &PortConf,
+        counters: &PortCounters,
+        now: Nanos,
+        origin: &Origin<'_>,
+    ) -> usize {
+        self.plan.locate::<D>(Some(origin.tunnel.bridge), self.switch.fdb());
+        let (mut burst, frames, plan) = self.burst(snapshot, port, counters, now);
+        if let Some(there) = origin.teaches() {
+            burst.learn(plan, there);
+        }
+        let mut hops = [Hop::ASK; BURST_MAX];
+        burst.hops::<false>(frames.as_mut_slice(), plan, &mut hops);
+        burst.send_or_ask(frames, &hops, |burst, frame, at| {
+            if let Some(Planned { src, dst, tag: Ok(tag) }) = plan.get(at) {
+                burst.forward_inner(frame, &Arrived { src, dst, tag, origin: *origin });
+            }
+        });
+        burst.count_route();
+        burst.strays
+    }
+
     /// The first pass: what the packets carry, and where that may come in.
     fn take_out<'a>(
         &mut self,
         snapshot: &'a Snapshot,
         vtep: &'a VtepConf,
         counters: &PortCounters,
+        begun: Begun<'a>,
         arrivals: &mut Arrivals<'a>,
     ) {
         let (overlay, fdb, worker) = (snapshot.overlay(), self.switch.fdb(), self.id.index());
         self.options.clear();
-        if overlay.is_crowded() {
-            fetch(overlay, vtep, self.rx.as_slice(), worker);
-        }
-        let (mut known, mut run) = (Known::new(overlay, vtep), Run::default());
-        for frame in self.rx.as_mut_slice() {
+        let Begun { mut known, mut run, taken: before, refused: mut stopped } = begun;
+        for (at, frame) in self.rx.as_mut_slice().iter_mut().enumerate() {
             run.options = Options::default();
             let (head, len) = (frame.head(), frame.len());
-            let taken = match known.as_mut().and_then(|known| known.open(head, len)) {
-                Some(opened) => {
-                    run.turn_to(opened, snapshot, worker);
-                    run.take_in(opened, frame)
-                }
-                None => tunnel::open(overlay, vtep, frame).and_then(|opened| {
+            let planned = if at < before { self.plan.get(at) } else { None };
+            let taken = if let Some(Planned { src, dst, tag: Ok(tag) }) = planned {
+                Ok((src.0, dst.0, tag))
+            } else if let Some(refused) = stopped.take() {
+                Err(refused)
+            } else if let Some(opened) = known.as_mut().and_then(|known| known.open(head, len)) {
+                run.turn_to(opened, snapshot, worker);
+                run.take_in(opened, frame)
+            } else {
+                tunnel::open(overlay, vtep, frame).and_then(|opened| {
                     run.turn_to(&opened, snapshot, worker);
                     let (from, to) = opened.options;
                     let options = frame.head().get(from..to).unwrap_or_default();
@@ -107,7 +193,7 @@ impl<D: Datapath> Worker<D> {
                     let taken = run.take_in(&opened, frame)?;
                     report(&self.switch, &opened, run.options.of(&self.options));
                     Ok(taken)
-                }),
+                })
             };
             let refused = match (taken, run.origin()) {
                 (Ok((src, dst, tag)), Some(origin)) => {
@@ -148,29 +234,29 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
+    /// Whether that packet is of the same tunnel and peer.
+    #[inline(always)]
+    fn is_of(&self, opened: &Opened<'a>) -> bool {
+        let at = |peer: Option<&PeerConf>| peer.map(ptr::from_ref);
+        self.tunnel.is_some_and(|tunnel| ptr::eq(tunnel, &**opened.tunnel))
+            && at(self.peer) == at(opened.peer.map(|peer| &**peer))
+    }
+
     /// The next frame is that packet's.
     #[inline(always)]
     fn turn_to(&mut self, opened: &Opened<'a>, snapshot: &'a Snapshot, worker: usize) {
-        let at = |peer: Option<&PeerConf>| peer.map(ptr::from_ref);
-        let peer = opened.peer.map(|peer| &**peer);
-        let goes_on = self.tunnel.is_some_and(|tunnel| ptr::eq(tunnel, &**opened.tunnel))
-            && at(self.peer) == at(peer);
-        if !goes_on {
+        if !self.is_of(opened) {
             self.settle(worker);
-            self.start(opened.tunnel, peer, snapshot);
+            self.start(opened, snapshot);
         }
     }
 
     #[inline(never)]
-    fn start(
-        &mut self,
-        tunnel: &'a TunnelConf,
-        peer: Option<&'a PeerConf>,
-        snapshot: &'a Snapshot,
-    ) {
+    fn start(&mut self, opened: &Opened<'a>, snapshot: &'a Snapshot) {
+        let tunnel = &**opened.tunnel;
         *self = Self {
             tunnel: Some(tunnel),
-            peer,
+            peer: opened.peer.map(|peer| &**peer),
             bridge: snapshot.bridge(tunnel.bridge).map(|bridge| &**bridge),
             untagged: Untagged::of_tunnel(tunnel),
             ..Self::default()
@@ -267,10 +353,7 @@ impl<D: Datapath> Burst<'_, D> {
     #[inline(always)]
     fn learn_inner(&mut self, arrivals: &Arrivals<'_>) {
         for Arrived { src: (key, hash), origin, .. } in arrivals.iter().flatten() {
-            let Some(peer) = origin.peer else { continue };
-            let there = Dest::Remote(peer.id.get());
-            if origin.bridge.learning
-                && origin.tunnel.learning
+            if let Some(there) = origin.teaches()
                 && !self.live.fdb.refresh(*key, *hash, there, self.live.tick)
             {
                 self.live.learn_news(*key, *hash, there);

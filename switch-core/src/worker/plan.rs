@@ -8,7 +8,7 @@ use crate::datapath::Datapath;
 use crate::drop::DropReason;
 use crate::fdb::{Dest, Fdb, Hash, Key, Place, Tick};
 use crate::frame::{Frame, InTag};
-use crate::ids::Domain;
+use crate::ids::{BridgeId, Domain};
 use crate::wire::MacAddr;
 
 /// Up to so many entries are in the caches anyway.
@@ -38,7 +38,7 @@ pub(super) struct Plan {
 
 /// How a frame comes in, or why it does not, as a number that is quick to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kind(u8);
+pub(super) struct Kind(u8);
 
 impl Kind {
     const UNTAGGED: Self = Self(0);
@@ -47,7 +47,7 @@ impl Kind {
     /// From here on the numbers of drop reasons follow.
     const REFUSED: u8 = 3;
 
-    const fn admitted(tag: InTag) -> Self {
+    pub(super) const fn admitted(tag: InTag) -> Self {
         match tag {
             InTag::Untagged => Self::UNTAGGED,
             InTag::Priority => Self::PRIORITY,
@@ -181,23 +181,46 @@ impl Plan {
     /// Which frames may come in, and where they are in the table.
     #[inline(never)]
     pub(super) fn fill<D: Datapath>(&mut self, frames: &[D::Frame], port: &PortConf, fdb: &Fdb) {
-        self.len = frames.len().min(BURST_MAX);
-        let high = |bridge| Key::new(MacAddr::ZERO, Domain::new(bridge, 0)).high();
-        self.high = port.bridge.map_or(0, high);
-        let (high, untagged) = (self.high, bridge::Untagged::of(port));
+        let untagged = bridge::Untagged::of(port);
+        self.read(frames.iter(), |frame| {
+            let head = frame.head();
+            Some(match untagged.and_then(|untagged| untagged.admit(head)) {
+                Some((src, dst)) => (src.low(), dst.low(), Kind::UNTAGGED),
+                None => admit(port, head),
+            })
+        });
+        self.locate::<D>(port.bridge, fdb);
+    }
+
+    /// Reads the low parts of the keys of frames, and how they come in, up to one that `admit` has
+    /// none for. Answers how many there are. [`Self::locate`] is to follow.
+    #[inline(always)]
+    pub(super) fn read<F>(
+        &mut self,
+        frames: impl Iterator<Item = F>,
+        mut admit: impl FnMut(F) -> Option<(u64, u64, Kind)>,
+    ) -> usize {
         let places = self.src.iter_mut().zip(&mut self.dst).zip(&mut self.kinds);
         let (mut src_differs, mut dst_differs, mut first) = (0, 0, None);
-        for (frame, ((src, dst), kind)) in frames.iter().zip(places) {
-            let head = frame.head();
-            (*src, *dst, *kind) = match untagged.and_then(|untagged| untagged.admit(head)) {
-                Some((from, to)) => (from.low(), to.low(), Kind::UNTAGGED),
-                None => admit(port, head),
-            };
-            let (first_src, first_dst, first_kind) = *first.get_or_insert((*src, *dst, *kind));
+        self.len = 0;
+        for (frame, ((src, dst), kind)) in frames.zip(places) {
+            let Some(admitted) = admit(frame) else { break };
+            (*src, *dst, *kind) = admitted;
+            let (first_src, first_dst, first_kind) = *first.get_or_insert(admitted);
             src_differs |= *src ^ first_src;
             dst_differs |= *dst ^ first_dst | u64::from(kind.0 ^ first_kind.0);
+            self.len += 1;
         }
         (self.one_src, self.one_dst) = (src_differs == 0, dst_differs == 0);
+        self.len
+    }
+
+    /// Where the frames that were read are in the table, all of them in one bridge.
+    #[inline(always)]
+    pub(super) fn locate<D: Datapath>(&mut self, bridge: Option<BridgeId>, fdb: &Fdb) {
+        let high = |bridge| Key::new(MacAddr::ZERO, Domain::new(bridge, 0)).high();
+        self.high = bridge.map_or(0, high);
+        let high = self.high;
         let hash = |low| fdb.hash(Key::from_parts(low, high));
         hash_all(&self.src, &mut self.src_hash, self.len, self.one_src, hash);
         hash_all(&self.dst, &mut self.dst_hash, self.len, self.one_dst, hash);
