@@ -19,6 +19,7 @@ use crate::datapath::{Kind, OwnQueue, TapDatapath, TapQueue};
 use crate::error::{failed, refused};
 use crate::io::Io;
 use crate::link::{LinkNews, LinkState, Links};
+use crate::many::Many;
 use crate::netdev;
 use crate::netns;
 use crate::note::Note;
@@ -178,7 +179,9 @@ impl TapBackend {
         let device = Device::Netdev(opened.netdev);
         let port = Port::new(device, opened.link, "af_packet", opened.caps, opened.lost);
         port.shared.native.store(native, Ordering::Relaxed);
-        Ok((opened.io, port))
+        let netdev::Sockets { socket, finishing } = opened.sockets;
+        let many = Box::new(Many::new(self.pool.clone()));
+        Ok((Io::Packet { socket, finishing, many }, port))
     }
 
     /// Gives a port that was opened to the worker with the fewest ports, and the others the way to
@@ -274,7 +277,8 @@ impl Backend for TapBackend {
         port: PortId,
         spec: &UnderlaySpec,
     ) -> Result<OpenPort<TapQueue>, BackendError> {
-        let (vtep, underlay) = match vtep::open(self.links()?, spec) {
+        let pool = self.pool.clone();
+        let (vtep, underlay) = match vtep::open(self.links()?, spec, pool) {
             Ok(opened) => opened,
             Err(e) => {
                 if let BackendError::NotThere { .. } = e {
@@ -306,7 +310,7 @@ impl Backend for TapBackend {
         else {
             return Ok(None);
         };
-        let Some(underlay) = vtep.adjust(new)? else { return Ok(None) };
+        let Some(underlay) = vtep.adjust(new, self.pool.clone())? else { return Ok(None) };
         *lost = vtep.lost();
         let io = Io::Underlay(Box::new(underlay));
         let own = OwnQueue { io, ring: ring.clone(), shared: Arc::clone(shared) };

@@ -13,13 +13,16 @@ use switch_core::stats::PortCounters;
 use switch_core::{Batch, PortId};
 
 use crate::error::failed;
-use crate::io::{Got, Io, PortShared};
+use crate::io::{Got, HEAP_PIECES, Io, PortShared};
 use crate::waker::TapWaker;
 
 /// The waker's token; ports have their index.
 const WAKER: Token = Token(usize::MAX);
 /// Events taken from the kernel at once; more come with the next poll.
 const EVENTS: usize = 256;
+/// Bytes after which a receive ends: more super-frames in one go would have left the caches before they
+/// are sent.
+const BURST_BYTES: usize = 128 << 10;
 /// Bursts of handed-over frames sent in one turn.
 const HANDED_OVER_BURSTS: usize = 4;
 
@@ -82,9 +85,7 @@ impl KernelQueue {
     /// Sends the frames of a batch, of any kind, with their offload metadata, and counts them or drops
     /// them by name. Never waits.
     pub fn send_all<F: Frame>(&mut self, batch: &mut Batch<F>, counters: &PortCounters) {
-        let (io, shared) = (&self.io, &*self.shared);
-        let send = |frame: &F| io.send_pieces::<_, SEGMENTS>(frame, shared);
-        io.send_all(batch, shared, counters, send);
+        self.io.send_all::<_, SEGMENTS>(batch, &self.shared, counters);
     }
 }
 
@@ -260,11 +261,16 @@ impl Datapath for TapDatapath {
         let mut spare: Option<HeapFrame> = None;
         // Each read ends in a frame, a counted drop or the end, so that a flood of bad frames does
         // not hold the worker either.
+        let mut bytes = 0;
         for _ in 0..batch.room() {
+            if bytes >= BURST_BYTES {
+                break;
+            }
             // With a dry pool the frames stay in the kernel, which counts what it has to drop.
             let Some(mut frame) = spare.take().or_else(|| self.pool.alloc()) else { break };
             match own.io.recv(&mut frame, &own.shared) {
                 Got::Frame => {
+                    bytes += frame.len();
                     counters.rx_frames.add(1);
                     counters.rx_bytes.add(frame.len() as u64);
                     // There is room, by the loop's bound.
@@ -325,6 +331,6 @@ fn send_all(own: &mut OwnQueue, batch: &mut Batch<HeapFrame>, counters: &PortCou
     let shared = &*own.shared;
     match &mut own.io {
         Io::Underlay(underlay) => underlay.send_all(batch, shared, counters),
-        io => io.send_all(batch, shared, counters, |frame| io.send(frame, shared)),
+        io => io.send_all::<_, HEAP_PIECES>(batch, shared, counters),
     }
 }

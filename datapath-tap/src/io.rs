@@ -1,11 +1,13 @@
 //! One frame to or from a device: the system calls of the hot side.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
+use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use nix::sys::uio::{readv, writev};
+use switch_core::batch::BURST_MAX;
 use switch_core::datapath::Caps;
 use switch_core::frame::{Frame, GsoKind, HeapFrame, MAX_FRAME};
 use switch_core::segment::{self, Joined, VnetHeader, VnetLayout, validate};
@@ -14,7 +16,9 @@ use switch_core::wire::EthernetHeader;
 use switch_core::{Batch, DropReason};
 
 use crate::error::errno;
-use crate::sys::packet;
+use crate::many::{self, Many};
+use crate::sys::MANY;
+use crate::sys::packet::{self, Received};
 use crate::underlay::Underlay;
 
 /// Header before each frame of a TAP: virtio's, in the machine's byte order.
@@ -22,6 +26,9 @@ pub(crate) const TAP_LAYOUT: VnetLayout =
     VnetLayout { num_buffers: true, big_endian: cfg!(target_endian = "big") };
 /// Header before each frame of a packet socket (`PACKET_VNET_HDR`).
 const PACKET_LAYOUT: VnetLayout = VnetLayout::LEGACY;
+
+/// A virtio header, and head and tail of a heap frame.
+pub(crate) const HEAP_PIECES: usize = 3;
 
 /// What the hot and the control side tell each other about a port. Only the worker that owns the queue
 /// counts.
@@ -101,6 +108,8 @@ pub(crate) enum Io {
         /// Sends what the device cannot finish itself: the kernel does it on this way, and only on
         /// this one (`dev_direct_xmit` drops what would have to be segmented).
         finishing: OwnedFd,
+        /// What the first one received.
+        many: Box<Many<Arrived>>,
     },
     /// The sockets of a VTEP; what comes and goes are IP packets.
     Underlay(Box<Underlay>),
@@ -131,30 +140,29 @@ impl Io {
 
     /// Receives one frame into `frame`, whose content is replaced.
     pub(crate) fn recv(&mut self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
-        let mut header = [0u8; VnetLayout::MAX_LEN];
-        let layout = self.layout();
-        let header_len = layout.map_or(0, VnetLayout::header_len);
-        // One byte more than any frame may have tells a giant from the longest one.
-        let mut spill = [0u8; 1];
-        let window = frame.rx_window();
-        let mut buffers = [
-            IoSliceMut::new(&mut header[..header_len]),
-            IoSliceMut::new(window.head),
-            IoSliceMut::new(window.tail),
-            IoSliceMut::new(&mut spill),
-        ];
-        let received = match self {
-            Self::Tap { file, .. } => readv(file, &mut buffers).map(|n| (n, None)),
-            Self::Packet { socket, .. } => packet::recv(socket.as_fd(), &mut buffers)
-                .map(|r| (r.len, r.vlan))
-                .map_err(|e| errno(&e)),
+        let arrived = match self {
+            Self::Tap { file, vnet_hdr } => recv_tap(file, *vnet_hdr, frame),
+            Self::Packet { socket, many, .. } => match many.deal(frame) {
+                Some(arrived) => Ok(arrived),
+                None => match recv_packets(socket, many).map(|()| many.deal(frame)) {
+                    Ok(Some(arrived)) => Ok(arrived),
+                    Ok(None) => return Got::Again,
+                    Err(e) => Err(errno(&e)),
+                },
+            },
             Self::Underlay(underlay) => return underlay.recv(frame, shared),
         };
-        let (len, vlan) = match received {
-            Ok(received) => received,
-            Err(e) => return self.no_frame(e, shared),
-        };
-        let len = len.saturating_sub(header_len);
+        match arrived {
+            Ok(arrived) => self.accept(frame, &arrived),
+            Err(e) => self.no_frame(e, shared),
+        }
+    }
+
+    /// Makes a frame of what was received into `frame`.
+    fn accept(&self, frame: &mut HeapFrame, arrived: &Arrived) -> Got {
+        let Arrived { header, received: Received { len, vlan } } = *arrived;
+        let layout = self.layout();
+        let len = len.saturating_sub(layout.map_or(0, VnetLayout::header_len));
         if len < EthernetHeader::LEN {
             return Got::Dropped(len, DropReason::Runt);
         }
@@ -201,14 +209,8 @@ impl Io {
         }
     }
 
-    /// Sends one frame; says why it could not.
-    pub(crate) fn send(&self, frame: &HeapFrame, shared: &PortShared) -> Result<(), DropReason> {
-        // A heap frame has a head and at most one tail.
-        self.send_pieces::<_, 4>(frame, shared)
-    }
-
-    /// The same for a frame of any kind, of fewer than `N` segments.
-    pub(crate) fn send_pieces<F: Frame, const N: usize>(
+    /// Sends one frame of fewer than `N` segments; says why it could not.
+    fn send<F: Frame, const N: usize>(
         &self,
         frame: &F,
         shared: &PortShared,
@@ -223,25 +225,12 @@ impl Io {
                 Some((layout.encode(&header), layout.header_len()))
             }
         };
-        let mut pieces = [IoSlice::new(&[]); N];
-        let mut n = 0;
-        if let Some((bytes, len)) = &header {
-            pieces[0] = IoSlice::new(&bytes[..*len]);
-            n = 1;
-        }
-        frame.for_each_segment(&mut |bytes| {
-            if let Some(piece) = pieces.get_mut(n) {
-                *piece = IoSlice::new(bytes);
-                n += 1;
-            }
-        });
-        let pieces = &pieces[..n];
+        let header = header.as_ref().map(|(bytes, len)| &bytes[..*len]);
+        let pieces = &pieces::<_, N>(header, frame);
         let sent = match self {
             Self::Tap { file, .. } => writev(file, pieces),
-            Self::Packet { socket, finishing } => {
-                let native = shared.native.load(Ordering::Relaxed);
-                let by = if needed_bits(frame) & !native == 0 { socket } else { finishing };
-                writev(by, pieces)
+            Self::Packet { socket, finishing, .. } => {
+                writev(way([socket, finishing], frame, shared), pieces)
             }
             // Its packets are heap frames alone, see above.
             Self::Underlay(_) => return Err(DropReason::TxError),
@@ -249,22 +238,65 @@ impl Io {
         sent.map(|_| ()).map_err(|e| drop_reason(e, shared))
     }
 
-    /// Sends every frame of the batch by `send`, joined where that is worth something, or drops it by
-    /// name.
-    pub(crate) fn send_all<F: Frame>(
+    /// Sends every frame of the batch, joined where that is worth something, or drops it by name.
+    pub(crate) fn send_all<F: Frame, const N: usize>(
         &self,
         batch: &mut Batch<F>,
         shared: &PortShared,
         counters: &PortCounters,
-        send: impl Fn(&F) -> Result<(), DropReason>,
     ) {
         let joins = if batch.len() > 1 { self.joins(shared) } else { Caps::default() };
-        segment::join(batch.drain(), joins, |Joined { frame, frames, bytes }| match send(&frame) {
-            Ok(()) => {
-                counters.tx_frames.add(frames);
-                counters.tx_bytes.add(bytes);
+        let mut all = ArrayVec::<_, BURST_MAX>::new();
+        segment::join(batch.drain(), joins, |joined| match self {
+            Self::Packet { .. } => all.push(joined),
+            _ => count(self.send::<_, N>(&joined.frame, shared), &[joined], counters),
+        });
+        if let Self::Packet { socket, finishing, .. } = self {
+            let mut rest = all.as_slice();
+            while let Some(first) = rest.first() {
+                let way = |joined: &Joined<F>| way([socket, finishing], &joined.frame, shared);
+                let socket = way(first);
+                let same = |joined: &&Joined<F>| std::ptr::eq(way(joined), socket);
+                let n = rest.iter().take(MANY).take_while(same).count();
+                let (now, later) = rest.split_at(n.max(1));
+                self.send_by::<_, N>(socket, now, shared, counters);
+                rest = later;
             }
-            Err(reason) => counters.count_drop(reason, frames),
+        }
+    }
+
+    /// Sends frames by one packet socket.
+    fn send_by<F: Frame, const N: usize>(
+        &self,
+        socket: &OwnedFd,
+        frames: &[Joined<F>],
+        shared: &PortShared,
+        counters: &PortCounters,
+    ) {
+        let header = |Joined { frame, .. }: &Joined<F>| {
+            let header = VnetHeader::of(frame).ok().filter(|_| frame.segments() < N)?;
+            Some(PACKET_LAYOUT.encode(&header))
+        };
+        let Some(headers) = frames.iter().map(header).collect::<Option<ArrayVec<_, MANY>>>() else {
+            // One of them cannot be sent: which one is found by trying.
+            for joined in frames {
+                let sent = self.send::<_, N>(&joined.frame, shared);
+                count(sent, std::slice::from_ref(joined), counters);
+            }
+            return;
+        };
+        let pieces: ArrayVec<_, MANY> = frames
+            .iter()
+            .zip(&headers)
+            .map(|(joined, bytes)| {
+                pieces::<_, N>(Some(&bytes[..PACKET_LAYOUT.header_len()]), &joined.frame)
+            })
+            .collect();
+        let messages: ArrayVec<_, MANY> = pieces.iter().map(ArrayVec::as_slice).collect();
+        let send =
+            |at: usize| packet::send_many(socket.as_fd(), &messages[at..]).map_err(|e| errno(&e));
+        many::send_all(messages.len(), send, |sent, range| {
+            count(sent.map_err(|e| drop_reason(e, shared)), &frames[range], counters);
         });
     }
 
@@ -285,6 +317,92 @@ impl Io {
             Self::Underlay(_) => None,
         }
     }
+}
+
+/// What came with a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived {
+    /// The virtio header, if there is one.
+    header: [u8; VnetLayout::MAX_LEN],
+    received: Received,
+}
+
+/// Receives one frame of a TAP.
+fn recv_tap(file: &OwnedFd, vnet_hdr: bool, frame: &mut HeapFrame) -> Result<Arrived, Errno> {
+    let mut header = [0; VnetLayout::MAX_LEN];
+    let mut spill = [0; SPILL];
+    let header_len = if vnet_hdr { TAP_LAYOUT.header_len() } else { 0 };
+    let mut buffers = buffers(&mut header[..header_len], frame, &mut spill);
+    let len = readv(file, &mut buffers)?;
+    Ok(Arrived { header, received: Received { len, vlan: None } })
+}
+
+/// Receives frames of a packet socket, several at once.
+fn recv_packets(socket: &OwnedFd, many: &mut Many<Arrived>) -> io::Result<()> {
+    let receive = |frames: &mut [HeapFrame]| {
+        let mut beside = [([0; VnetLayout::MAX_LEN], [0; SPILL]); MANY];
+        let received = {
+            let mut windows: ArrayVec<_, MANY> = frames
+                .iter_mut()
+                .zip(&mut beside)
+                .map(|(frame, (header, spill))| {
+                    buffers(&mut header[..PACKET_LAYOUT.header_len()], frame, spill)
+                })
+                .collect();
+            packet::recv_many(socket.as_fd(), windows.iter_mut().map(|window| &mut window[..]))?
+        };
+        let arrived = |(received, (header, _))| Arrived { header, received };
+        Ok(received.into_iter().zip(beside).map(arrived).collect())
+    };
+    many.receive(receive, |arrived| arrived.received.len)
+}
+
+/// The packet socket for a frame.
+fn way<'a>(
+    [socket, finishing]: [&'a OwnedFd; 2],
+    frame: &impl Frame,
+    shared: &PortShared,
+) -> &'a OwnedFd {
+    let native = shared.native.load(Ordering::Relaxed);
+    if needed_bits(frame) & !native == 0 { socket } else { finishing }
+}
+
+/// Header and frame, which has fewer than `N` segments.
+fn pieces<'a, F: Frame, const N: usize>(
+    header: Option<&'a [u8]>,
+    frame: &'a F,
+) -> ArrayVec<IoSlice<'a>, N> {
+    let mut pieces: ArrayVec<_, N> = header.map(IoSlice::new).into_iter().collect();
+    frame.for_each_segment(&mut |bytes| {
+        let _ = pieces.try_push(IoSlice::new(bytes));
+    });
+    pieces
+}
+
+/// Counts frames that had the same fate.
+fn count<F>(sent: Result<(), DropReason>, frames: &[Joined<F>], counters: &PortCounters) {
+    for Joined { frames, bytes, .. } in frames {
+        match sent {
+            Ok(()) => {
+                counters.tx_frames.add(*frames);
+                counters.tx_bytes.add(*bytes);
+            }
+            Err(reason) => counters.count_drop(reason, *frames),
+        }
+    }
+}
+
+/// One byte more than any frame may have tells a giant from the longest one.
+const SPILL: usize = 1;
+
+/// Where a frame is to be received.
+fn buffers<'a>(
+    header: &'a mut [u8],
+    frame: &'a mut HeapFrame,
+    spill: &'a mut [u8; SPILL],
+) -> [IoSliceMut<'a>; 4] {
+    let window = frame.rx_window();
+    [header, window.head, window.tail, spill].map(IoSliceMut::new)
 }
 
 /// The drop that an error of a send is.
@@ -399,7 +517,7 @@ mod tests {
         assert!(frame.fill(&pattern(3000)));
         let mut sent = 0;
         let full = loop {
-            match io.send(&frame, &shared) {
+            match io.send::<_, HEAP_PIECES>(&frame, &shared) {
                 Ok(()) => sent += 1,
                 Err(reason) => break reason,
             }
@@ -410,7 +528,7 @@ mod tests {
         let n = far.recv(&mut got).unwrap();
         assert_eq!(got[..n], [vec![0; 10], vec![1, 0], pattern(3000)].concat());
         drop(far);
-        assert_eq!(io.send(&frame, &shared), Err(DropReason::TxError));
+        assert_eq!(io.send::<_, HEAP_PIECES>(&frame, &shared), Err(DropReason::TxError));
         assert_eq!(shared.last_error.load(Ordering::Relaxed), Errno::ECONNREFUSED as i32);
     }
 
@@ -429,7 +547,7 @@ mod tests {
             let (mut batch, counters) = (Batch::new(), PortCounters::default());
             segment::segment(&whole, || pool.alloc(), |s| batch.push(s).unwrap()).unwrap();
             let bytes: usize = batch.as_slice().iter().map(Frame::len).sum();
-            io.send_all(&mut batch, &shared, &counters, |frame| io.send(frame, &shared));
+            io.send_all::<_, HEAP_PIECES>(&mut batch, &shared, &counters);
             far.set_nonblocking(true).unwrap();
             let mut got = Vec::new();
             let mut buffer = vec![0; 70_000];

@@ -17,6 +17,7 @@ mod error;
 mod host_tap;
 mod io;
 mod link;
+mod many;
 mod netdev;
 mod netlink;
 mod netns;

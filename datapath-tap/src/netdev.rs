@@ -10,7 +10,7 @@ use switch_core::datapath::{BackendError, Caps};
 
 use crate::backend::TapOptions;
 use crate::error::{errno, failed, failed_hint, refused};
-use crate::io::{Io, NATIVE_TAGGED, caps_bits};
+use crate::io::{NATIVE_TAGGED, caps_bits};
 use crate::link::{LinkChange, LinkState, Links};
 use crate::note::Note;
 use crate::silence::{MARK, Silence};
@@ -39,17 +39,18 @@ pub(crate) struct Netdev {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) netdev: Netdev,
-    pub(crate) io: Io,
+    pub(crate) sockets: Sockets,
     pub(crate) link: LinkState,
     pub(crate) caps: Caps,
     /// What the kernel refused, and how the host's stack is silenced.
     pub(crate) lost: Vec<String>,
 }
 
-/// The sockets of one device.
-struct Sockets {
-    socket: OwnedFd,
-    finishing: OwnedFd,
+/// The sockets of one device, as in [`Io::Packet`](crate::io::Io::Packet).
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    pub(crate) socket: OwnedFd,
+    pub(crate) finishing: OwnedFd,
 }
 
 /// Attaches a device of this namespace. `note` says what an earlier life left to be undone.
@@ -130,8 +131,8 @@ fn attach(
     };
     // What the device cannot do, the kernel does before it hands frames over to the driver.
     let caps = Caps { uso: has_uso(), ..Caps::ALL };
-    let io = Io::Packet { socket, finishing };
-    Ok(Opened { netdev, io, link, caps, lost })
+    let sockets = Sockets { socket, finishing };
+    Ok(Opened { netdev, sockets, link, caps, lost })
 }
 
 /// A device that the operator uses for something else is not cut off.

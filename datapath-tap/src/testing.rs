@@ -85,13 +85,19 @@ impl RawSocket {
         Ok(())
     }
 
+    fn take(&self, bytes: &mut [u8]) -> io::Result<packet::Received> {
+        let mut buffers = [IoSliceMut::new(bytes)];
+        let mut one = packet::recv_many(self.socket.as_fd(), std::iter::once(&mut buffers[..]))?;
+        one.pop().ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
     /// The next frame with its metadata, if there is one now. Only if opened with offloads.
     ///
     /// # Errors
     /// `WouldBlock` if there is none; and whatever the kernel refuses.
     pub fn try_recv(&self) -> io::Result<(Vec<u8>, Offload)> {
         let mut bytes = vec![0; 128 * 1024];
-        let got = packet::recv(self.socket.as_fd(), &mut [IoSliceMut::new(&mut bytes)])?;
+        let got = self.take(&mut bytes)?;
         bytes.truncate(got.len);
         let (header, frame) = VnetLayout::LEGACY.decode(&bytes).map_err(io::Error::other)?;
         let mut offload = validate(frame, frame.len(), &header).map_err(io::Error::other)?;
@@ -119,7 +125,7 @@ impl RawSocket {
         let end = Instant::now() + patience;
         let mut bytes = vec![0; 128 * 1024];
         loop {
-            match packet::recv(self.socket.as_fd(), &mut [IoSliceMut::new(&mut bytes)]) {
+            match self.take(&mut bytes) {
                 Ok(got) => {
                     bytes.truncate(got.len);
                     if let Some((tpid, tci)) = got.vlan {

@@ -16,7 +16,8 @@ use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use switch_core::DropReason;
 use switch_core::datapath::UdpSend;
-use switch_core::frame::{Csum, Frame, HeapFrame, MAX_FRAME};
+use switch_core::frame::{Csum, Frame, FramePool, HeapFrame, MAX_FRAME};
+use switch_core::stats::PortCounters;
 use switch_core::tunnel::ENTROPY_FIRST;
 use switch_core::wire::{Fragment, IpProtocol, Ipv4, Ipv4Header, Ipv6, Ipv6Header, Udp, UdpHeader};
 use zerocopy::IntoBytes;
@@ -25,7 +26,9 @@ use self::gathered::Gathered;
 use self::runs::OneByOne;
 use crate::error::errno;
 use crate::io::{Got, PortShared};
-use crate::sys::udp::{self, IpFields, Received};
+use crate::many::{self, Many};
+use crate::sys::MANY;
+use crate::sys::udp::{self, IpFields, Outgoing, Received};
 
 /// Datagrams taken from one socket before the next one has its turn.
 const TURN: usize = 32;
@@ -47,8 +50,10 @@ pub(crate) struct Underlay {
     /// The receiver whose turn it is, and how many datagrams it gave in this turn.
     at: usize,
     taken: usize,
-    /// Received, and not yet asked for.
+    /// Datagrams that were received and not yet asked for.
     gathered: Gathered,
+    /// GRE packets.
+    many: Many<Received>,
     one_by_one: OneByOne,
 }
 
@@ -80,12 +85,13 @@ pub(crate) struct Pool {
 }
 
 impl Underlay {
-    pub(crate) fn new(sockets: Sockets) -> Self {
+    pub(crate) fn new(sockets: Sockets, pool: FramePool) -> Self {
         Self {
             sockets,
             at: 0,
             taken: 0,
             gathered: Gathered::default(),
+            many: Many::new(pool),
             one_by_one: OneByOne::default(),
         }
     }
@@ -93,6 +99,7 @@ impl Underlay {
     /// Takes over what an earlier one has received and not handed out.
     pub(crate) fn go_on_from(&mut self, earlier: &mut Self) {
         std::mem::swap(&mut self.gathered, &mut earlier.gathered);
+        std::mem::swap(&mut self.many, &mut earlier.many);
     }
 
     /// The sockets that receive.
@@ -103,7 +110,7 @@ impl Underlay {
     /// Receives one packet into `frame`, whose content is replaced. Only when all sockets in turn
     /// are empty there is nothing: news of any of them are news of the port.
     pub(crate) fn recv(&mut self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
-        if let Some(got) = self.gathered.deal(frame) {
+        if let Some(got) = self.gathered.deal(frame).or_else(|| self.deal_gre(frame)) {
             return got;
         }
         for _ in 0..self.sockets.receivers.len() {
@@ -114,7 +121,10 @@ impl Underlay {
             let (socket, carries) = (receiver.socket.as_fd(), receiver.carries);
             let got = match carries {
                 Carries::Udp(_) => self.gathered.recv(socket, carries, frame, shared),
-                Carries::Gre => receiver.recv(frame, shared),
+                Carries::Gre => match receive_gre(&mut self.many, socket) {
+                    Ok(()) => self.deal_gre(frame).unwrap_or(Got::Again),
+                    Err(e) => no_packet(&e, shared),
+                },
             };
             match got {
                 Got::Nothing => self.next(),
@@ -135,24 +145,40 @@ impl Underlay {
         }
     }
 
-    /// Sends one packet with these outer headers; says why it could not.
-    fn send(
+    /// The next GRE packet; `None` if all were dealt out.
+    fn deal_gre(&mut self, frame: &mut HeapFrame) -> Option<Got> {
+        self.many.deal(frame).map(|received| gre_packet(frame, &received))
+    }
+
+    /// Sends packets with these outer headers, those that follow each other by one socket in one call,
+    /// and counts them or drops them by name.
+    fn send_each(
         &self,
-        frame: &HeapFrame,
-        outer: Option<&Outer>,
+        frames: &[HeapFrame],
+        outers: &[Option<Outer>],
         shared: &PortShared,
-    ) -> Result<(), DropReason> {
-        let invalid = || {
-            shared.note(Errno::EINVAL);
-            DropReason::TxError
-        };
-        let outer = outer.ok_or_else(invalid)?;
-        let socket = self.sender(outer).ok_or_else(invalid)?;
-        let mut pieces = ArrayVec::<_, 2>::new();
-        payload(frame, outer.len, |piece| {
-            let _ = pieces.try_push(piece);
-        });
-        transmit(socket, outer, None, &pieces).map_err(|e| drop_reason(e, shared))
+        counters: &PortCounters,
+    ) {
+        let (mut frames, mut outers) = (frames, outers);
+        while let Some(first) = frames.first() {
+            let socket = |outer: &Option<Outer>| outer.as_ref().and_then(|o| self.sender(o));
+            let by = outers.first().and_then(socket);
+            let Some(by) = by else {
+                shared.note(Errno::EINVAL);
+                count(Err(DropReason::TxError), std::slice::from_ref(first), counters);
+                (frames, outers) = (&frames[1..], outers.get(1..).unwrap_or_default());
+                continue;
+            };
+            let same = |outer: &&Option<Outer>| {
+                socket(outer).map(|s| s.as_raw_fd()) == Some(by.as_raw_fd())
+            };
+            let n = outers.iter().take(MANY).take_while(same).count().min(frames.len()).max(1);
+            let ((now, later), (of_now, of_later)) = (frames.split_at(n), outers.split_at(n));
+            send_many(by, now, of_now, |sent, frames| {
+                count(sent.map_err(|e| drop_reason(e, shared)), frames, counters);
+            });
+            (frames, outers) = (later, of_later);
+        }
     }
 
     /// The socket for a packet.
@@ -206,19 +232,49 @@ fn no_packet(e: &io::Error, shared: &PortShared) -> Got {
     }
 }
 
-/// Hands a datagram to the kernel, or as many as it is to make of the bytes.
-fn transmit(
+/// Sends by a socket. It may fail for what an ICMP message said of an earlier packet, which the kernel
+/// tells once, in place of sending this one: what a second try says is about this one.
+fn transmit<T>(send: impl Fn() -> io::Result<T>) -> Result<T, Errno> {
+    match send().map_err(|e| errno(&e)) {
+        done @ (Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS)) => done,
+        Err(_) => send().map_err(|e| errno(&e)),
+    }
+}
+
+/// Sends packets by a socket, in order, and says what became of them.
+fn send_many(
     socket: BorrowedFd<'_>,
-    outer: &Outer,
-    segment: Option<u16>,
-    pieces: &[IoSlice<'_>],
-) -> Result<(), Errno> {
-    let send = || udp::send(socket, outer.to, outer.fields, segment, pieces).map_err(|e| errno(&e));
-    match send() {
-        done @ (Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS)) => done,
-        // It may be what an ICMP message said of an earlier packet, which the kernel tells once, in
-        // place of sending this one. What the second try says is about this one.
-        Err(_) => send(),
+    frames: &[HeapFrame],
+    outers: &[Option<Outer>],
+    mut told: impl FnMut(Result<(), Errno>, &[HeapFrame]),
+) {
+    let all = || frames.iter().zip(outers).filter_map(|(frame, outer)| Some((frame, (*outer)?)));
+    let pieces: ArrayVec<_, MANY> = all().map(|(frame, outer)| pieces(frame, outer.len)).collect();
+    let datagrams: ArrayVec<_, MANY> = all()
+        .zip(&pieces)
+        .map(|((_, outer), pieces)| Outgoing::new(outer.to, outer.fields, None, pieces))
+        .collect();
+    let send = |at: usize| transmit(|| udp::send_many(socket, &datagrams[at..]));
+    many::send_all(datagrams.len(), send, |sent, range| told(sent, &frames[range]));
+}
+
+/// What of a frame is behind `skip` bytes, which lie in its head: there is at most one tail.
+fn pieces(frame: &HeapFrame, skip: usize) -> ArrayVec<IoSlice<'_>, 2> {
+    let mut pieces = ArrayVec::new();
+    payload(frame, skip, |piece| {
+        let _ = pieces.try_push(piece);
+    });
+    pieces
+}
+
+/// Counts packets that had the same fate.
+fn count(sent: Result<(), DropReason>, frames: &[HeapFrame], counters: &PortCounters) {
+    match sent {
+        Ok(()) => {
+            counters.tx_frames.add(frames.len() as u64);
+            counters.tx_bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
+        }
+        Err(reason) => counters.count_drop(reason, frames.len() as u64),
     }
 }
 
@@ -313,31 +369,37 @@ impl Outer {
     }
 }
 
-impl Receiver {
-    /// Receives one GRE packet.
-    fn recv(&self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
-        let window = frame.rx_window();
-        let mut buffers = [IoSliceMut::new(window.head), IoSliceMut::new(window.tail)];
-        let received = match udp::recv(self.socket.as_fd(), &mut buffers) {
-            Ok(received) => received,
-            Err(e) => return no_packet(&e, shared),
+/// Receives GRE packets.
+fn receive_gre(many: &mut Many<Received>, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let receive = |frames: &mut [HeapFrame]| {
+        let mut windows: ArrayVec<_, MANY> = frames
+            .iter_mut()
+            .take(MANY)
+            .map(|frame| frame.rx_window())
+            .map(|window| [window.head, window.tail].map(IoSliceMut::new))
+            .collect();
+        udp::recv_many(socket, windows.iter_mut().map(|window| &mut window[..]))
+    };
+    many.receive(receive, |received| received.len)
+}
+
+/// Makes a packet of what was received into the frame.
+fn gre_packet(frame: &mut HeapFrame, received: &Received) -> Got {
+    let len = received.len;
+    let (Some(from), Some(to)) = (received.from, received.to) else {
+        return Got::Dropped(len, DropReason::OuterAddress);
+    };
+    // A raw IPv4 socket hands out the IP header, and no other one does.
+    if from.is_ipv4() {
+        return match (len, frame.set_received(len)) {
+            (..Ipv4Header::LEN, _) => Got::Dropped(len, DropReason::Runt),
+            (_, true) => Got::Frame,
+            (_, false) => Got::Dropped(len, DropReason::Giant),
         };
-        let len = received.len;
-        let (Some(from), Some(to)) = (received.from, received.to) else {
-            return Got::Dropped(len, DropReason::OuterAddress);
-        };
-        // A raw IPv4 socket hands out the IP header, and no other one does.
-        if from.is_ipv4() {
-            return match (len, frame.set_received(len)) {
-                (..Ipv4Header::LEN, _) => Got::Dropped(len, DropReason::Runt),
-                (_, true) => Got::Frame,
-                (_, false) => Got::Dropped(len, DropReason::Giant),
-            };
-        }
-        let (header, header_len) = header(self.carries, &received, from, to);
-        let header = header.get(..header_len).unwrap_or_default();
-        packet(frame, header, len, |frame| frame.set_received(len))
     }
+    let (header, header_len) = header(Carries::Gre, received, from, to);
+    let header = header.get(..header_len).unwrap_or_default();
+    packet(frame, header, len, |frame| frame.set_received(len))
 }
 
 /// Makes a packet of a header and `len` bytes that `fill` puts into the frame. Without a header the

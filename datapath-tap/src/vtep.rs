@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use switch_core::datapath::{BackendError, Caps, UdpSend, UnderlaySpec};
+use switch_core::frame::FramePool;
 use switch_core::tunnel::ENTROPY_FIRST;
 
 use crate::error::{errno, failed_hint, refused};
@@ -77,7 +78,11 @@ impl Vtep {
 
     /// Opens what `spec` wants more and lets go of what it does not want, while all others stay.
     /// `None` if none could stay.
-    pub(crate) fn adjust(&mut self, spec: &UnderlaySpec) -> Result<Option<Underlay>, BackendError> {
+    pub(crate) fn adjust(
+        &mut self,
+        spec: &UnderlaySpec,
+        pool: FramePool,
+    ) -> Result<Option<Underlay>, BackendError> {
         if spec.local != self.opening.at.ip() || spec.entropy_ports != self.entropy_ports {
             return Ok(None);
         }
@@ -87,7 +92,7 @@ impl Vtep {
             |r: &Receiver| self.sockets.receivers.iter().any(|s| Arc::ptr_eq(&s.socket, &r.socket));
         let gone: Vec<Receiver> = earlier.receivers.into_iter().filter(|r| !stays(r)).collect();
         self.drops_before += drops(&gone);
-        Ok(Some(Underlay::new(self.sockets.clone())))
+        Ok(Some(Underlay::new(self.sockets.clone(), pool)))
     }
 
     /// Why it cannot go on: its address is not on this host any more.
@@ -135,6 +140,7 @@ fn resolve(links: &mut Links, local: IpAddr) -> io::Result<Option<(SocketAddr, u
 pub(crate) fn open(
     links: &mut Links,
     spec: &UnderlaySpec,
+    pool: FramePool,
 ) -> Result<(Vtep, Underlay), BackendError> {
     let attempted = format!("open VTEP {} at {}", spec.name, spec.local);
     let found = resolve(links, spec.local).map_err(|e| refused(&attempted, &e))?;
@@ -142,7 +148,7 @@ pub(crate) fn open(
     let opening = Opening { attempted, at, ifindex };
     let sockets = opening.sockets(spec, &Sockets::default()).map_err(|e| e.told(spec))?;
     let probe = opening.probe().map_err(|e| e.told(spec))?;
-    let underlay = Underlay::new(sockets.clone());
+    let underlay = Underlay::new(sockets.clone(), pool);
     let entropy_ports = spec.entropy_ports;
     Ok((Vtep { opening, probe, sockets, entropy_ports, drops_before: 0 }, underlay))
 }

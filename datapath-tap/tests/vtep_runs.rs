@@ -53,6 +53,13 @@ fn bursts_of_every_kind_arrive_as_they_were() {
             odd(4, &|packet| packet.df = false),
             odd(4, &|packet| *packet = Packet::gre(a, b, pattern(60))),
             (0..64).map(|n| packet(1400 - n * n % 7)).collect(),
+            (0..64).map(|n| Packet::gre(a, b, pattern(n * 20))).collect(),
+            (0..64_u8)
+                .map(|n| {
+                    let (class, ttl, df) = (n * 4, n + 1, n % 3 > 0);
+                    Packet { class, ttl, df, ..Packet::gre(a, b, pattern(9)) }
+                })
+                .collect(),
         ];
         let (mut frames, mut bytes) = (0, 0);
         for burst in bursts {
@@ -118,6 +125,12 @@ fn what_does_not_fit_the_path_is_dropped_or_goes_one_by_one() {
     assert_eq!(to.packets(5).into_iter().map(told).collect::<Vec<_>>(), vec![told(long(true)); 5]);
     let told_of = lost(&mut from).join(" ");
     assert!(told_of.starts_with("UDP_SEGMENT: "), "{told_of}");
+    // Of those that go in one call, the others go all the same.
+    let gre = |n: usize| Packet::gre(a, b, pattern(if n % 4 == 1 { 2000 } else { n }));
+    from.transmit_all(&(0..40).map(gre).collect::<Vec<_>>());
+    assert_eq!(from.counters[usize::from(VTEP)].dropped(DropReason::TunnelMtu), 5 + 10);
+    let fit: Vec<_> = (0..40).filter(|n| n % 4 != 1).map(|n| told(gre(n))).collect();
+    assert_eq!(to.packets(30).into_iter().map(told).collect::<Vec<_>>(), fit);
 }
 
 #[test]

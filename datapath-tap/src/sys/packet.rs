@@ -1,13 +1,14 @@
 //! Packet sockets: options of `include/uapi/linux/if_packet.h` and receiving with auxiliary data.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{self, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
+use arrayvec::ArrayVec;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use super::set;
+use super::{MANY, receive_messages, send_messages, set};
 
 /// Receive nothing.
 pub(crate) const PROTO_NONE: u16 = 0;
@@ -79,29 +80,31 @@ pub(crate) struct Received {
     pub(crate) vlan: Option<(u16, u16)>,
 }
 
-/// Receives one frame into the buffers, without waiting.
-pub(crate) fn recv(fd: BorrowedFd<'_>, buffers: &mut [IoSliceMut<'_>]) -> io::Result<Received> {
-    // Aligned as a cmsghdr has to be, and room for one with a tpacket_auxdata (36 bytes).
-    let mut control = [0u64; 8];
-    // SAFETY: msghdr is a C struct of pointers and integers; all zeroes is a valid one.
-    let mut msg: libc::msghdr = unsafe { mem::zeroed() };
-    // IoSliceMut is guaranteed to have the layout of iovec.
-    msg.msg_iov = buffers.as_mut_ptr().cast();
-    msg.msg_iovlen = buffers.len() as _;
-    msg.msg_control = control.as_mut_ptr().cast();
-    msg.msg_controllen = size_of_val(&control) as _;
-    // MSG_TRUNC: the length of the whole frame, even if it did not fit.
-    let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
-    // SAFETY: the descriptor is open while borrowed; `msg` points to `buffers` and `control`, both
-    // exclusively borrowed by this function until after the call, with their true lengths.
-    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, flags) };
-    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-    let mut bytes = [0u8; 64];
-    for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(control) {
-        *to = word.to_ne_bytes();
-    }
-    let written = (msg.msg_controllen as usize).min(bytes.len());
-    Ok(Received { len, vlan: auxdata_vlan(&bytes[..written]) })
+/// Receives frames into as many sets of buffers as there are frames, without waiting; at most
+/// [`MANY`].
+pub(crate) fn recv_many<'a, 'b: 'a>(
+    fd: BorrowedFd<'_>,
+    buffers: impl Iterator<Item = &'a mut [IoSliceMut<'b>]>,
+) -> io::Result<ArrayVec<Received, MANY>> {
+    let read = |len, _: &[u8], control: &[u8]| Received { len, vlan: auxdata_vlan(control) };
+    receive_messages(fd, buffers, read)
+}
+
+/// Sends frames, each of several pieces, in order until the kernel refuses one, and says how many it
+/// took. The error is that of the first one.
+pub(crate) fn send_many(fd: BorrowedFd<'_>, frames: &[&[IoSlice<'_>]]) -> io::Result<usize> {
+    let message = |pieces: &&[IoSlice<'_>]| {
+        // SAFETY: mmsghdr is a C struct of pointers and integers; all zeroes is a valid one.
+        let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+        // IoSlice is guaranteed to have the layout of iovec.
+        message.msg_hdr.msg_iov = pieces.as_ptr().cast_mut().cast();
+        message.msg_hdr.msg_iovlen = pieces.len() as _;
+        message
+    };
+    let mut messages: ArrayVec<_, MANY> = frames.iter().take(MANY).map(message).collect();
+    // SAFETY: the messages point to `frames`, live and unmoved until after the call, with true lengths;
+    // the kernel only reads them.
+    unsafe { send_messages(fd, &mut messages) }
 }
 
 /// The tag in the control message `PACKET_AUXDATA`, if it is there and holds one.

@@ -5,11 +5,11 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{self, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
 
+use arrayvec::ArrayVec;
 use nix::sys::socket::{SockaddrIn, SockaddrIn6, SockaddrLike};
 
-use super::set;
+use super::{MANY, receive_messages, send_messages, set};
 
 /// What a socket carries behind its IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,60 +174,86 @@ pub(crate) fn leave_checksums_away(fd: BorrowedFd<'_>, to: IpAddr, away: bool) -
     set(fd, level, name, &c_int::from(away))
 }
 
-/// Sends one datagram, without waiting. With a `segment` the kernel makes datagrams of so many bytes
-/// each of the pieces, and one of what is left.
-pub(crate) fn send(
-    fd: BorrowedFd<'_>,
-    to: SocketAddr,
-    fields: IpFields,
-    segment: Option<u16>,
-    pieces: &[IoSlice<'_>],
-) -> io::Result<()> {
-    let IpFields { traffic_class, ttl } = fields;
-    // The last one is left out where there is nothing to cut.
-    let with = |class: IntMessage, ttl: IntMessage| {
-        (
-            [class, ttl, IntMessage::segment(segment.unwrap_or(0))],
-            2 + usize::from(segment.is_some()),
-        )
-    };
-    match to {
-        SocketAddr::V4(to) => {
-            let (control, n) = with(
+/// A datagram to be sent, with what goes along with it to the kernel as that wants it laid out.
+#[derive(Debug)]
+pub(crate) struct Outgoing<'a> {
+    to: Address,
+    control: [IntMessage; 3],
+    controls: usize,
+    pieces: &'a [IoSlice<'a>],
+}
+
+#[derive(Debug)]
+enum Address {
+    V4(SockaddrIn),
+    V6(SockaddrIn6),
+}
+
+impl<'a> Outgoing<'a> {
+    /// The pieces, to an address. With a `segment` the kernel makes datagrams of so many bytes each of
+    /// them, and one of what is left.
+    pub(crate) fn new(
+        to: SocketAddr,
+        fields: IpFields,
+        segment: Option<u16>,
+        pieces: &'a [IoSlice<'a>],
+    ) -> Self {
+        let IpFields { traffic_class, ttl } = fields;
+        let (to, class, ttl) = match to {
+            SocketAddr::V4(to) => (
+                Address::V4(to.into()),
                 IntMessage::new(libc::IPPROTO_IP, libc::IP_TOS, traffic_class),
                 IntMessage::new(libc::IPPROTO_IP, libc::IP_TTL, ttl),
-            );
-            send_with(fd, &SockaddrIn::from(to), &control[..n], pieces)
-        }
-        SocketAddr::V6(to) => {
-            let (control, n) = with(
+            ),
+            SocketAddr::V6(to) => (
+                Address::V6(to.into()),
                 IntMessage::new(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, traffic_class),
                 IntMessage::new(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, ttl),
-            );
-            send_with(fd, &SockaddrIn6::from(to), &control[..n], pieces)
-        }
+            ),
+        };
+        // The last one is left out where there is nothing to cut.
+        let control = [class, ttl, IntMessage::segment(segment.unwrap_or(0))];
+        Self { to, control, controls: 2 + usize::from(segment.is_some()), pieces }
+    }
+
+    /// The same as the kernel reads it, for as long as `self` lives and stays where it is.
+    fn message(&self) -> libc::msghdr {
+        let (name, len) = match &self.to {
+            Address::V4(to) => (to.as_ptr(), to.len()),
+            Address::V6(to) => (to.as_ptr(), to.len()),
+        };
+        let control = &self.control[..self.controls];
+        // SAFETY: msghdr is a C struct of pointers and integers; all zeroes is a valid one.
+        let mut msg: libc::msghdr = unsafe { mem::zeroed() };
+        msg.msg_name = name.cast_mut().cast();
+        msg.msg_namelen = len;
+        // IoSlice is guaranteed to have the layout of iovec.
+        msg.msg_iov = self.pieces.as_ptr().cast_mut().cast();
+        msg.msg_iovlen = self.pieces.len() as _;
+        msg.msg_control = control.as_ptr().cast_mut().cast();
+        msg.msg_controllen = size_of_val(control) as _;
+        msg
     }
 }
 
-fn send_with(
-    fd: BorrowedFd<'_>,
-    to: &impl SockaddrLike,
-    control: &[IntMessage],
-    pieces: &[IoSlice<'_>],
-) -> io::Result<()> {
-    // SAFETY: msghdr is a C struct of pointers and integers; all zeroes is a valid one.
-    let mut msg: libc::msghdr = unsafe { mem::zeroed() };
-    msg.msg_name = to.as_ptr().cast_mut().cast();
-    msg.msg_namelen = to.len();
-    // IoSlice is guaranteed to have the layout of iovec.
-    msg.msg_iov = pieces.as_ptr().cast_mut().cast();
-    msg.msg_iovlen = pieces.len() as _;
-    msg.msg_control = control.as_ptr().cast_mut().cast();
-    msg.msg_controllen = size_of_val(control) as _;
-    // SAFETY: the descriptor is open while borrowed; `msg` points to `to`, `pieces` and `control`,
-    // all live until after the call, with their true lengths; the kernel only reads them.
+/// Sends one datagram, without waiting.
+pub(crate) fn send(fd: BorrowedFd<'_>, datagram: &Outgoing<'_>) -> io::Result<()> {
+    let msg = datagram.message();
+    // SAFETY: the descriptor is open while borrowed; `msg` points to what `datagram` has and borrows,
+    // live and unmoved until after the call, with true lengths; the kernel only reads it.
     let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &msg, libc::MSG_DONTWAIT) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends datagrams in order until the kernel refuses one, and says how many it took. The error is that
+/// of the first; an error of a later one is told when that is the first.
+pub(crate) fn send_many(fd: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
+    let message =
+        |datagram: &Outgoing<'_>| libc::mmsghdr { msg_hdr: datagram.message(), msg_len: 0 };
+    let mut messages: ArrayVec<_, MANY> = datagrams.iter().take(MANY).map(message).collect();
+    // SAFETY: the messages point to what `datagrams` have and borrow, live and unmoved until after the
+    // call, with true lengths; the kernel only reads that.
+    unsafe { send_messages(fd, &mut messages) }
 }
 
 /// What one receive brought.
@@ -243,40 +269,23 @@ pub(crate) struct Received {
     pub(crate) segment: Option<u16>,
 }
 
-/// Bytes aligned as a sockaddr and a cmsghdr have to be.
-#[repr(C, align(8))]
-struct Aligned<const N: usize>([u8; N]);
-
-/// Room for the larger of the two address structs.
-const NAME: usize = size_of::<libc::sockaddr_in6>();
-/// Room for the four messages that are asked for: 112 bytes over IPv6.
-const CONTROL: usize = 128;
-
 /// Receives one datagram into the buffers, without waiting.
 pub(crate) fn recv(fd: BorrowedFd<'_>, buffers: &mut [IoSliceMut<'_>]) -> io::Result<Received> {
-    let mut name = Aligned([0; NAME]);
-    let mut control = Aligned([0; CONTROL]);
-    // SAFETY: msghdr is a C struct of pointers and integers; all zeroes is a valid one.
-    let mut msg: libc::msghdr = unsafe { mem::zeroed() };
-    msg.msg_name = ptr::from_mut(&mut name.0).cast();
-    msg.msg_namelen = NAME as _;
-    // IoSliceMut is guaranteed to have the layout of iovec.
-    msg.msg_iov = buffers.as_mut_ptr().cast();
-    msg.msg_iovlen = buffers.len() as _;
-    msg.msg_control = ptr::from_mut(&mut control.0).cast();
-    msg.msg_controllen = CONTROL as _;
-    // MSG_TRUNC: the length of the whole datagram, even if it did not fit.
-    let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
-    // SAFETY: the descriptor is open while borrowed; `msg` points to `buffers`, `name` and
-    // `control`, all exclusively ours until after the call, with their true lengths.
-    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, flags) };
-    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-    let written = control.0.get(..msg.msg_controllen as usize).unwrap_or_default();
-    Ok(read_control(written, len, address(&name.0)))
+    let mut one = recv_many(fd, std::iter::once(buffers))?;
+    one.pop().ok_or_else(|| io::ErrorKind::WouldBlock.into())
+}
+
+/// Receives datagrams into as many sets of buffers as there are datagrams, without waiting; at most
+/// [`MANY`].
+pub(crate) fn recv_many<'a, 'b: 'a>(
+    fd: BorrowedFd<'_>,
+    buffers: impl Iterator<Item = &'a mut [IoSliceMut<'b>]>,
+) -> io::Result<ArrayVec<Received, MANY>> {
+    receive_messages(fd, buffers, |len, name, control| read_control(control, len, address(name)))
 }
 
 /// A `sockaddr_in` or `sockaddr_in6`.
-fn address(name: &[u8; NAME]) -> Option<SocketAddr> {
+fn address(name: &[u8]) -> Option<SocketAddr> {
     let family = u16::from_ne_bytes(*name.first_chunk()?);
     let port = u16::from_be_bytes(*name.get(2..)?.first_chunk()?);
     match c_int::from(family) {

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
+use switch_core::Batch;
 use switch_core::batch::BURST_MAX;
 use switch_core::frame::{Frame, HeapFrame};
 use switch_core::stats::PortCounters;
-use switch_core::{Batch, DropReason};
 
-use super::{Outer, Transport, Underlay, drop_reason, payload, transmit};
+use super::{Outer, Transport, Underlay, count, drop_reason, payload, transmit};
 use crate::io::PortShared;
-use crate::sys::udp;
+use crate::sys::udp::{self, Outgoing};
 
 /// Most datagrams in one call: `UDP_MAX_SEGMENTS` of Linux before 6.9.
 const RUN_MAX: usize = 64;
@@ -93,7 +93,13 @@ impl Underlay {
         let (mut frames, mut outers) = (batch.as_slice(), all.as_slice());
         while !frames.is_empty() {
             let run = Run::first_of(frames, outers);
-            let n = run.as_ref().map_or(1, |run| run.frames.len());
+            let n = match &run {
+                Some(run) => run.frames.len(),
+                // Up to where the next one begins.
+                None => (1..frames.len())
+                    .find(|n| Run::first_of(&frames[*n..], &outers[*n..]).is_some())
+                    .unwrap_or(frames.len()),
+            };
             let ((now, later), (of_now, of_later)) = (frames.split_at(n), outers.split_at(n));
             let taken = match run {
                 Some(run) if self.one_by_one.takes(run.outer.to.ip()) => {
@@ -104,10 +110,7 @@ impl Underlay {
                 None => false,
             };
             if !taken {
-                for (frame, outer) in now.iter().zip(of_now) {
-                    let sent = self.send(frame, outer.as_ref(), shared);
-                    count(sent, std::slice::from_ref(frame), counters);
-                }
+                self.send_each(now, of_now, shared, counters);
             }
             (frames, outers) = (later, of_later);
         }
@@ -132,7 +135,8 @@ impl Underlay {
         if leave_away(false) {
             return false;
         }
-        let sent = transmit(socket, outer, Some(*size), &pieces);
+        let datagram = Outgoing::new(outer.to, outer.fields, Some(*size), &pieces);
+        let sent = transmit(|| udp::send(socket, &datagram));
         if leave_away(true) {
             shared.note(Errno::ENOPROTOOPT);
         }
@@ -147,17 +151,6 @@ impl Underlay {
             sent => count(sent.map_err(|e| drop_reason(e, shared)), frames, counters),
         }
         true
-    }
-}
-
-/// Counts packets that had the same fate.
-fn count(sent: Result<(), DropReason>, frames: &[HeapFrame], counters: &PortCounters) {
-    match sent {
-        Ok(()) => {
-            counters.tx_frames.add(frames.len() as u64);
-            counters.tx_bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
-        }
-        Err(reason) => counters.count_drop(reason, frames.len() as u64),
     }
 }
 
