@@ -13,7 +13,8 @@ use switch_core::stats::PortCounters;
 use switch_core::{Batch, PortId};
 
 use crate::error::failed;
-use crate::io::{Got, HEAP_PIECES, Io, PortShared};
+use crate::io::{Got, HEAP_PIECES, Io};
+use crate::shared::PortShared;
 use crate::waker::TapWaker;
 
 /// The waker's token; ports have their index.

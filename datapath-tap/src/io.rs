@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
@@ -11,12 +11,13 @@ use switch_core::batch::BURST_MAX;
 use switch_core::datapath::Caps;
 use switch_core::frame::{Frame, GsoKind, HeapFrame, MAX_FRAME};
 use switch_core::segment::{self, Joined, VnetHeader, VnetLayout, validate};
-use switch_core::stats::{Counter, PortCounters};
+use switch_core::stats::PortCounters;
 use switch_core::wire::EthernetHeader;
 use switch_core::{Batch, DropReason};
 
 use crate::error::errno;
 use crate::many::{self, Many};
+use crate::shared::{NATIVE_TAGGED, PortShared, caps_of};
 use crate::sys::MANY;
 use crate::sys::packet::{self, Received};
 use crate::underlay::Underlay;
@@ -29,49 +30,6 @@ const PACKET_LAYOUT: VnetLayout = VnetLayout::LEGACY;
 
 /// A virtio header, and head and tail of a heap frame.
 pub(crate) const HEAP_PIECES: usize = 3;
-
-/// What the hot and the control side tell each other about a port. Only the worker that owns the queue
-/// counts.
-#[derive(Debug, Default)]
-pub(crate) struct PortShared {
-    /// The last error that was no full queue and no link that is down, and how many there were.
-    pub(crate) last_error: AtomicI32,
-    pub(crate) errors: Counter,
-    /// Frames the device itself had no room for: dropped here by name, and counted there as well.
-    pub(crate) refused: Counter,
-    /// The file says that its device was deleted.
-    pub(crate) gone: AtomicBool,
-    /// What the device itself finishes, as [`caps_bits`]. The rest is left to the kernel.
-    pub(crate) native: AtomicU8,
-    /// Runs of packets that the kernel did not take as one, so that they went one by one.
-    pub(crate) one_by_one: Counter,
-    /// Which super-frames are made for it of single frames, as [`caps_bits`].
-    pub(crate) joins: AtomicU8,
-}
-
-impl PortShared {
-    pub(crate) fn note(&self, e: Errno) {
-        self.last_error.store(e as i32, Ordering::Relaxed);
-        self.errors.add(1);
-    }
-}
-
-/// Caps in a byte.
-pub(crate) fn caps_bits(caps: Caps) -> u8 {
-    u8::from(caps.csum)
-        | u8::from(caps.tso4) << 1
-        | u8::from(caps.tso6) << 2
-        | u8::from(caps.uso) << 3
-}
-
-/// The other way round.
-fn caps_of(bits: u8) -> Caps {
-    let bit = |n: u8| bits & 1 << n != 0;
-    Caps { csum: bit(0), tso4: bit(1), tso6: bit(2), uso: bit(3) }
-}
-
-/// In [`PortShared::native`]: the device does the same for frames with any tags.
-pub(crate) const NATIVE_TAGGED: u8 = 1 << 4;
 
 /// What the device must be able to do for a frame to be sent past the queue.
 fn needed_bits(frame: &impl Frame) -> u8 {
@@ -447,6 +405,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
+    use crate::shared::caps_bits;
     use switch_core::frame::{Csum, FramePool, Gso, PoolConfig};
 
     /// A datagram socket in place of a TAP's file: it, too, gives one frame a read.

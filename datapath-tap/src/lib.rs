@@ -24,6 +24,7 @@ mod netns;
 mod note;
 mod port;
 pub mod routes;
+mod shared;
 mod silence;
 mod sys;
 mod tap;

@@ -10,9 +10,9 @@ use switch_core::datapath::{BackendError, Caps};
 
 use crate::backend::TapOptions;
 use crate::error::{errno, failed, failed_hint, refused};
-use crate::io::{NATIVE_TAGGED, caps_bits};
 use crate::link::{LinkChange, LinkState, Links};
 use crate::note::Note;
+use crate::shared::{NATIVE_TAGGED, caps_bits};
 use crate::silence::{MARK, Silence};
 use crate::sys::{ethtool, packet, set_option};
 use crate::tap;

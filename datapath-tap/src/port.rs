@@ -12,10 +12,10 @@ use switch_core::datapath::{Caps, DeviceDetails, PortEventKind, PortInfo};
 use switch_core::frame::HeapFrame;
 use switch_core::handover::HandoverRing;
 
-use crate::io::{PortShared, caps_bits};
 use crate::link::{LinkNews, LinkState, Links};
 use crate::netdev::Netdev;
 use crate::netns::{self, NetnsId};
+use crate::shared::{PortShared, caps_bits};
 use crate::sys::tun;
 use crate::vtep::{self, Vtep};
 
@@ -105,7 +105,12 @@ impl Port {
         let mut lost = self.lost.clone();
         let runs = self.shared.one_by_one.get();
         if runs > 0 {
-            lost.push(format!("UDP_SEGMENT: {runs} runs of packets went one by one"));
+            let to = self.shared.one_by_one_to.lock().map(|to| to.clone()).unwrap_or_default();
+            let to = to.iter().map(|(remote, e)| format!("{remote} ({e})"));
+            let to = to.collect::<Vec<_>>().join(", ");
+            lost.push(format!(
+                "UDP_SEGMENT: runs of packets that went one by one: {runs}, to {to}"
+            ));
         }
         lost
     }

@@ -25,8 +25,9 @@ use zerocopy::IntoBytes;
 use self::gathered::Gathered;
 use self::runs::OneByOne;
 use crate::error::errno;
-use crate::io::{Got, PortShared};
+use crate::io::Got;
 use crate::many::{self, Many};
+use crate::shared::PortShared;
 use crate::sys::MANY;
 use crate::sys::udp::{self, IpFields, Outgoing, Received};
 

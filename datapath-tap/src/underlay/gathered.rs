@@ -9,7 +9,8 @@ use switch_core::DropReason;
 use switch_core::frame::{Csum, Frame, HeapFrame, Offload};
 
 use super::{Carries, header, no_packet, packet};
-use crate::io::{Got, PortShared};
+use crate::io::Got;
+use crate::shared::PortShared;
 use crate::sys::udp::{self, Received};
 
 /// The most that one receive brings: lengths of IP have 16 bits.

@@ -11,7 +11,7 @@ use switch_core::frame::{Frame, HeapFrame};
 use switch_core::stats::PortCounters;
 
 use super::{Outer, Transport, Underlay, count, drop_reason, payload, transmit};
-use crate::io::PortShared;
+use crate::shared::PortShared;
 use crate::sys::udp::{self, Outgoing};
 
 /// Most datagrams in one call: `UDP_MAX_SEGMENTS` of Linux before 6.9.
@@ -143,8 +143,9 @@ impl Underlay {
         match sent {
             // Too long with the don't-fragment flag, the last one may be short enough all the same.
             Err(Errno::EMSGSIZE) if outer.df => return false,
-            Err(Errno::EINVAL | Errno::EIO | Errno::EMSGSIZE) => {
+            Err(e @ (Errno::EINVAL | Errno::EIO | Errno::EMSGSIZE)) => {
                 self.one_by_one.add(remote);
+                shared.note_one_by_one(remote, e);
                 shared.one_by_one.add(1);
                 return false;
             }
