@@ -40,6 +40,7 @@ mod netns;
 pub mod overlay;
 pub mod ovs;
 pub mod raw;
+pub mod streams;
 mod traffic;
 
 pub use command::{Cmd, Host, Output, Process, run, until, until_ok};

@@ -1,12 +1,9 @@
 //! TCP between real stacks, with their super-frames and unfinished checksums: what arrives is what
 //! was sent, no stack finds a wrong checksum, and tshark finds nothing malformed.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-
 use anyhow::{Result, ensure};
 use vswitch_e2e::capture::Capture;
+use vswitch_e2e::streams;
 use vswitch_e2e::{
     Daemon, DaemonSpec, Host, IperfServer, Need, Netns, iperf3, need, ping, size, until, until_ok,
 };
@@ -17,8 +14,6 @@ use crate::lab::{Kind, SOON};
 /// and at the switch's side of the cable.
 type Station = (&'static str, Kind, &'static str, &'static str);
 
-/// Where data is copied to: nobody's registered port.
-const PORT: u16 = 49_152;
 const NOTHING: &str = "tx off rx off tso off gso off gro off";
 
 struct Net {
@@ -80,12 +75,12 @@ impl Net {
         let capture = Capture::start(b, device, "")?;
         for (from, to, address) in [(a, b, "192.0.2.2"), (b, a, "192.0.2.1"), (a, b, "2001:db8::2")]
         {
-            self.copy(from, to, address)?;
+            streams::tcp(from, to, address, size(4, 64) as usize * 1024 * 1024)?;
         }
         // Random bytes are not to be taken for some protocol.
         let decode = |filter: &str| {
             let checks = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"];
-            let data = format!("tcp.port=={PORT},data");
+            let data = format!("tcp.port=={},data", streams::PORT);
             let args = ["-d", &data, "-Y", filter];
             Ok::<_, anyhow::Error>(capture.tshark(&[&checks[..], &args].concat())?.stdout)
         };
@@ -123,46 +118,10 @@ impl Net {
         drop(server);
 
         for (end, _) in &self.stations {
-            let counted = end.sh("nstat -asz")?.ok()?.stdout;
-            for counter in ["TcpInCsumErrors", "TcpInErrs", "UdpInCsumErrors", "IpInHdrErrors"] {
-                let line = counted.lines().find(|line| line.starts_with(counter));
-                let value = line.and_then(|line| line.split_whitespace().nth(1));
-                ensure!(value == Some("0"), "{}: {counter} {value:?}\n{counted}", end.name());
-            }
+            streams::nothing_was_wrong(end)?;
         }
         self.daemon.settle()?.check()?;
         self.daemon.stop()
-    }
-
-    /// Copies random bytes over TCP and compares them: iperf3 does not look at what it gets.
-    fn copy(&self, from: &Netns, to: &Netns, address: &str) -> Result<()> {
-        let mut sent = vec![0; size(4, 64) as usize * 1024 * 1024];
-        File::open("/dev/urandom")?.read_exact(&mut sent)?;
-        let address: SocketAddr = (address.parse::<IpAddr>()?, PORT).into();
-        // A socket stays in the namespace that it was opened in.
-        let listener = to.enter(|| Ok(TcpListener::bind(address)?))?;
-        let mut out = from.enter(|| Ok(TcpStream::connect_timeout(&address, SOON)?))?;
-        let (mut inward, _) = listener.accept()?;
-        inward.set_read_timeout(Some(SOON))?;
-        out.set_write_timeout(Some(SOON))?;
-        let got = std::thread::scope(|scope| {
-            let reader = scope.spawn(move || {
-                let mut got = Vec::new();
-                inward.read_to_end(&mut got).map(|_| got)
-            });
-            out.write_all(&sent)?;
-            drop(out);
-            reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?.map_err(Into::into)
-        });
-        let got: Vec<u8> = got.map_err(|error: anyhow::Error| error.context("copying"))?;
-        let wrong = sent.iter().zip(&got).position(|(a, b)| a != b);
-        ensure!(
-            got.len() == sent.len() && wrong.is_none(),
-            "{} of {} bytes came from {address}, the first wrong one is {wrong:?}",
-            got.len(),
-            sent.len()
-        );
-        Ok(())
     }
 }
 

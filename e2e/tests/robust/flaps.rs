@@ -52,7 +52,7 @@ fn flaps_through_the_api_disturb_nobody() -> Result<()> {
         flap(&daemon, cycle, &away, &sender, &frame)?;
     }
     let before = Usage::of(&daemon)?;
-    let cycles = size(120, 8_000);
+    let cycles = size(200, 10_000);
     for cycle in 0..cycles {
         flap(&daemon, cycle, &away, &sender, &frame)?;
     }
