@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use switch_core::DropReason;
 use vswitch_e2e::bins::binary;
-use vswitch_e2e::guest::ensure_image;
+use vswitch_e2e::guest::{Platform, ensure_image};
 use vswitch_e2e::overlay::{Ground, OpenVswitch, Peer, Site, Underlay};
 use vswitch_e2e::{
     Cmd, Daemon, DaemonSpec, Host, Hugepages, Need, Netns, Output, need, problems, until_ok,
@@ -65,7 +65,7 @@ fn a_vm_is_plugged_in_as_the_document_says() -> Result<()> {
     );
     let steps = blocks("qemu-libvirt.md", "sh")?;
     ensure!(steps.len() == 6, "the document has other steps than the test: {}", steps.len());
-    let image = ensure_image(&|step| eprintln!("guest image: {step}"))?;
+    let image = ensure_image(Platform::Virtual, &|step| eprintln!("guest image: {step}"))?;
     let disk = format!(
         "-kernel {} -initrd {} -append nic0_addr=192.0.2.7/24",
         image.kernel.display(),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
+use vswitch_e2e::guest::Platform;
 
 use crate::ui::{line, note, show, step};
 
@@ -100,7 +101,10 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     ensure_packages(args.purpose)?;
     if args.purpose >= Demo {
         ensure_tun()?;
-        ensure_image()?;
+        ensure_image(Platform::Virtual)?;
+    }
+    if args.purpose >= Test {
+        ensure_image(Platform::SrIov)?;
     }
     println!("This machine has what it needs.");
     Ok(ExitCode::SUCCESS)
@@ -162,12 +166,12 @@ pub(crate) fn ensure_tun() -> Result<()> {
     )
 }
 
-/// Makes sure that the guest can be booted: downloads its kernel once.
-pub(crate) fn ensure_image() -> Result<()> {
+/// Makes sure that a guest can be booted: downloads its kernel, and its emulator, once.
+pub(crate) fn ensure_image(platform: Platform) -> Result<()> {
     if !lists_are_there() {
         show(&mut apt(&["update"])?)?;
     }
-    vswitch_e2e::guest::ensure_image(&note)?;
+    vswitch_e2e::guest::ensure_image(platform, &note)?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use vswitch_e2e::Netns;
 use vswitch_e2e::bins::target_dir;
+use vswitch_e2e::guest::Platform;
 
 use crate::setup::{Purpose, ensure_packages, ensure_tun};
 use crate::ui::{build_switch, cargo, has_libdpdk, line, note, root, step, time};
@@ -232,7 +233,9 @@ fn e2e(args: &Args, on_dpdk: &[&str]) -> Result<Outcome> {
     if let Some(why) = vswitch_e2e::missing(&needs) {
         return Ok(Skipped { why, could_run: false });
     }
-    setup::ensure_image()?;
+    for platform in [Platform::Virtual, Platform::SrIov] {
+        setup::ensure_image(platform)?;
+    }
     let swept = Netns::sweep()?;
     if swept > 0 {
         note(&format!("deleted {swept} network namespaces that an aborted run left behind"));

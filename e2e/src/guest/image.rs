@@ -1,23 +1,54 @@
 //! The guest's kernel and first file system, made from packages of the machine's distribution.
 //!
 //! The kernel package is downloaded and unpacked, never installed: the machine's own boot is not
-//! touched. Programs come from the machine itself, with the libraries `ldd` names.
+//! touched. So is the emulator of [`Platform::SrIov`]: it would replace the machine's own. Programs
+//! come from the machine itself, with the libraries `ldd` names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::cpio::Archive;
+use super::package::{Source, unpack};
 use crate::bins::target_dir;
 use crate::command::{Cmd, run};
 
-/// Debian's smallest kernel: virtio, bridge with VLAN filtering and the overlays are modules.
-const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+/// What kind of machine a guest is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Platform {
+    /// The installed QEMU and Debian's smallest kernel: virtio, bridge with VLAN filtering and the
+    /// overlays are modules.
+    #[default]
+    Virtual,
+    /// A PC with an IOMMU, whose NICs may have virtual functions ([`Backend::Igb`]): QEMU 10 from
+    /// Debian's backports, as the first with that NIC is 8.0, and Debian's full kernel. DPDK's
+    /// drivers of the machine are in its file system.
+    ///
+    /// [`Backend::Igb`]: super::Backend::Igb
+    SrIov,
+}
+
+impl Platform {
+    /// Where its files lie below `guest/`, and how its kernel's package is called.
+    fn place(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Virtual => (".", "linux-image-cloud-amd64"),
+            Self::SrIov => ("sriov", "linux-image-amd64"),
+        }
+    }
+
+    fn modules(self) -> Vec<&'static str> {
+        let more: &[&str] = match self {
+            Self::Virtual => &[],
+            Self::SrIov => &["igb", "vfio_iommu_type1", "vfio_pci"],
+        };
+        [MODULES, more].concat()
+    }
+}
 
 /// Modules in the image, each with what it depends on; names as files have them.
 const MODULES: &[&str] = &[
@@ -75,6 +106,17 @@ const PROGRAMS: &[(&str, bool)] = &[
 
 const INIT: &str = include_str!("init.sh");
 
+/// DPDK's drivers in the file system of [`Platform::SrIov`], from where the EAL looks for them: for
+/// the VFs and the pool of buffers. Their buses come with the libraries they need.
+const DRIVERS: &[&str] = &["librte_mempool_ring.so", "librte_net_e1000.so", "librte_net_tap.so"];
+
+/// Where the machine has them: a directory for each version of DPDK's binary interface.
+const DRIVERS_IN: &str = "/usr/lib/x86_64-linux-gnu/dpdk";
+
+/// The emulator of [`Platform::SrIov`], with its devices' ROMs.
+const EMULATOR: [&str; 4] =
+    ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
+
 /// What QEMU boots.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -82,6 +124,8 @@ pub struct Image {
     pub kernel: PathBuf,
     /// The first file system.
     pub initramfs: PathBuf,
+    /// The root of the emulator's packages; `None` is the installed one.
+    pub emulator: Option<PathBuf>,
 }
 
 /// Finds or makes the image, in `guest/` of cargo's target directory. `progress` is told what
@@ -89,8 +133,10 @@ pub struct Image {
 ///
 /// # Errors
 /// A program or package is missing (the message says which), or the download failed.
-pub fn ensure_image(progress: &dyn Fn(&str)) -> Result<Image> {
-    let dir = target_dir()?.join("guest");
+pub fn ensure_image(platform: Platform, progress: &dyn Fn(&str)) -> Result<Image> {
+    ensure!(cfg!(target_arch = "x86_64"), "the guest is an x86-64 machine: no image for this one");
+    let (place, package) = platform.place();
+    let dir = target_dir()?.join("guest").join(place);
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     // Tests in several processes may come here at once: one builds, the others wait.
     let lock = File::create(dir.join("lock")).context("cannot make the image's lock")?;
@@ -98,59 +144,55 @@ pub fn ensure_image(progress: &dyn Fn(&str)) -> Result<Image> {
         .map_err(|(_, errno)| errno)
         .context("cannot lock the guest image")?;
 
-    let root = ensure_kernel(&dir, progress)?;
+    let root = ensure_kernel(&dir, package, progress)?;
+    let emulator = match platform {
+        Platform::Virtual => None,
+        Platform::SrIov => Some(ensure_emulator(&dir, progress)?),
+    };
     let version = kernel_version(&root)?;
     let kernel = root.join(format!("boot/vmlinuz-{version}"));
     let initramfs = dir.join("initramfs.cpio");
-    let inputs = describe_inputs(&version)?;
+    let inputs = describe_inputs(platform, &version)?;
     let stamp = dir.join("initramfs.inputs");
     if !initramfs.is_file() || fs::read_to_string(&stamp).ok().as_deref() != Some(&inputs) {
         progress("building the guest's file system (once)");
-        write_initramfs(&root, &version, &initramfs)?;
+        write_initramfs(platform, &root, &version, &initramfs)?;
         fs::write(&stamp, inputs).context("cannot write the image's stamp")?;
     }
-    Ok(Image { kernel, initramfs })
+    Ok(Image { kernel, initramfs, emulator })
 }
 
-/// Downloads and unpacks the kernel package unless that was done before. The unpacked root.
-fn ensure_kernel(dir: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf> {
-    ensure!(cfg!(target_arch = "x86_64"), "the guest is an x86-64 machine: no image for this one");
+/// The unpacked root of the kernel that `meta`, a package without files, depends on.
+fn ensure_kernel(dir: &Path, meta: &str, progress: &dyn Fn(&str)) -> Result<PathBuf> {
     let root = dir.join("kernel");
-    if root.join("complete").is_file() {
-        return Ok(root);
-    }
-    progress("downloading the guest's kernel (27 MB, unpacked into target/guest, not installed)");
-    let depends = Cmd::new("apt-cache").args(["depends", KERNEL_PACKAGE]).run()?;
-    let package = depends
-        .stdout
-        .lines()
-        .filter_map(|l| l.trim().strip_prefix("Depends: "))
-        .find(|p| p.starts_with("linux-image-"))
-        .with_context(|| {
-            format!("apt does not know {KERNEL_PACKAGE}: run `apt-get update` first\n{depends}")
-        })?
-        .to_owned();
-    let fresh = dir.join("kernel.new");
-    let _ = fs::remove_dir_all(&fresh);
-    fs::create_dir_all(&fresh).context("cannot make a directory for the kernel")?;
-    // The sandbox user of apt cannot write to the target directory.
-    let script = format!(
-        "cd '{0}' && apt-get -q -o APT::Sandbox::User=root download {package} && \
-         dpkg-deb -x {package}_*.deb . && rm {package}_*.deb",
-        fresh.display()
-    );
-    Cmd::new("sh")
-        .args(["-c", &script])
-        .limit(Duration::from_secs(600))
-        .run()?
-        .ok()
-        .context("cannot download the guest's kernel (`apt-get update` may help)")?;
-    // A package that is not installed has no modules.dep yet.
-    let version = kernel_version(&fresh)?;
-    run(&format!("busybox depmod -b {} {version}", fresh.display()))?;
-    fs::write(fresh.join("complete"), &package).context("cannot mark the kernel complete")?;
-    let _ = fs::remove_dir_all(&root);
-    fs::rename(&fresh, &root).context("cannot move the kernel into place")?;
+    let what = || {
+        progress("downloading the guest's kernel (unpacked into target/guest, not installed)");
+        let depends = Cmd::new("apt-cache").args(["depends", meta]).run()?;
+        let package = depends
+            .stdout
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("Depends: "))
+            .find(|p| p.starts_with("linux-image-"))
+            .with_context(|| {
+                format!("apt does not know {meta}: run `apt-get update` first\n{depends}")
+            })?;
+        Ok((Source::Configured, vec![package.to_owned()]))
+    };
+    unpack(&root, what, |fresh| {
+        // A package that is not installed has no modules.dep yet.
+        let version = kernel_version(fresh)?;
+        run(&format!("busybox depmod -b {} {version}", fresh.display())).map(drop)
+    })?;
+    Ok(root)
+}
+
+fn ensure_emulator(dir: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf> {
+    let root = dir.join("emulator");
+    let what = || {
+        progress("downloading QEMU 10 (14 MB, unpacked into target/guest, not installed)");
+        Ok((Source::Backports, EMULATOR.map(str::to_owned).to_vec()))
+    };
+    unpack(&root, what, |_| Ok(()))?;
     Ok(root)
 }
 
@@ -163,15 +205,32 @@ fn kernel_version(root: &Path) -> Result<String> {
 }
 
 /// Everything the image is made from: when this text changes, the image is made anew.
-fn describe_inputs(version: &str) -> Result<String> {
-    let mut inputs = format!("kernel {version}\nmodules {MODULES:?}\n{INIT}\n");
-    for program in PROGRAMS.iter().map(|(name, _)| *name).chain(["busybox"]) {
-        if let Some(path) = which(program) {
-            let meta = fs::metadata(&path)?;
-            inputs.push_str(&format!("{program} {} {:?}\n", meta.len(), meta.modified()?));
-        }
+fn describe_inputs(platform: Platform, version: &str) -> Result<String> {
+    let mut inputs = format!("kernel {version}\nmodules {:?}\n{INIT}\n", platform.modules());
+    let programs = PROGRAMS.iter().map(|(name, _)| *name).chain(["busybox"]);
+    for path in programs.filter_map(which).chain(drivers(platform)?) {
+        let meta = fs::metadata(&path)?;
+        inputs.push_str(&format!("{} {} {:?}\n", path.display(), meta.len(), meta.modified()?));
     }
     Ok(inputs)
+}
+
+/// DPDK's drivers for a guest, as this machine has them.
+fn drivers(platform: Platform) -> Result<Vec<PathBuf>> {
+    if platform == Platform::Virtual {
+        return Ok(Vec::new());
+    }
+    let missing = || format!("no DPDK drivers in {DRIVERS_IN}: install librte-meta-net");
+    let mut versions = fs::read_dir(DRIVERS_IN).with_context(missing)?;
+    let dir = versions.next().with_context(missing)??.path();
+    DRIVERS
+        .iter()
+        .map(|driver| {
+            let path = dir.join(driver);
+            ensure!(path.is_file(), "no {}: install librte-meta-net", path.display());
+            Ok(path)
+        })
+        .collect()
 }
 
 fn which(program: &str) -> Option<PathBuf> {
@@ -181,7 +240,7 @@ fn which(program: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn write_initramfs(root: &Path, version: &str, path: &Path) -> Result<()> {
+fn write_initramfs(platform: Platform, root: &Path, version: &str, path: &Path) -> Result<()> {
     let fresh = path.with_extension("new");
     let out = BufWriter::new(File::create(&fresh).context("cannot create the initramfs")?);
     let mut archive = Archive::new(out);
@@ -195,7 +254,10 @@ fn write_initramfs(root: &Path, version: &str, path: &Path) -> Result<()> {
     archive.file("/etc/group", false, b"root:x:0:\n")?;
 
     add_programs(&mut archive)?;
-    add_modules(&mut archive, root, version)?;
+    for driver in drivers(platform)? {
+        add_driver(&mut archive, &driver)?;
+    }
+    add_modules(&mut archive, &platform.modules(), root, version)?;
     archive.finish()?;
     fs::rename(&fresh, path).context("cannot move the initramfs into place")
 }
@@ -253,6 +315,24 @@ fn add_programs(archive: &mut Archive<BufWriter<File>>) -> Result<()> {
 
 fn add_program(archive: &mut Archive<BufWriter<File>>, program: &str, path: &Path) -> Result<()> {
     archive.file(&format!("/usr/bin/{program}"), true, &fs::read(path)?)?;
+    add_libraries(archive, path)
+}
+
+/// A driver of DPDK's, as a link to the one copy that `ldd` would name: the EAL loads what lies in
+/// its directory, and ends when a driver registers twice.
+fn add_driver(archive: &mut Archive<BufWriter<File>>, path: &Path) -> Result<()> {
+    let soname = fs::read_link(path).with_context(|| format!("{} is no link", path.display()))?;
+    let library = Path::new("/lib/x86_64-linux-gnu").join(soname);
+    let (link, library) = (path.display().to_string(), library.display().to_string());
+    if !archive.contains(&library) {
+        archive.file(&library, true, &fs::read(path)?)?;
+    }
+    archive.symlink(&link, &library)?;
+    add_libraries(archive, path)
+}
+
+/// What a program or a library is linked to.
+fn add_libraries(archive: &mut Archive<BufWriter<File>>, path: &Path) -> Result<()> {
     for word in run(&format!("ldd {}", path.display()))?.stdout.split_whitespace() {
         // "libz.so.1 => /lib/…/libz.so.1 (0x…)" and "/lib64/ld-linux-x86-64.so.2 (0x…)"
         if word.starts_with('/') && !archive.contains(word) {
@@ -268,7 +348,12 @@ fn stem(path: &str) -> String {
     name.to_string_lossy().replace('-', "_")
 }
 
-fn add_modules(archive: &mut Archive<BufWriter<File>>, root: &Path, version: &str) -> Result<()> {
+fn add_modules(
+    archive: &mut Archive<BufWriter<File>>,
+    modules: &[&str],
+    root: &Path,
+    version: &str,
+) -> Result<()> {
     let inside = format!("/lib/modules/{version}");
     let dir = root.join(inside.trim_start_matches('/'));
     let dep = fs::read_to_string(dir.join("modules.dep")).context("cannot read modules.dep")?;
@@ -279,7 +364,7 @@ fn add_modules(archive: &mut Archive<BufWriter<File>>, root: &Path, version: &st
         .collect();
 
     let mut wanted = BTreeSet::new();
-    let mut queue: Vec<&str> = MODULES
+    let mut queue: Vec<&str> = modules
         .iter()
         .filter_map(|name| deps.keys().find(|path| stem(path) == *name))
         .copied()

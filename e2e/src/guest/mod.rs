@@ -5,6 +5,8 @@
 
 mod cpio;
 mod image;
+mod package;
+mod qemu;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,9 +19,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 
-pub use image::{Image, ensure_image};
+pub use image::{Image, Platform, ensure_image};
 
-use crate::command::{Cmd, Host, Output, Process, until, until_ok};
+use crate::command::{Host, Output, Process, until, until_ok};
 
 /// A boot takes 2 to 4 s alone, and much longer beside a compiler.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -38,9 +40,12 @@ pub enum Backend {
         /// Pairs of queues.
         queues: u16,
     },
+    /// A TAP device as of [`Backend::Tap`], behind an Intel 82576 (`igb`), which has virtual
+    /// functions, in place of a virtio NIC. Needs [`Platform::SrIov`].
+    Igb(String),
 }
 
-/// One virtio-net NIC of a guest.
+/// One NIC of a guest: virtio-net but for [`Backend::Igb`].
 #[derive(Clone, Debug)]
 pub struct Nic {
     /// What is behind it on the host.
@@ -69,6 +74,11 @@ impl Nic {
 }
 
 impl Nic {
+    /// The same on an Intel 82576, whose receive buffers take frames of 1522 bytes.
+    pub fn igb(tap: &str, mac: &str, addresses: &[&str]) -> Self {
+        Self { backend: Backend::Igb(tap.to_owned()), ..Self::new(tap, mac, addresses) }
+    }
+
     /// The same on a vhost-user socket.
     pub fn vhost_user(
         socket: &Path,
@@ -87,6 +97,8 @@ impl Nic {
 pub struct GuestSpec {
     /// Its name in messages and of its directory.
     pub name: String,
+    /// What kind of machine it is.
+    pub platform: Platform,
     /// Its NICs: the first is `eth0` in the guest.
     pub nics: Vec<Nic>,
     /// The network namespace QEMU runs in, where the TAP devices appear; `None` is the current.
@@ -108,6 +120,7 @@ impl GuestSpec {
     pub fn new(name: &str, nics: Vec<Nic>) -> Self {
         Self {
             name: name.to_owned(),
+            platform: Platform::default(),
             nics,
             netns: None,
             memory: 256,
@@ -147,7 +160,7 @@ impl Guest {
     /// # Errors
     /// As [`Guest::boot`], but for the guest's answer.
     pub fn start(spec: GuestSpec) -> Result<Self> {
-        let image = ensure_image(&|step| eprintln!("guest image: {step}"))?;
+        let image = ensure_image(spec.platform, &|step| eprintln!("guest image: {step}"))?;
         let (dir, temp) = match &spec.dir {
             Some(dir) => (dir.clone(), None),
             None => {
@@ -161,7 +174,7 @@ impl Guest {
         let socket = dir.join(format!("{}.sock", spec.name));
         let errors = dir.join(format!("{}.qemu", spec.name));
         let err = fs::File::create(&errors).context("cannot create QEMU's log")?;
-        let mut process = command(&spec, &image, &console, &socket)
+        let mut process = qemu::command(&spec, &image, &console, &socket)
             .spawn(Stdio::null(), Stdio::from(err))
             .context("is qemu-system-x86 installed?")?;
 
@@ -267,78 +280,6 @@ impl Host for Guest {
             .with_context(|| format!("guest {}: {command}\n{}", self.name, tail(&self.console)))?;
         output.command = format!("{}: {command}", self.name);
         Ok(output)
-    }
-}
-
-fn command(spec: &GuestSpec, image: &Image, console: &Path, socket: &Path) -> Cmd {
-    // Words without a dot reach /init as environment variables.
-    let mut append = String::from(
-        "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr tsc=reliable \
-         random.trust_cpu=on no_timer_check",
-    );
-    let vhost = spec.nics.iter().any(|nic| matches!(nic.backend, Backend::VhostUser { .. }));
-    let machine = if vhost { "q35,accel=tcg,memory-backend=mem" } else { "q35,accel=tcg" };
-    let shared = vhost.then(|| {
-        let pages = if spec.hugepages { ",hugetlb=on,hugetlbsize=2M" } else { "" };
-        let size = spec.memory;
-        let object = format!("memory-backend-memfd,id=mem,size={size}M,share=on{pages}");
-        ["-object".to_owned(), object]
-    });
-    let mut command = Cmd::new("qemu-system-x86_64")
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-machine", machine, "-cpu", "max", "-smp", "1"])
-        .args(["-m", &spec.memory.to_string()])
-        .args(shared.into_iter().flatten())
-        .arg("-kernel")
-        .arg(image.kernel.display())
-        .arg("-initrd")
-        .arg(image.initramfs.display())
-        .arg("-serial")
-        .arg(format!("file:{}", console.display()))
-        .arg("-chardev")
-        .arg(format!("socket,id=control,path={},server=on,wait=off", socket.display()))
-        .args(["-device", "virtio-serial-pci"])
-        .args(["-device", "virtserialport,chardev=control,name=control"]);
-    for (n, nic) in spec.nics.iter().enumerate() {
-        append.push_str(&format!(" nic{n}_mtu={}", nic.mtu));
-        if !nic.addresses.is_empty() {
-            append.push_str(&format!(" nic{n}_addr={}", nic.addresses.join(",")));
-        }
-        let more = if nic.properties.is_empty() { "" } else { "," };
-        let (netdev, queues) = match &nic.backend {
-            // vhost=off: one program, QEMU, reads the device, so that stopping it stops reading.
-            Backend::Tap(tap) => {
-                (format!("tap,id=n{n},ifname={tap},script=no,downscript=no,vhost=off"), 1)
-            }
-            Backend::VhostUser { socket, serve, queues } => {
-                // Since QEMU 9.2 it is called reconnect-ms.
-                let how = if *serve { "server=on,wait=on" } else { "reconnect=1" };
-                let chardev = format!("socket,id=c{n},path={},{how}", socket.display());
-                command = command.arg("-chardev").arg(chardev);
-                (format!("vhost-user,id=n{n},chardev=c{n},queues={queues}"), *queues)
-            }
-        };
-        let several = match nic.backend {
-            Backend::Tap(_) => "",
-            // QEMU 7.2 often crashes when a guest masks the control queue's own interrupt vector
-            // (`virtio_net_guest_notifier_mask`).
-            Backend::VhostUser { .. } if queues > 1 => ",mq=on,vectors=0",
-            Backend::VhostUser { .. } => ",vectors=0",
-        };
-        command = command
-            .arg("-netdev")
-            .arg(netdev)
-            .arg("-device")
-            // No boot ROM: it only costs time.
-            .arg(format!(
-                "virtio-net-pci,netdev=n{n},mac={},romfile={several}{more}{}",
-                nic.mac, nic.properties
-            ));
-    }
-    command = command.arg("-append").arg(append).survives(spec.survives);
-    match &spec.netns {
-        Some(netns) => command.netns(netns),
-        None => command,
     }
 }
 

@@ -105,7 +105,8 @@ impl Switch {
         Self::on_dpdk_by(site, &devargs, 1)
     }
 
-    /// The same with a device of the caller's choice, and so many workers.
+    /// The same with a device of the caller's choice, and so many workers; also in a guest, which
+    /// has hugepages by then.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -114,26 +115,30 @@ impl Switch {
     }
 
     fn start(site: Site, dpdk: Option<OnDpdk>) -> Result<Self> {
-        let mut spec = DaemonSpec::new(START);
-        if let Some(on) = &dpdk {
+        let text = base(&site, dpdk.as_ref());
+        if matches!(site.space.ground(), Ground::Guest(_)) {
+            site.space.sh("modprobe tun")?.ok()?;
+        }
+        if dpdk.is_some() {
             // An operator's addresses are on the exception TAP, which stays when the switch stops.
             let tap = format!("tuntap add dev {UPLINK} mode tap");
             site.space.ip(&tap)?;
             site.space.ip(&format!("link set {UPLINK} up"))?;
             site.take_addresses(UPLINK)?;
-            spec = DaemonSpec::new(&(on.start() + &on.uplink(&site))).dpdk();
         } else {
             site.take_addresses(&site.device)?;
         }
         let running = match site.space.ground() {
             Ground::Machine => {
+                let spec = DaemonSpec::new(&text);
+                let mut spec = if dpdk.is_some() { spec.dpdk() } else { spec };
                 spec.netns = Some(site.space.name().to_owned());
                 Running::Machine(Box::new(spec.start()?))
             }
             Ground::Guest(_) => {
                 let dir = format!("/tmp/switch{}", site.index());
-                let files = format!("mkdir -p {dir} && echo '{START}' >{dir}/file");
-                site.space.sh(&format!("modprobe tun && {files}"))?.ok()?;
+                let files = format!("mkdir -p {dir} && echo '{text}' >{dir}/file");
+                site.space.sh(&files)?.ok()?;
                 let job = site.space.start(&format!(
                     "NO_COLOR=1 RUST_BACKTRACE=1 exec vswitchd --config {dir}/file \
                      --run-dir {dir}/run --state-dir {dir}/state"
@@ -194,13 +199,28 @@ impl Switch {
     /// # Errors
     /// It does not end with 0, or logged one.
     pub fn stop(&mut self) -> Result<()> {
+        self.stop_but_for(&[])
+    }
+
+    /// The same, but for lines that contain one of `expected`.
+    ///
+    /// # Errors
+    /// As [`Self::stop`].
+    pub fn stop_but_for(&mut self, expected: &[&str]) -> Result<()> {
+        let expected: Vec<String> = expected.iter().map(|&part| part.to_owned()).collect();
         match &mut self.running {
-            Running::Machine(daemon) => daemon.stop(),
+            Running::Machine(daemon) => {
+                expected.iter().for_each(|part| daemon.allow(part));
+                daemon.stop()
+            }
             Running::Guest(job, _) => {
                 job.signal(Signal::SIGTERM)?;
                 let code = until(Duration::from_secs(60), "the switch to end", || job.poll())?;
                 let log = job.printed()?;
-                ensure!(code == 0 && problems(&log, &[]).is_empty(), "ended with {code}\n{log}");
+                ensure!(
+                    code == 0 && problems(&log, &expected).is_empty(),
+                    "ended with {code}\n{log}"
+                );
                 Ok(())
             }
         }
@@ -208,10 +228,9 @@ impl Switch {
 
     /// The whole configuration as it is to be now.
     fn config(&self) -> String {
-        let mut text = self.dpdk.as_ref().map_or_else(|| START.to_owned(), OnDpdk::start);
+        let mut text = base(&self.site, self.dpdk.as_ref());
         let mut of_vtep = String::new();
-        if let Some(dpdk) = &self.dpdk {
-            text.push_str(&dpdk.uplink(&self.site));
+        if self.dpdk.is_some() {
             of_vtep = format!("uplink = \"{UPLINK}\"\n");
         }
         for (family, name) in [(Family::V4, "v4"), (Family::V6, "v6")] {
@@ -260,6 +279,17 @@ impl Switch {
             self.ctl("status")?.ok().map(drop)
         })
     }
+}
+
+/// What a switch has before its first tunnel.
+fn base(site: &Site, dpdk: Option<&OnDpdk>) -> String {
+    let Some(on) = dpdk else { return START.to_owned() };
+    let mut text = on.start();
+    // On this machine the daemon's own harness sees to it, without hugepages.
+    if matches!(site.space.ground(), Ground::Guest(_)) {
+        text.push_str("datapath = \"dpdk\"\n[dpdk]\nhugepages = \"auto\"\n");
+    }
+    text + &on.uplink(site)
 }
 
 fn tunnel_text(n: usize, tunnel: &Tunnel, remotes: &[IpAddr]) -> String {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::space::{Ground, Space, guest_spec};
 use crate::command::{Host, until_ok};
-use crate::guest::{Guest, Nic};
+use crate::guest::{Guest, GuestSpec, Nic, Platform};
 
 /// The hub's bridge.
 const BRIDGE: &str = "hub0";
@@ -81,19 +81,41 @@ impl Underlay {
     /// # Errors
     /// It does not boot; the message says why. The hub must be on this machine.
     pub fn guest(&self, tag: &str, programs: &[PathBuf]) -> Result<Site> {
+        self.boot(tag, |port, mac| {
+            let mut nic = Nic::new(port, mac, &[]);
+            nic.properties =
+                "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ufo=off"
+                    .to_owned();
+            guest_spec(tag, vec![nic], programs)
+        })
+    }
+
+    /// The same, a PC with an IOMMU whose NIC is an Intel 82576 with virtual functions
+    /// ([`Platform::SrIov`]): [`Site::device`] is the physical one.
+    ///
+    /// # Errors
+    /// As [`Self::guest`].
+    pub fn sriov_guest(&self, tag: &str, programs: &[PathBuf]) -> Result<Site> {
+        self.boot(tag, |port, mac| {
+            let mut spec = guest_spec(tag, vec![Nic::igb(port, mac, &[])], programs);
+            spec.platform = Platform::SrIov;
+            // Hugepages, and its file system twice while it boots.
+            spec.memory = 1024;
+            spec
+        })
+    }
+
+    /// Boots a guest with one NIC, on the TAP device and with the MAC address that `spec` gets.
+    fn boot(&self, tag: &str, spec: impl FnOnce(&str, &str) -> GuestSpec) -> Result<Site> {
         let netns = self.hub.netns().context("a guest's cable ends on the machine")?;
         let n = self.number();
         let port = format!("h{n}");
-        let mut nic = Nic::new(&port, &format!("52:54:00:00:00:{n:02x}"), &[]);
-        nic.mtu = self.mtu;
-        nic.properties =
-            "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ufo=off"
-                .to_owned();
-        let mut spec = guest_spec(tag, vec![nic], programs);
+        let mut spec = spec(&port, &format!("52:54:00:00:00:{n:02x}"));
+        spec.nics.iter_mut().for_each(|nic| nic.mtu = self.mtu);
         spec.netns = Some(netns.name().to_owned());
         let mut guest = Guest::start(spec)?;
         netns.ip(&format!("link set {port} mtu {} master {BRIDGE} up", self.mtu))?;
-        guest.wait_ready()?;
+        guest.wait_ready().with_context(|| format!("the host {tag}"))?;
         Ok(Site::new(Space::of_guest(Arc::new(guest)), "eth0", port, n, self.mtu))
     }
 

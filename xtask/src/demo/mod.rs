@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vswitch_e2e::bins::target_dir;
+use vswitch_e2e::guest::Platform;
 use vswitch_e2e::{Daemon, DaemonSpec, Guest, GuestSpec, Netns, Nic, problems, until_ok};
 
 use crate::setup::{Purpose, ensure_image, ensure_packages, ensure_root, ensure_tun};
@@ -191,7 +192,7 @@ fn prepare(args: &Args, stop: &Stop) -> Result<()> {
     run_shown(&mut build_switch(!args.debug))?;
     stop.check()?;
     step("Making the guest's image (once)");
-    ensure_image()?;
+    ensure_image(Platform::Virtual)?;
     note("kernel and userland come from Debian packages and lie in target/guest");
     stop.check()
 }
