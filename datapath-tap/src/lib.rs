@@ -31,6 +31,7 @@ mod tap;
 #[cfg(feature = "test-utils")]
 pub mod testing;
 mod underlay;
+mod vf;
 mod vtep;
 mod waker;
 
@@ -38,3 +39,4 @@ pub use backend::{SilenceBy, TapBackend, TapOptions};
 pub use datapath::{KernelQueue, TapDatapath, TapQueue};
 pub use host_tap::HostTap;
 pub use io::Got;
+pub use vf::{VfRights, vf_rights};
