@@ -24,7 +24,7 @@ use crate::ports::devargs;
 use crate::ports::device::DevicePort;
 use crate::ports::kernel::KernelPorts;
 use crate::ports::keys;
-use crate::ports::vhost;
+use crate::ports::{vf, vhost};
 use crate::uplink::{UplinkDevice, Uplinks};
 
 /// DPDK's devices, on one pool.
@@ -287,10 +287,18 @@ impl Backend for DpdkBackend {
             return Err(devargs::taken(&name));
         }
         devargs::check(devargs)?;
+        let unsure = match spec.bridge {
+            Some(_) => vf::in_bridge(devargs)?,
+            None => None,
+        };
         let mut open =
             self.open_device(port, &Attach::Devargs(devargs.clone()), spec.mtu).map_err(
                 |error| self.explained(error, spec, |error| devargs::refused(error, devargs)),
             )?;
+        if let (Some(opened), Some(unsure)) = (self.ports.get_mut(&port), unsure) {
+            opened.lost.push(unsure);
+            open.info = opened.info();
+        }
         if spec.mac.is_some_and(|mac| mac.octets() != open.info.mac) {
             if let Err(error) = self.set_mac(port, spec) {
                 let _ = self.close_port(port, open.queues, false);

@@ -4,7 +4,7 @@ use switch_core::datapath::{Caps, PortEventKind, PortInfo};
 use switch_core::ids::WorkerId;
 
 use super::below::Below;
-use super::{devargs, vhost};
+use super::{devargs, vf, vhost};
 use crate::ethdev::{Attach, Device};
 
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct DevicePort {
     below: Option<Below>,
     /// As last told.
     link_up: bool,
+    /// The link has been up, and then down.
+    lost_link: bool,
     /// With a guest: changes of the link that were told of, and whether it may be sent to.
     changes: u32,
     known: bool,
@@ -33,9 +35,18 @@ impl DevicePort {
             Attach::Rings { .. } => None,
         };
         let lost = device.refused().into_iter().cloned().collect();
-        let (mtu, link_up) = (None, false);
-        let (changes, known, gone) = (0, false, false);
-        let mut port = Self { device, rx_workers, lost, mtu, below, link_up, changes, known, gone };
+        let mut port = Self {
+            device,
+            rx_workers,
+            lost,
+            mtu: None,
+            below,
+            link_up: false,
+            lost_link: false,
+            changes: 0,
+            known: false,
+            gone: false,
+        };
         // A guest comes by an event, with what it takes.
         port.link_up = !port.device.has_guest() && port.has_link();
         port
@@ -78,15 +89,24 @@ impl DevicePort {
     pub(crate) fn events(&mut self) -> Vec<PortEventKind> {
         let below = || self.below.as_ref().and_then(Below::trouble);
         if let Some(trouble) = self.device.trouble().map(str::to_owned).or_else(below) {
-            let first = !std::mem::replace(&mut self.gone, true);
-            return first.then_some(PortEventKind::Gone(trouble)).into_iter().collect();
+            return self.is_gone(trouble);
         }
         if self.device.has_guest() {
             return self.guest_events();
         }
         let up = self.has_link();
+        if up && self.lost_link && vf::may_be_forgotten(self.device.driver()) {
+            return self.is_gone(vf::FORGOTTEN.to_owned());
+        }
+        self.lost_link |= self.link_up && !up;
         let kind = if up { PortEventKind::LinkUp } else { PortEventKind::LinkDown };
         (std::mem::replace(&mut self.link_up, up) != up).then_some(kind).into_iter().collect()
+    }
+
+    /// Told once: the port is closed then.
+    fn is_gone(&mut self, why: String) -> Vec<PortEventKind> {
+        let first = !std::mem::replace(&mut self.gone, true);
+        first.then_some(PortEventKind::Gone(why)).into_iter().collect()
     }
 
     /// A guest that left and came back meanwhile may finish other things than before, and have other

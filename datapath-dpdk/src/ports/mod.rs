@@ -5,4 +5,5 @@ pub(crate) mod devargs;
 pub(crate) mod device;
 pub(crate) mod kernel;
 pub(crate) mod keys;
+pub(crate) mod vf;
 pub(crate) mod vhost;
