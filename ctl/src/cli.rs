@@ -8,7 +8,8 @@ use vswitch_api::client::DEFAULT_RUN_DIR;
 
 use crate::output::Format;
 use crate::{
-    bridge, bundle, config, cpu, docs, doctor, drops, event, fdb, mtu, port, tunnel, vlan, vtep,
+    bridge, bundle, config, cpu, docs, doctor, drops, event, fdb, mtu, port, top, tunnel, vlan,
+    vtep,
 };
 
 const EXIT_CODES: &str = "Exit codes:\n  \
@@ -59,6 +60,8 @@ pub(crate) enum Noun {
     Status,
     /// Look whether this machine is as the switch needs it, and what mends it; exits 3 if not
     Doctor(doctor::Args),
+    /// Watch rates, drops, workers and the FDB on a terminal
+    Top(top::Args),
     /// Pack what helps others to help: configuration, state, counters, log, versions; no secrets
     SupportBundle(bundle::Args),
     /// Bridges: layer-2 domains

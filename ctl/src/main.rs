@@ -23,6 +23,7 @@ mod output;
 mod port;
 mod reply;
 mod status;
+mod top;
 mod tunnel;
 mod version;
 mod vlan;
@@ -55,6 +56,7 @@ fn run(cli: Cli, output: &Output) -> Done {
     match cli.noun {
         Noun::Status => status::show(&client()?, output),
         Noun::Doctor(args) => doctor::run(&client, output, &cli.global.run_dir, &args),
+        Noun::Top(args) => top::run(client()?, output, &args),
         Noun::SupportBundle(args) => bundle::run(&client()?, output, &cli.global.run_dir, &args),
         Noun::Bridge { verb } => bridge::run(&client()?, output, verb),
         Noun::Port { verb } => port::run(&client()?, output, verb),

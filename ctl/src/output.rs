@@ -78,6 +78,11 @@ impl Output {
         }
     }
 
+    /// Whether standard output is to have colour.
+    pub(crate) fn colour(&self) -> bool {
+        self.colour
+    }
+
     /// Whether JSON was asked for, in either form.
     pub(crate) fn is_json(&self) -> bool {
         matches!(self.format, Format::Json | Format::Jsonl)

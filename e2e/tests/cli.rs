@@ -281,3 +281,115 @@ fn who_may_not_is_told_so() -> Result<()> {
     assert!(refused.stderr.contains("\nhint: only root and the group `vswitch`"));
     daemon.stop()
 }
+
+/// A terminal of 80×24 that a program runs on, as over ssh.
+struct Terminal {
+    socket: tempfile::TempDir,
+}
+
+impl Terminal {
+    /// Runs a line of shell on it, which must not end.
+    fn run(line: &str) -> Result<Self> {
+        let terminal = Self { socket: tempfile::tempdir()? };
+        let start = ["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", line];
+        terminal.tmux(start)?.ok()?;
+        Ok(terminal)
+    }
+
+    fn tmux<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<vswitch_e2e::Output> {
+        let socket = self.socket.path().join("tmux");
+        Cmd::new("tmux").arg("-S").arg(socket.display()).args(args).run()
+    }
+
+    fn press(&self, key: &str) -> Result<()> {
+        self.tmux(["send-keys", key])?.ok().map(drop)
+    }
+
+    /// The screen, once this is on it.
+    fn shows(&self, wanted: &str) -> Result<String> {
+        until(Duration::from_secs(20), &format!("{wanted:?} on the screen"), || {
+            let screen = self.tmux(["capture-pane", "-p", "-e"])?.ok()?.stdout;
+            Ok(screen.contains(wanted).then_some(screen))
+        })
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.tmux(["kill-server"]);
+    }
+}
+
+#[test]
+fn top_shows_rates_and_leaves_the_terminal_as_it_was() -> Result<()> {
+    need!(
+        "top_shows_rates_and_leaves_the_terminal_as_it_was",
+        Need::Root,
+        Need::Tun,
+        Need::Binaries,
+        Need::Program("tmux", "tmux"),
+        Need::Program("ping", "iputils-ping")
+    );
+    let mut daemon = Daemon::start(CONFIG)?;
+    daemon.wait_healthy()?;
+    let netns = daemon.netns().expect("a namespace of its own").to_owned();
+    for command in [
+        "address add 192.0.2.1/24 dev t1",
+        "link set t1 up",
+        "neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev t1",
+    ] {
+        vswitch_e2e::run(&format!("ip -n {netns} {command}"))?.ok()?;
+    }
+    // Nobody is there: each of them is flooded, and no port takes it.
+    let pings = Cmd::new("ping").args(["-n", "-q", "-i", "0.05", "192.0.2.2"]).netns(&netns);
+    let _pings = pings.spawn(Stdio::null(), Stdio::null())?;
+
+    let ctl = vswitch_e2e::bins::binary("vswitch-ctl")?;
+    let run_dir = daemon.run_dir();
+    let top = format!("NO_COLOR=1 {} --run-dir {} top -i 300ms", ctl.display(), run_dir.display());
+    let modes = "stty -a | grep -oE -- '-?(icanon|echo) '";
+    let after = format!("{top}; echo \"ended with $?\"; {modes}; sleep 100");
+    let terminal = Terminal::run(&after)?;
+    let screen = terminal.shows("no-destination ")?;
+    assert!(screen.lines().count() <= 24, "{screen}");
+    for part in ["datapath tap", "ports 1 up", "WORKER", "t1          up", "q leave"] {
+        let part = if part == "datapath tap" && vswitch_e2e::on_dpdk_anyway() {
+            "datapath dpdk"
+        } else {
+            part
+        };
+        assert!(screen.contains(part), "{part:?} in\n{screen}");
+    }
+    // 39 and 49 are the terminal's own colours.
+    let plain = screen.replace("\x1b[39m", "").replace("\x1b[49m", "");
+    assert!(!plain.contains("\x1b[3") && !plain.contains("\x1b[4"), "no colour:\n{screen:?}");
+    terminal.press("d")?;
+    terminal.shows("Check that the destination")?;
+    for key in ["p", "/", "n", "o"] {
+        terminal.press(key)?;
+    }
+    terminal.shows("filter: no_")?;
+    terminal.press("Enter")?;
+    terminal.shows("only \"no\"")?;
+    terminal.press("q")?;
+    let screen = terminal.shows("ended with 0")?;
+    assert!(!screen.contains("WORKER"), "the screen before is back:\n{screen}");
+    assert!(terminal.shows("\necho")?.contains("\nicanon"), "keys are lines and are seen again");
+    drop(terminal);
+
+    // A signal ends it as well as a key does, and a daemon that is gone does not.
+    let terminal = Terminal::run(&after.replace("top -i", "top -f t1 -i"))?;
+    terminal.shows("only \"t1\"")?;
+    daemon.kill9()?;
+    terminal.shows("old numbers: cannot reach vswitchd")?;
+    let pids = vswitch_e2e::run(&format!("pgrep -f {}.*top.-f", run_dir.display()))?.ok()?.stdout;
+    for pid in pids.split_whitespace() {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if name.trim() == "vswitch-ctl" {
+            vswitch_e2e::run(&format!("kill {pid}"))?.ok()?;
+        }
+    }
+    terminal.shows("ended with 0")?;
+    assert!(terminal.shows("\necho")?.contains("\nicanon"), "keys are lines and are seen again");
+    Ok(())
+}

@@ -12,6 +12,7 @@ use switch_core::datapath::{OutsideLoss, PoolUse};
 use switch_core::drop::Side;
 use switch_core::stats::PortTotals;
 use switch_core::tunnel::OverlayTotals;
+use vswitch_api::types::FdbChurn;
 
 /// Media type of the text.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4";
@@ -33,6 +34,7 @@ pub struct Sample {
     pub peers: Vec<OverlaySample>,
     /// How often an address was held because it kept moving between remotes.
     pub held: u64,
+    pub churn: FdbChurn,
     /// What ports counted that were deleted since.
     pub retired: PortTotals,
 }
@@ -187,6 +189,12 @@ pub fn render(sample: &Sample) -> String {
     overlays(&mut out, "peer", &sample.peers);
     let help = "Addresses held where they are because they kept moving between remotes.";
     out.single("fdb_held_total", "counter", help, sample.held);
+    let FdbChurn { learned, moved, aged, evicted } = sample.churn;
+    out.single("fdb_learned_total", "counter", "Addresses learned.", learned);
+    let help = "Addresses that moved to another port or remote.";
+    out.single("fdb_moved_total", "counter", help, moved);
+    out.single("fdb_aged_total", "counter", "Entries that aged.", aged);
+    out.single("fdb_evicted_total", "counter", "Entries that made room for others.", evicted);
 
     out.head("bridge_fdb_entries", "gauge", "Learned entries of a bridge; absent without any.");
     for bridge in &sample.bridges {
@@ -357,6 +365,7 @@ mod tests {
             tunnels: Vec::new(),
             peers: Vec::new(),
             held: 0,
+            churn: FdbChurn::default(),
             retired: PortTotals::default(),
         });
         let drops: Vec<_> =

@@ -72,6 +72,7 @@ const PACKAGES: &[Package] = &[
     package("procps", Program("sysctl"), Test, "sets up namespaces"),
     package("ethtool", Program("ethtool"), Test, "switches offloads off in tests"),
     package("tcpdump", Program("tcpdump"), Test, "captures what arrives"),
+    package("tmux", Program("tmux"), Test, "is the terminal that vswitch-ctl top is tested on"),
     package("tshark", Program("tshark"), Test, "decodes what the switch emits"),
     package("nftables", Program("nft"), Test, "silences the host's stack on older kernels"),
     package("valgrind", Program("valgrind"), Test, "counts instructions per frame"),

@@ -24,8 +24,8 @@ pub use port::{
 };
 pub use reply::{Action, List, MutationReply, ObjectKind, ObjectResult, Origin};
 pub use status::{
-    CpuStatus, DropRow, Event, EventLevel, FdbUse, Limits, PoolStatus, PortsInState, RxQueue,
-    StatusReply, VersionReply, Warning,
+    CpuStatus, DropRow, Event, EventLevel, FdbChurn, FdbUse, Limits, PoolStatus, PortsInState,
+    RxQueue, StatusReply, VersionReply, Warning,
 };
 pub use tunnel::{
     MtuReply, Overhead, PeersReply, PeersRequest, PortMtu, ReceivedOption, TunnelCounters,

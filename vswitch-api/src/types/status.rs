@@ -61,6 +61,24 @@ pub struct FdbUse {
     pub used: u64,
     /// Most entries.
     pub max: u64,
+    /// What happened to entries since the start.
+    #[serde(default)]
+    pub churn: FdbChurn,
+}
+
+/// What happened to entries of the FDB since vswitchd started. A worker whose events found the queue
+/// full (`vswitch_worker_events_lost_total`) has learned and moved more than this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct FdbChurn {
+    /// Addresses learned.
+    pub learned: u64,
+    /// Addresses that moved to another port or remote.
+    pub moved: u64,
+    /// Entries that aged.
+    pub aged: u64,
+    /// Entries that made room for others.
+    pub evicted: u64,
 }
 
 /// A pool that frames are made from.

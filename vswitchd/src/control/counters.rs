@@ -193,6 +193,7 @@ where
                 totals: totals(&peer.counters),
             })),
             held: self.damped,
+            churn: self.churn,
         }
     }
 }

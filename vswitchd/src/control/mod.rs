@@ -42,6 +42,7 @@ use switch_core::stats::PortTotals;
 use switch_core::switch::{Housekeeper, Switch, WORKERS_MAX};
 use switch_core::{BridgeId, Nanos, PortId, WorkerId};
 use vswitch_api::config::{DaemonSpec, Desired, DpdkSpec};
+use vswitch_api::types::FdbChurn;
 
 pub use action::{Action, Author, Control, Mutation, Reply};
 pub use fdb::FdbTable;
@@ -99,6 +100,7 @@ pub struct Controller<B: Backend> {
     seen_at: Nanos,
     /// How often an address was held where it is.
     damped: u64,
+    churn: FdbChurn,
     port_ids: Ids,
     bridge_ids: Ids,
     /// Ageing time of each bridge in seconds, by its number: asked for every entry of a sweep.
@@ -178,6 +180,7 @@ where
             asked_at: Nanos::default(),
             seen_at: Nanos::default(),
             damped: 0,
+            churn: FdbChurn::default(),
             port_ids: Ids::new(PortId::MAX_PORTS),
             bridge_ids: Ids::new(BridgeId::MAX_BRIDGES),
             ageing: Vec::new(),

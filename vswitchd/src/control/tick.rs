@@ -8,7 +8,7 @@ use switch_core::BridgeId;
 use switch_core::bridge::Block;
 use switch_core::datapath::{Backend, PortEvent, PortEventKind};
 use switch_core::event::WorkerEvent;
-use switch_core::fdb::{Dest, Gone, Key};
+use switch_core::fdb::{Dest, Gone, Key, Swept};
 use switch_core::switch::Housekept;
 use vswitch_api::types::{EventLevel, FdbEvent, FdbEventKind};
 
@@ -136,6 +136,20 @@ where
         Ok(changed)
     }
 
+    fn count_churn(&mut self, events: &[WorkerEvent], swept: Option<&Swept>) {
+        for event in events {
+            match event {
+                WorkerEvent::Learned { .. } => self.churn.learned += 1,
+                WorkerEvent::Moved { .. } => self.churn.moved += 1,
+                WorkerEvent::PeerSeen { .. } => {}
+            }
+        }
+        if let Some(swept) = swept {
+            self.churn.aged += swept.aged as u64;
+            self.churn.evicted += swept.evicted as u64;
+        }
+    }
+
     fn housekeep(&mut self) -> Result<(), WorkerError> {
         let of = |id: BridgeId| self.ageing.get(id.index()).copied().unwrap_or(0);
         let Housekept { events, blocked, held, released, swept } =
@@ -145,6 +159,7 @@ where
         }
         self.damped(&held, &released);
         self.hear(&events)?;
+        self.count_churn(&events, swept.as_ref());
         if self.events.is_monitored() {
             for event in events {
                 match event {

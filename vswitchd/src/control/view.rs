@@ -54,7 +54,11 @@ where
             workers: u16::try_from(self.workers.count()).unwrap_or(u16::MAX),
             bridges: self.bridges.len() as u64,
             ports,
-            fdb: FdbUse { used: fdb.len() as u64, max: self.started_as.0.max_fdb_total.into() },
+            fdb: FdbUse {
+                used: fdb.len() as u64,
+                max: self.started_as.0.max_fdb_total.into(),
+                churn: self.churn,
+            },
             pools: self.backend.pools().into_iter().map(pool_status).collect(),
             drops_per_second: self.rates.drops_per_second(),
             degraded: !warnings.is_empty(),
