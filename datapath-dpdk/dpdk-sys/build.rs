@@ -52,6 +52,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_rx_offload_name",
     "rte_eth_dev_set_mtu",
     "rte_eth_dev_socket_id",
+    "rte_eth_dev_set_mc_addr_list",
     "rte_eth_dev_start",
     "rte_eth_dev_stop",
     "rte_eth_dev_tx_offload_name",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use datapath_tap::TapOptions;
 use switch_core::config::{PortKind, PortSpec, VhostMode};
@@ -97,10 +98,14 @@ impl DpdkBackend {
         attach: &Attach,
         mtu: Option<u16>,
     ) -> Result<OpenPort<PortQueue>, DpdkError> {
-        let most = u16::try_from(self.workers(port)?).unwrap_or(u16::MAX).min(self.most_queues);
-        let config =
-            DeviceConfig { rx_queues: most, tx_queues: most, mtu, ..DeviceConfig::default() };
+        let config = self.config(port, mtu)?;
         self.open_configured(port, attach, &config)
+    }
+
+    /// A queue for each worker in both directions.
+    fn config(&self, port: PortId, mtu: Option<u16>) -> Result<DeviceConfig, DpdkError> {
+        let most = u16::try_from(self.workers(port)?).unwrap_or(u16::MAX).min(self.most_queues);
+        Ok(DeviceConfig { rx_queues: most, tx_queues: most, mtu, ..DeviceConfig::default() })
     }
 
     fn open_configured(
@@ -291,8 +296,10 @@ impl Backend for DpdkBackend {
             Some(_) => vf::in_bridge(devargs)?,
             None => None,
         };
+        let mut config = self.config(port, spec.mtu).map_err(failed)?;
+        config.own_frames = spec.exception.is_some();
         let mut open =
-            self.open_device(port, &Attach::Devargs(devargs.clone()), spec.mtu).map_err(
+            self.open_configured(port, &Attach::Devargs(devargs.clone()), &config).map_err(
                 |error| self.explained(error, spec, |error| devargs::refused(error, devargs)),
             )?;
         if let (Some(opened), Some(unsure)) = (self.ports.get_mut(&port), unsure) {
@@ -437,6 +444,10 @@ impl Backend for DpdkBackend {
         }
         let ports = &self.ports;
         events.extend(self.uplinks.events(|port| ports.get(&port).map(DevicePort::link_up)));
+        for (port, groups) in self.uplinks.new_groups(Instant::now()) {
+            let Some(opened) = self.ports.get_mut(&port) else { continue };
+            opened.let_in(&groups);
+        }
         events
     }
 }

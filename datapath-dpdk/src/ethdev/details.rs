@@ -25,6 +25,11 @@ pub(super) fn hash_of(offered: u64) -> u64 {
     if kinds != 0 { kinds | offered & inner } else { 0 }
 }
 
+/// Whether a driver is for virtual functions (SR-IOV): `net_e1000_igb_vf`, `net_iavf`.
+pub(super) fn is_virtual_function(driver: &str) -> bool {
+    driver.ends_with("vf")
+}
+
 impl Device {
     /// Its queues, node, speed, and the offloads in use.
     pub fn details(&self) -> DeviceDetails {
@@ -73,6 +78,25 @@ impl Device {
         let code =
             unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(self.open.port, &mut address) };
         self.open.check(SETTING_MAC, code)
+    }
+
+    /// Lets in frames to these multicast addresses, and no more to those of the last call. Without
+    /// effect where all frames come in, and where the driver has no such function.
+    ///
+    /// # Errors
+    /// What the driver refuses: more groups than the NIC has room for.
+    pub fn set_groups(&self, groups: &[[u8; 6]]) -> Result<(), DpdkError> {
+        let mut list: Vec<_> =
+            groups.iter().map(|&addr_bytes| dpdk_sys::rte_ether_addr { addr_bytes }).collect();
+        let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
+        // SAFETY: an open port; so many addresses are read.
+        let code = unsafe {
+            dpdk_sys::rte_eth_dev_set_mc_addr_list(self.open.port, list.as_mut_ptr(), count)
+        };
+        if code == -super::ENOTSUP {
+            return Ok(());
+        }
+        self.open.check("letting multicast groups into", code)
     }
 
     /// What it counts by itself (`xstats`), with the driver's names. Empty if it has nothing of the

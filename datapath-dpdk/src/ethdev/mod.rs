@@ -54,11 +54,14 @@ pub struct DeviceConfig {
     pub descriptors: u16,
     /// Largest layer-3 packet in bytes; `None` leaves what the driver has.
     pub mtu: Option<u16>,
+    /// A virtual function is not asked for other frames than those for its own address and groups
+    /// ([`Device::set_groups`]). Any other device is promiscuous.
+    pub own_frames: bool,
 }
 
 impl Default for DeviceConfig {
     fn default() -> Self {
-        Self { rx_queues: 1, tx_queues: 1, descriptors: 1024, mtu: None }
+        Self { rx_queues: 1, tx_queues: 1, descriptors: 1024, mtu: None, own_frames: false }
     }
 }
 
@@ -409,7 +412,16 @@ impl Open {
         }
         // SAFETY: a configured port.
         self.check("starting", unsafe { dpdk_sys::rte_eth_dev_start(self.port) })?;
-        // A switch takes everything. Drivers without the notion are promiscuous anyway.
+        // Most NICs grant a virtual function more, and give it less: groups they know of.
+        if !(config.own_frames && details::is_virtual_function(&self.driver)) {
+            self.take_everything();
+        }
+        (self.rx_queues, self.tx_queues) = (rx_queues, tx_queues);
+        Ok(())
+    }
+
+    /// A switch takes everything. Drivers without the notion are promiscuous anyway.
+    fn take_everything(&mut self) {
         // SAFETY: a started port.
         let code = unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.port) };
         if code < 0 && code != -ENOTSUP {
@@ -419,8 +431,6 @@ impl Open {
                  (ip link set PF vf N trust on)"
             ));
         }
-        (self.rx_queues, self.tx_queues) = (rx_queues, tx_queues);
-        Ok(())
     }
 
     fn eth_conf(&self, info: &rte_eth_dev_info, rx_queues: u16) -> rte_eth_conf {

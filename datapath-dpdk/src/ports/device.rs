@@ -85,6 +85,16 @@ impl DevicePort {
         }
     }
 
+    /// Lets in the multicast groups that an uplink's host is in; what the device refuses is told.
+    pub(crate) fn let_in(&mut self, groups: &[[u8; 6]]) {
+        if let Err(error) = self.device.set_groups(groups) {
+            let lost = format!("multicast: {error}");
+            if !self.lost.contains(&lost) {
+                self.lost.push(lost);
+            }
+        }
+    }
+
     /// What happened since the last call.
     pub(crate) fn events(&mut self) -> Vec<PortEventKind> {
         let below = || self.below.as_ref().and_then(Below::trouble);

@@ -10,6 +10,7 @@
 //! its routes and neighbours say where tunnel packets go. A thread of each uplink moves frames
 //! between both and asks the kernel, so that workers do neither.
 
+mod groups;
 mod held;
 mod hops;
 mod icmp;
@@ -37,6 +38,7 @@ use switch_core::ids::{PortId, WorkerId};
 use crate::datapath::PortQueue;
 use crate::mbuf::Mbuf;
 use crate::mempool::Mempool;
+use groups::Groups;
 use hops::Hops;
 use side::Asks;
 pub(crate) use side::{Exception, Underlay, VtepQueue, serve_host};
@@ -69,6 +71,7 @@ struct Uplink {
     mac: [u8; 6],
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    groups: Groups,
 }
 
 impl Drop for Uplink {
@@ -147,7 +150,8 @@ impl Uplinks {
             let from_host = (worker == device.owner).then(|| shared.from_host.clone());
             queue.set_exception(Exception::new(shared.to_host.clone(), from_host));
         }
-        self.uplinks.insert(port, Uplink { device, mac, shared, thread: Some(thread) });
+        let (thread, groups) = (Some(thread), Groups::default());
+        self.uplinks.insert(port, Uplink { device, mac, shared, thread, groups });
         Ok(())
     }
 
@@ -322,6 +326,14 @@ impl Uplinks {
         }
         let told = uplink.shared.told_path(remote, Instant::now());
         [route.mtu, told].into_iter().flatten().chain([mtu]).min()
+    }
+
+    /// Uplinks whose hosts have joined or left multicast groups, with all of their groups.
+    pub(crate) fn new_groups(&mut self, now: Instant) -> Vec<(PortId, Vec<[u8; 6]>)> {
+        let changed = |(port, uplink): (&PortId, &mut Uplink)| {
+            Some((*port, uplink.groups.changed(uplink.shared.tap.name(), now)?))
+        };
+        self.uplinks.iter_mut().filter_map(changed).collect()
     }
 
     /// What happened to VTEPs; `link_up` says how the links of uplinks are now.
