@@ -113,6 +113,7 @@ fn the_documented_configuration_is_valid() -> Result<()> {
     let mut texts = blocks("qemu-libvirt.md", "toml")?;
     texts.extend(blocks("overlays.md", "toml")?);
     texts.extend(blocks("dpdk.md", "toml")?);
+    texts.extend(blocks("sr-iov.md", "toml")?);
     for (n, text) in texts.iter().enumerate() {
         let file = dir.path().join(format!("{n}.toml"));
         fs::write(&file, text)?;

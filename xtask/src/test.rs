@@ -250,6 +250,7 @@ fn e2e(args: &Args, on_dpdk: &[&str]) -> Result<Outcome> {
     command
         // The benchmarks' tests start the daemon, too.
         .args(["test", "-p", "vswitch-e2e", "-p", "vswitch-bench", "--no-fail-fast"])
+        .args(if has_libdpdk() { &["--features", "vswitch-bench/dpdk"][..] } else { &[] })
         .args(profile)
         .args(on_dpdk.iter().flat_map(|test| ["--test", test]))
         // One after the other: they measure counts under paced traffic, on few cores.

@@ -107,8 +107,9 @@ const PROGRAMS: &[(&str, bool)] = &[
 const INIT: &str = include_str!("init.sh");
 
 /// DPDK's drivers in the file system of [`Platform::SrIov`], from where the EAL looks for them: for
-/// the VFs and the pool of buffers. Their buses come with the libraries they need.
-const DRIVERS: &[&str] = &["librte_mempool_ring.so", "librte_net_e1000.so", "librte_net_tap.so"];
+/// the pool of buffers, the VFs, and what `vswitch-bench` compares them with. Their buses come with the
+/// libraries they need.
+const DRIVERS: &[&str] = &["librte_mempool_ring.so", "librte_net_e1000.so", "librte_net_memif.so"];
 
 /// Where the machine has them: a directory for each version of DPDK's binary interface.
 const DRIVERS_IN: &str = "/usr/lib/x86_64-linux-gnu/dpdk";

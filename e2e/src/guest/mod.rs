@@ -105,6 +105,8 @@ pub struct GuestSpec {
     pub netns: Option<String>,
     /// Memory, MiB.
     pub memory: u32,
+    /// CPUs.
+    pub cpus: u16,
     /// Memory in hugepages of 2 MiB, as far as a NIC shares it with a switch.
     pub hugepages: bool,
     /// Programs of this machine that the guest has too, in `/usr/bin`, with their libraries.
@@ -124,6 +126,7 @@ impl GuestSpec {
             nics,
             netns: None,
             memory: 256,
+            cpus: 1,
             hugepages: false,
             programs: Vec::new(),
             dir: None,

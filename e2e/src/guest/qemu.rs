@@ -13,7 +13,7 @@ pub(super) fn command(spec: &GuestSpec, image: &Image, console: &Path, control: 
     let mut command = emulator(image)
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(machine(spec.platform, vhost))
-        .args(["-cpu", "max", "-smp", "1", "-m", &spec.memory.to_string()]);
+        .args(["-cpu", "max", "-smp", &spec.cpus.to_string(), "-m", &spec.memory.to_string()]);
     if vhost {
         let pages = if spec.hugepages { ",hugetlb=on,hugetlbsize=2M" } else { "" };
         let size = spec.memory;

@@ -2,7 +2,8 @@
 //!
 //! - [`Underlay`] is the network between hosts: a hub with one cable a host. [`Underlay::site`]
 //!   makes a host in a namespace, [`Underlay::guest`] one that is a QEMU guest with Debian's
-//!   kernel. Each [`Site`] has an IPv4 and an IPv6 address, which a peer gives to a device.
+//!   kernel, [`Underlay::sriov_guest`] one with an IOMMU and a NIC that has virtual functions. Each
+//!   [`Site`] has an IPv4 and an IPv6 address, which a peer gives to a device.
 //! - A [`Peer`] takes part in a [`Tunnel`] from its site: [`Linux`] with the kernel's devices (a
 //!   host's for VXLAN; in a guest also GENEVE, GRE over IPv4 and IPv6), [`OpenVswitch`] with its
 //!   userspace datapath (VXLAN, GENEVE with options, GRE), [`Switch`] with the `vswitchd` that was

@@ -100,7 +100,9 @@ impl Underlay {
             let mut spec = guest_spec(tag, vec![Nic::igb(port, mac, &[])], programs);
             spec.platform = Platform::SrIov;
             // Hugepages, and its file system twice while it boots.
-            spec.memory = 1024;
+            spec.memory = 1280;
+            // A generator of frames and what it measures poll one each.
+            spec.cpus = 2;
             spec
         })
     }
