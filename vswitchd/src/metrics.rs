@@ -2,8 +2,8 @@
 //!
 //! Labels are names of ports, bridges and drop reasons and numbers of workers, all of which are
 //! bounded. A drop reason appears once it has happened, and a bridge while it holds learned entries:
-//! most never do. Of tunnels and of peers the first 1,000 are shown, and the sum of the others with
-//! the label `(others)`.
+//! most never do. Of such bridges, of tunnels and of peers the first 1,000 are shown, and the sum of the
+//! others with the label `(others)`. `docs/grafana.json` shows them.
 
 use std::fmt::{Display, Write as _};
 
@@ -25,6 +25,7 @@ pub struct Sample {
     pub pools: Vec<PoolUse>,
     pub uptime: u64,
     pub revision: u64,
+    pub warnings: u64,
     pub fdb: u64,
     pub fdb_limit: u64,
     pub ports: Vec<PortSample>,
@@ -70,9 +71,9 @@ pub struct OverlaySample {
     pub totals: OverlayTotals,
 }
 
-/// Most tunnels, and most peers, that are shown by themselves: labels are kept in memory by whoever
+/// Most bridges, most tunnels, and most peers, that are shown by themselves: labels are kept in memory by whoever
 /// collects them. The rest is one sum.
-pub const OVERLAY_ROWS: usize = 1000;
+pub const ROWS: usize = 1000;
 /// The value of their labels in the sum of the others; no tunnel or VTEP can have such a name.
 const OTHERS: &str = "(others)";
 
@@ -143,6 +144,8 @@ pub fn render(sample: &Sample) -> String {
     out.line("build_info", &[("version", version), ("datapath", sample.datapath)], 1);
     out.single("uptime_seconds", "gauge", "Seconds since the start.", sample.uptime);
     out.single("config_revision", "gauge", "Revision of the desired state.", sample.revision);
+    let help = "Things that are not as they should be: what status lists.";
+    out.single("warnings", "gauge", help, sample.warnings);
     out.single("fdb_entries", "gauge", "Entries of the FDB.", sample.fdb);
     out.single("fdb_limit", "gauge", "Most entries of the FDB.", sample.fdb_limit);
 
@@ -197,11 +200,16 @@ pub fn render(sample: &Sample) -> String {
     out.single("fdb_evicted_total", "counter", "Entries that made room for others.", evicted);
 
     out.head("bridge_fdb_entries", "gauge", "Learned entries of a bridge; absent without any.");
-    for bridge in &sample.bridges {
+    let (shown, others) = sample.bridges.split_at(sample.bridges.len().min(ROWS));
+    for bridge in shown {
         out.line("bridge_fdb_entries", &[("bridge", &bridge.name)], u64::from(bridge.fdb));
     }
+    if !others.is_empty() {
+        let sum: u64 = others.iter().map(|bridge| u64::from(bridge.fdb)).sum();
+        out.line("bridge_fdb_entries", &[("bridge", OTHERS)], sum);
+    }
     out.head("bridge_fdb_limit", "gauge", "Most learned entries of a bridge that has some.");
-    for bridge in &sample.bridges {
+    for bridge in shown {
         out.line("bridge_fdb_limit", &[("bridge", &bridge.name)], u64::from(bridge.fdb_limit));
     }
     for (name, help, value) in OF_WORKERS {
@@ -257,10 +265,10 @@ fn overlays(out: &mut Text, what: &str, rows: &[OverlaySample]) {
     }
 }
 
-/// Rows for all of these, or for the first [`OVERLAY_ROWS`] and the sum of the others.
+/// Rows for all of these, or for the first [`ROWS`] and the sum of the others.
 pub fn bounded(all: impl Iterator<Item = OverlaySample>) -> Vec<OverlaySample> {
     let mut all = all;
-    let mut rows: Vec<OverlaySample> = all.by_ref().take(OVERLAY_ROWS).collect();
+    let mut rows: Vec<OverlaySample> = all.by_ref().take(ROWS).collect();
     let others = all.reduce(|mut sum, row| {
         sum.totals.add(&row.totals);
         sum
@@ -332,42 +340,65 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_line_is_a_comment_or_a_sample_and_zero_drops_are_left_out() {
+    /// A switch that has one of everything.
+    fn sample() -> Sample {
         let mut totals = PortTotals::default();
         totals.drops[DropReason::TxFull.index()] = 7;
         let port = PortSample {
             name: "a\"b".to_owned(),
             state: "up",
             blocked: false,
-            totals,
+            totals: totals.clone(),
             loss: OutsideLoss::default(),
             fdb: 3,
-            fdb_limit: None,
+            fdb_limit: Some(9),
         };
-        let text = render(&Sample {
+        let pool = PoolUse {
+            name: "frames".to_owned(),
+            buffers: 64,
+            free: 60,
+            bytes: 1 << 20,
+            hugepages: false,
+            numa_node: None,
+        };
+        let worker = WorkerSample {
+            cpu: Some(1),
+            turns: 1,
+            busy_turns: 1,
+            busy_ns: 1,
+            frames: 1,
+            learn_limited: 1,
+            learn_no_slot: 1,
+            events_lost: 1,
+        };
+        Sample {
             datapath: "dpdk",
-            pools: vec![PoolUse {
-                name: "frames".to_owned(),
-                buffers: 64,
-                free: 60,
-                bytes: 1 << 20,
-                hugepages: false,
-                numa_node: None,
-            }],
+            pools: vec![pool],
             uptime: 1,
             revision: 2,
+            warnings: 0,
             fdb: 3,
             fdb_limit: 4,
             ports: vec![port],
-            bridges: Vec::new(),
-            workers: Vec::new(),
-            tunnels: Vec::new(),
-            peers: Vec::new(),
+            bridges: vec![BridgeSample { name: "br0".to_owned(), fdb: 3, fdb_limit: 9 }],
+            workers: vec![worker],
+            tunnels: vec![overlay("tunnel", 0)],
+            peers: vec![overlay("remote", 0)],
             held: 0,
             churn: FdbChurn::default(),
-            retired: PortTotals::default(),
-        });
+            retired: totals,
+        }
+    }
+
+    fn overlay(label: &'static str, n: usize) -> OverlaySample {
+        let mut totals = OverlayTotals::default();
+        totals.rx_frames = 2;
+        OverlaySample { labels: vec![(label, format!("t{n}"))], totals }
+    }
+
+    #[test]
+    fn every_line_is_a_comment_or_a_sample_and_zero_drops_are_left_out() {
+        let text = render(&sample());
         let drops: Vec<_> =
             text.lines().filter(|l| l.starts_with("vswitch_port_dropped")).collect();
         assert_eq!(
@@ -382,17 +413,66 @@ mod tests {
         }
     }
 
+    /// Every metric that the dashboard names exists, with the labels that it chooses by, and so that
+    /// it is asked for as what it is: rates of counters, values of gauges.
+    #[test]
+    fn the_dashboard_names_what_there_is() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/grafana.json");
+        let board: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let mut asked = Vec::new();
+        expressions(&board, &mut asked);
+        assert!(asked.len() > 30, "the dashboard has lost its expressions: {}", asked.len());
+        let text = render(&sample());
+        for expr in asked {
+            for (at, _) in expr.match_indices("vswitch_") {
+                let rest = &expr[at..];
+                let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_');
+                let name = &rest[..end.unwrap_or(rest.len())];
+                let kind =
+                    text.lines().find_map(|line| line.strip_prefix(&format!("# TYPE {name} ")));
+                let kind = kind.unwrap_or_else(|| panic!("there is no metric {name}: {expr}"));
+                let rated = expr[..at].ends_with("rate(");
+                let listed = expr.starts_with("label_values(");
+                assert!(listed || rated == (kind == "counter"), "{name} is a {kind}: {expr}");
+            }
+        }
+    }
+
+    fn expressions(value: &serde_json::Value, out: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(object) => {
+                for (key, value) in object {
+                    match value.as_str() {
+                        Some(text) if ["expr", "query"].contains(&key.as_str()) => {
+                            out.push(text.to_owned());
+                        }
+                        _ => expressions(value, out),
+                    }
+                }
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| expressions(item, out)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn of_many_bridges_the_rest_is_one_sum() {
+        let bridge = |n: usize| BridgeSample { name: format!("br{n}"), fdb: 2, fdb_limit: 9 };
+        let text = render(&Sample { bridges: (0..ROWS + 5).map(bridge).collect(), ..sample() });
+        let rows = text.lines().filter(|line| line.starts_with("vswitch_bridge_fdb_entries{"));
+        let rows: Vec<_> = rows.collect();
+        assert_eq!(rows.len(), ROWS + 1);
+        assert_eq!(rows.last(), Some(&r#"vswitch_bridge_fdb_entries{bridge="(others)"} 10"#));
+    }
+
     #[test]
     fn of_many_tunnels_the_rest_is_one_sum() {
-        let row = |n: usize| {
-            let mut totals = OverlayTotals::default();
-            totals.rx_frames = 2;
-            OverlaySample { labels: vec![("tunnel", format!("t{n}"))], totals }
-        };
-        let rows = bounded((0..OVERLAY_ROWS + 5).map(row));
-        assert_eq!(rows.len(), OVERLAY_ROWS + 1);
-        let others = &rows[OVERLAY_ROWS];
+        let row = |n: usize| overlay("tunnel", n);
+        let rows = bounded((0..ROWS + 5).map(row));
+        assert_eq!(rows.len(), ROWS + 1);
+        let others = &rows[ROWS];
         assert_eq!((&*others.labels[0].1, others.totals.rx_frames), (OTHERS, 10));
-        assert_eq!(bounded((0..OVERLAY_ROWS).map(row)).len(), OVERLAY_ROWS);
+        assert_eq!(bounded((0..ROWS).map(row)).len(), ROWS);
     }
 }

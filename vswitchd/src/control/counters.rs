@@ -174,6 +174,7 @@ where
             pools: self.backend.pools(),
             uptime: self.clock.now().secs(),
             revision: self.store.revision(),
+            warnings: self.warnings().len() as u64,
             fdb: self.switch.fdb().len() as u64,
             fdb_limit: self.started_as.0.max_fdb_total.into(),
             retired: self.retired.clone(),

@@ -71,7 +71,7 @@ where
         }
     }
 
-    fn warnings(&self) -> Vec<Warning> {
+    pub(super) fn warnings(&self) -> Vec<Warning> {
         let mut out: Vec<Warning> = self.backend.warnings().into_iter().map(told).collect();
         let now = self.clock.now();
         let fdb = self.switch.fdb();
