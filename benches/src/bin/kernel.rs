@@ -7,6 +7,7 @@
 //! While working on the switch: `cargo xtask bench kernel --only udp --quick --no-peers`.
 #![forbid(unsafe_code)]
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +50,9 @@ struct Args {
     /// Measure only our switch.
     #[arg(long)]
     no_peers: bool,
+    /// The `vswitchd` to measure; `vswitch-ctl` must lie beside it.
+    #[arg(long)]
+    vswitchd: Option<PathBuf>,
     /// Print one JSON document on standard output, and how it goes on standard error.
     #[arg(long)]
     json: bool,
@@ -90,12 +94,16 @@ fn main() -> Result<ExitCode> {
     }
     // What an earlier run left that was killed.
     Netns::sweep()?;
-    Bench { args, stopped }.run(&rows)?;
+    let vswitchd = args.vswitchd.as_deref().map(Path::canonicalize).transpose();
+    let ours = vswitchd.context("--vswitchd")?.and_then(|path| path.parent().map(Path::to_owned));
+    Bench { args, ours, stopped }.run(&rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
 struct Bench {
     args: Args,
+    /// The directory of our programs.
+    ours: Option<PathBuf>,
     /// Ctrl-C was pressed: everything is dropped, and so ended, on the way out.
     stopped: Arc<AtomicBool>,
 }
@@ -166,7 +174,7 @@ impl Bench {
                 continue;
             }
             self.go_on()?;
-            let mut scene = side.start()?;
+            let mut scene = side.start(self.ours.as_deref())?;
             row.work.prepare(&mut scene)?;
             scenes.push((scene, Found { side, readings: Vec::new() }));
         }

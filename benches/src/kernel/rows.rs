@@ -60,8 +60,8 @@ pub struct Row {
 }
 
 use Side::{
-    Bare, BareVnet, Bridge, KernelVxlan, Ours, OursGeneve, OursGre, OursMany, OursPoll, OursVeth,
-    OursVxlan, Ovs, OvsTso, OvsTsoVeth, Vde,
+    Bare, BareVnet, Bridge, KernelVxlan, Ours, OursGeneve, OursGre, OursGuests, OursMany, OursPoll,
+    OursVeth, OursVxlan, Ovs, OvsTso, OvsTsoGuests, OvsTsoVeth, Vde,
 };
 
 /// Whoever has two TAPs; the last two switch nothing.
@@ -113,6 +113,14 @@ pub const ROWS: &[Row] = &[
         ours: OursVeth,
         peers: VETHS,
         goals: AS_OVS_TSO,
+    },
+    Row {
+        name: "guests",
+        title: "TCP, 1 stream, netdev ports on the TAPs of two QEMU guests (TCG)",
+        work: Work::Tcp(1),
+        ours: OursGuests,
+        peers: &[OvsTsoGuests],
+        goals: &[goal(0, 1.0, &[OvsTsoGuests])],
     },
     Row {
         name: "udp",

@@ -1,14 +1,15 @@
 //! Two network stacks and what is between them.
 
 use std::fs::File;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use vswitch_e2e::ovs::Ovs;
-use vswitch_e2e::{Daemon, DaemonSpec, Host, IperfServer, Netns, Process, ping, until};
+use vswitch_e2e::{Daemon, DaemonSpec, Guest, Host, IperfServer, Netns, Process, ping, until};
 
 use super::vde::Vde;
 
@@ -46,24 +47,35 @@ impl Switch {
     }
 }
 
-/// Two stacks, and what is between them.
+/// Who talks through the switch.
+#[derive(Debug)]
+pub enum Ends {
+    /// Two stacks of this kernel.
+    Stacks {
+        /// Where traffic starts.
+        from: Netns,
+        /// Where it goes.
+        to: Netns,
+        /// The device by which it starts.
+        near: String,
+    },
+    /// Two machines, each of which has an iperf3 server.
+    Guests(Box<[Guest; 2]>),
+}
+
+/// Two ends, and what is between them.
 #[derive(Debug)]
 pub struct Scene {
     // Dropped in this order: what runs before the namespaces that it runs in.
     servers: Vec<IperfServer>,
     switch: Switch,
-    /// Where traffic starts.
-    pub from: Netns,
-    /// Where it goes.
-    pub to: Netns,
-    /// The device by which `from` sends.
-    pub near: String,
-    /// Addresses of `to`.
+    ends: Ends,
+    /// Addresses of the far end.
     pub addresses: Vec<String>,
     _rest: Vec<Netns>,
 }
 
-/// An end: a stack, and its device.
+/// A stack, and its device.
 pub type End<'a> = (Netns, &'a str);
 
 impl Scene {
@@ -78,44 +90,56 @@ impl Scene {
             netns.ip(&format!("link set {device} mtu 1500 up"))?;
         }
         let addresses = vec!["192.0.2.2".to_owned()];
-        Self::standing(switch, from, to, near, addresses, rest)
+        let ends = Ends::Stacks { from, to, near: near.to_owned() };
+        Self::standing(switch, ends, addresses, rest)
     }
 
-    /// A scene whose stacks have their addresses; waits until they reach each other.
+    /// A scene whose ends have their addresses; waits until they reach each other.
     ///
     /// # Errors
     /// They do not.
     pub fn standing(
         switch: Switch,
-        from: Netns,
-        to: Netns,
-        near: &str,
+        ends: Ends,
         addresses: Vec<String>,
         rest: Vec<Netns>,
     ) -> Result<Self> {
-        let scene = Self {
-            servers: Vec::new(),
-            switch,
-            from,
-            to,
-            near: near.to_owned(),
-            addresses,
-            _rest: rest,
-        };
+        let scene = Self { servers: Vec::new(), switch, ends, addresses, _rest: rest };
         for address in &scene.addresses {
-            until(PATIENCE, "the stacks to reach each other", || {
-                Ok((ping(&scene.from, address, 1)?.received > 0).then_some(()))
+            until(PATIENCE, "the ends to reach each other", || {
+                Ok((ping(scene.client(), address, 1)?.received > 0).then_some(()))
             })?;
         }
         Ok(scene)
     }
 
-    /// Starts an iperf3 server at the far end.
+    /// The near end.
+    pub fn client(&self) -> &dyn Host {
+        match &self.ends {
+            Ends::Stacks { from, .. } => from,
+            Ends::Guests(guests) => &guests[0],
+        }
+    }
+
+    /// Both stacks.
+    ///
+    /// # Errors
+    /// The ends are guests.
+    pub fn stacks(&self) -> Result<(&Netns, &Netns)> {
+        match &self.ends {
+            Ends::Stacks { from, to, .. } => Ok((from, to)),
+            Ends::Guests(_) => bail!("between guests, only TCP is measured"),
+        }
+    }
+
+    /// Sees to an iperf3 server at the far end.
     ///
     /// # Errors
     /// It does not start.
     pub fn serve(&mut self) -> Result<()> {
-        self.servers.push(IperfServer::start(&self.to)?);
+        if let Ends::Stacks { to, .. } = &self.ends {
+            self.servers.push(IperfServer::start(to)?);
+        }
         Ok(())
     }
 
@@ -146,14 +170,13 @@ impl Scene {
     /// # Errors
     /// ethtool failed.
     pub fn cut_before_the_device(&self) -> Result<()> {
+        let Ends::Stacks { from, near, .. } = &self.ends else { return Ok(()) };
         // Not every device has the second one.
-        let near = &self.near;
-        self.from
-            .sh(&format!(
-                "ethtool -K {near} gso off && (ethtool -K {near} tx-udp-segmentation off || true)"
-            ))?
-            .ok()
-            .map(drop)
+        from.sh(&format!(
+            "ethtool -K {near} gso off && (ethtool -K {near} tx-udp-segmentation off || true)"
+        ))?
+        .ok()
+        .map(drop)
     }
 
     /// Ends it; our daemons must end as they should.
@@ -168,13 +191,15 @@ impl Scene {
     }
 }
 
-/// Starts our daemon on CPU 1; `config` follows a bridge `br0`.
+/// Starts our daemon on CPU 1, from `binaries` if it is not to be the one that was built; `config`
+/// comes before a bridge `br0`.
 ///
 /// # Errors
 /// It does not start or is not healthy.
-pub fn daemon(config: &str, netns: Option<&Netns>) -> Result<Daemon> {
+pub fn daemon(binaries: Option<&Path>, config: &str, netns: Option<&Netns>) -> Result<Daemon> {
     let mut spec = DaemonSpec::new(&format!("version = 1\n{config}\n[[bridge]]\nname = \"br0\"\n"));
     spec.netns = netns.map(|netns| netns.name().to_owned());
+    spec.binaries = binaries.map(Path::to_owned);
     spec.before = ON_CPU_1.map(str::to_owned).to_vec();
     let daemon = spec.start()?;
     daemon.wait_healthy()?;

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use vswitch_e2e::{Host, iperf3};
+use vswitch_e2e::iperf3;
 
 use crate::pairs::median;
 
@@ -109,12 +109,13 @@ impl Work {
         let values = match self {
             Self::Tcp(streams) => vec![tcp(scene, streams, time)?],
             Self::Udp => {
-                let rate = udp::blast(&scene.from, &scene.to, scene.address()?, &mut during)?;
+                let (from, to) = scene.stacks()?;
+                let rate = udp::blast(from, to, scene.address()?, &mut during)?;
                 vec![rate / 1e3]
             }
             Self::Ping => ping(scene)?,
             Self::Cost(count) => {
-                let (from, to) = (&scene.from, &scene.to);
+                let (from, to) = scene.stacks()?;
                 vec![flows::run(from, to, &scene.addresses, count, &mut during)? as f64 / 1e9]
             }
             Self::Idle => {
@@ -141,14 +142,14 @@ impl Work {
 fn tcp(scene: &Scene, streams: u32, time: Duration) -> Result<f64> {
     let secs = time.as_secs().max(1);
     let args = format!("-A {END_POINTS},{END_POINTS} -P {streams} -t {secs}");
-    Ok(iperf3(&scene.from, scene.address()?, &args)?.bits_per_second / 1e9)
+    Ok(iperf3(scene.client(), scene.address()?, &args)?.bits_per_second / 1e9)
 }
 
 /// Median and 99th percentile of the round-trip times in microseconds.
 fn ping(scene: &Scene) -> Result<Vec<f64>> {
     let command =
         format!("taskset -c {END_POINTS} ping -n -i 0.001 -c {PINGS} {}", scene.address()?);
-    let printed = scene.from.sh(&command)?.stdout;
+    let printed = scene.client().sh(&command)?.stdout;
     let mut times = round_trips(&printed);
     ensure!(times.len() > PINGS / 2, "only {} of {PINGS} answers came", times.len());
     times.sort_by(f64::total_cmp);
