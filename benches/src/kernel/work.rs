@@ -148,7 +148,7 @@ fn tcp(scene: &Scene, streams: u32, time: Duration) -> Result<f64> {
 /// Median and 99th percentile of the round-trip times in microseconds.
 fn ping(scene: &Scene) -> Result<Vec<f64>> {
     let command =
-        format!("taskset -c {END_POINTS} ping -n -i 0.001 -c {PINGS} {}", scene.address()?);
+        format!("taskset -c {END_POINTS} ping -n -i 0.001 -w 15 -c {PINGS} {}", scene.address()?);
     let printed = scene.client().sh(&command)?.stdout;
     let mut times = round_trips(&printed);
     ensure!(times.len() > PINGS / 2, "only {} of {PINGS} answers came", times.len());
