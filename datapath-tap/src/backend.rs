@@ -200,7 +200,7 @@ impl TapBackend {
         };
         let ring = HandoverRing::<HeapFrame>::new(RING_FRAMES, Arc::clone(&self.wakers[owner]));
         record.ring = Some(ring.clone());
-        let own = OwnQueue { io, ring, shared: Arc::clone(&record.shared) };
+        let own = OwnQueue { io, ring, earlier: None, shared: Arc::clone(&record.shared) };
         let queues = queues(self.wakers.len(), owner, own);
         self.load[owner] += 1;
         record.owner = WorkerId(owner as u16);
@@ -313,8 +313,31 @@ impl Backend for TapBackend {
         let Some(underlay) = vtep.adjust(new, self.pool.clone())? else { return Ok(None) };
         *lost = vtep.lost();
         let io = Io::Underlay(Box::new(underlay));
-        let own = OwnQueue { io, ring: ring.clone(), shared: Arc::clone(shared) };
+        let ring = ring.clone();
+        let own = OwnQueue { io, ring, earlier: None, shared: Arc::clone(shared) };
         Ok(Some(queues(self.wakers.len(), owner.index(), own)))
+    }
+
+    fn begin_move(&mut self, port: PortId, to: WorkerId) -> Option<Vec<TapQueue>> {
+        let record = self.ports.get_mut(&port).filter(|record| record.owner != to)?;
+        let ring = HandoverRing::new(RING_FRAMES, Arc::clone(self.wakers.get(to.index())?));
+        if let Some(load) = self.load.get_mut(record.owner.index()) {
+            *load = load.saturating_sub(1);
+        }
+        self.load[to.index()] += 1;
+        record.owner = to;
+        record.ring = Some(ring.clone());
+        Some(self.wakers.iter().map(|_| TapQueue(Kind::Remote(ring.clone()))).collect())
+    }
+
+    fn finish_move(&mut self, port: PortId, earlier: Vec<TapQueue>) -> Option<TapQueue> {
+        let ring = self.ports.get(&port)?.ring.clone()?;
+        let mut own = earlier.into_iter().find_map(|queue| match queue.0 {
+            Kind::Own(own) => Some(own),
+            Kind::Remote(_) => None,
+        })?;
+        own.earlier = Some(std::mem::replace(&mut own.ring, ring));
+        Some(TapQueue(Kind::Own(own)))
     }
 
     fn path_mtu(&mut self, vtep: PortId, remote: IpAddr) -> Option<u32> {

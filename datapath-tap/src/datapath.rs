@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use switch_core::batch::BURST_MAX;
 use switch_core::datapath::{BackendError, Datapath, Ready, Wait, Wake};
 use switch_core::frame::{Frame, FramePool, HeapFrame};
-use switch_core::handover::HandoverRing;
+use switch_core::handover::{HandoverRing, RING_FRAMES};
 use switch_core::stats::PortCounters;
 use switch_core::{Batch, PortId};
 
@@ -40,6 +41,8 @@ pub(crate) enum Kind {
 pub(crate) struct OwnQueue {
     pub(crate) io: Io,
     pub(crate) ring: HandoverRing<HeapFrame>,
+    /// What other workers handed over to the one that had the queue before.
+    pub(crate) earlier: Option<HandoverRing<HeapFrame>>,
     pub(crate) shared: Arc<PortShared>,
 }
 
@@ -133,7 +136,7 @@ impl TapDatapath {
             own: Vec::new(),
             ready: Vec::new(),
             rings: false,
-            handed_over: Batch::with_limit(switch_core::batch::BURST_MAX),
+            handed_over: Batch::with_limit(BURST_MAX),
         })
     }
 
@@ -239,7 +242,7 @@ impl Datapath for TapDatapath {
             for port in &self.own {
                 let slot = slots.get(port.index()).and_then(Option::as_deref);
                 if let Some(Kind::Own(own)) = slot.map(|s| &s.queue.0)
-                    && own.ring.announced()
+                    && (own.ring.announced() || own.earlier.is_some())
                 {
                     self.rings = true;
                     ready.handed_over.push(*port);
@@ -296,7 +299,10 @@ impl Datapath for TapDatapath {
     fn tx_burst(&mut self, port: PortId, batch: &mut Batch<HeapFrame>, counters: &PortCounters) {
         let slot = self.slots.get_mut(port.index()).and_then(Option::as_deref_mut);
         match slot.map(|slot| &mut slot.queue.0) {
-            Some(Kind::Own(own)) => send_all(own, batch, counters),
+            Some(Kind::Own(own)) => {
+                settle(own, &mut self.handed_over, counters);
+                send_all(own, batch, counters);
+            }
             Some(Kind::Remote(ring)) => ring.push(batch, counters),
             None => {
                 counters.count_drop(switch_core::DropReason::PortDown, batch.len() as u64);
@@ -308,6 +314,7 @@ impl Datapath for TapDatapath {
     fn tx_handed_over(&mut self, port: PortId, counters: &PortCounters) {
         let slot = self.slots.get_mut(port.index()).and_then(Option::as_deref_mut);
         let Some(Kind::Own(own)) = slot.map(|slot| &mut slot.queue.0) else { return };
+        settle(own, &mut self.handed_over, counters);
         for _ in 0..HANDED_OVER_BURSTS {
             own.ring.pop(&mut self.handed_over);
             let full = self.handed_over.is_full();
@@ -324,6 +331,22 @@ impl Datapath for TapDatapath {
 
     fn waker(&self) -> Arc<dyn Wake> {
         Arc::<TapWaker>::clone(&self.waker)
+    }
+}
+
+/// Sends what waits from before the queue came to this worker, so that nothing overtakes it.
+fn settle(own: &mut OwnQueue, batch: &mut Batch<HeapFrame>, counters: &PortCounters) {
+    let Some(earlier) = own.earlier.take() else { return };
+    for ring in [earlier, own.ring.clone()] {
+        // As many bursts as a ring holds: others go on handing over to the second one.
+        for _ in 0..RING_FRAMES.div_ceil(BURST_MAX) {
+            ring.pop(batch);
+            let full = batch.is_full();
+            send_all(own, batch, counters);
+            if !full {
+                break;
+            }
+        }
     }
 }
 

@@ -406,6 +406,31 @@ pub trait Backend: Send {
         None
     }
 
+    /// Begins to have another worker receive from a port: a queue for each worker, by which it hands
+    /// frames over to `to`. When all of them have theirs, what they had before goes to
+    /// [`Self::finish_move`]. Meanwhile frames wait, in the device and to be handed over.
+    ///
+    /// `None` if it receives already, or where a port's queues stay with their workers.
+    fn begin_move(
+        &mut self,
+        port: PortId,
+        to: WorkerId,
+    ) -> Option<Vec<<Self::Datapath as Datapath>::Queue>> {
+        let _ = (port, to);
+        None
+    }
+
+    /// The queue with which the other worker receives; what was handed over to the earlier one is
+    /// sent first.
+    fn finish_move(
+        &mut self,
+        port: PortId,
+        earlier: Vec<<Self::Datapath as Datapath>::Queue>,
+    ) -> Option<<Self::Datapath as Datapath>::Queue> {
+        let _ = (port, earlier);
+        None
+    }
+
     /// Closes a port. `queues` are all that were given out for it last. `remove` says that the
     /// port is deleted for good, so that what would persist (a TAP device) goes too.
     ///

@@ -197,6 +197,26 @@ impl<Q: Send + 'static> Workers<Q> {
         Ok(collect(answers)?.into_iter().flatten().collect())
     }
 
+    /// Gives one worker another queue of a port that it has.
+    ///
+    /// # Errors
+    /// It hangs.
+    pub fn attach_one(
+        &self,
+        worker: WorkerId,
+        port: PortId,
+        queue: Q,
+        counters: &Arc<PortCounters>,
+    ) -> Result<(), WorkerError> {
+        let Some(handle) = self.handles.get(worker.index()) else { return Ok(()) };
+        let (done, answer) = bounded(1);
+        let counters = Arc::clone(counters);
+        let _ = handle.commands.send(Command::Attach { port, queue, counters, done });
+        handle.wake.wake();
+        let hangs = |_| WorkerError::Hangs { worker: worker.index() };
+        answer.recv_timeout(ANSWER_WITHIN).map(drop).map_err(hangs)
+    }
+
     /// Takes a port from every worker; its queues come back.
     ///
     /// # Errors

@@ -10,9 +10,11 @@
 //! - `ports.rs`: one port's life: opened, watched, closed
 //! - `overlay.rs`, `tunnels.rs`, `peers.rs`, `mtu.rs`: the same for VTEPs, tunnels and their peers
 //! - `tick.rs`: what happens by itself
+//! - `balance.rs`: ports that move between workers
 //! - `view.rs`, `counters.rs`, `fdb.rs`: answers
 
 mod action;
+mod balance;
 mod counters;
 mod fdb;
 mod mtu;
@@ -52,6 +54,7 @@ pub use overlay_view::TunnelFilter;
 use crate::events::Events;
 use crate::store::Store;
 use crate::workers::{Clock, Died, WorkerError, WorkerPlan, Workers};
+use balance::Balance;
 use ports::Port;
 use tick::Rates;
 use tunnels::Tunnels;
@@ -114,6 +117,7 @@ pub struct Controller<B: Backend> {
     /// When the change that waits for its confirmation is taken back.
     confirm_by: Option<Instant>,
     rates: Rates,
+    balance: Balance,
     actions: Receiver<Action>,
 }
 
@@ -189,6 +193,7 @@ where
             owners: BTreeMap::new(),
             confirm_by: None,
             rates: Rates::default(),
+            balance: Balance::default(),
             actions,
         };
         if let Err(error) = controller.reconcile(desired) {

@@ -35,7 +35,7 @@ where
         self.look_after_peers()?;
         self.take_back_if_due(now)?;
         self.sample_rates(now);
-        Ok(())
+        self.balance(now)
     }
 
     fn device_event(&mut self, event: PortEvent) -> Result<(), WorkerError> {
