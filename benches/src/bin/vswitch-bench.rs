@@ -25,8 +25,9 @@ fn main() -> ExitCode {
 
 #[cfg(feature = "dpdk")]
 mod with_dpdk {
+    use std::fs::File;
     use std::io::{IsTerminal, Write};
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
     use std::time::Duration;
@@ -36,12 +37,13 @@ mod with_dpdk {
     use datapath_dpdk::Eal;
     use nix::sched::{CpuSet, sched_getaffinity};
     use nix::unistd::Pid;
+    use vswitch_bench::dpdk::hugepages;
     use vswitch_bench::machine::{self, Machine};
     use vswitch_bench::pairs::PAIRS;
     use vswitch_bench::rate::generator::Environment;
     use vswitch_bench::rate::result::{Ceiling, FORMAT, Measured, Report};
     use vswitch_bench::rate::search::Plan;
-    use vswitch_bench::rate::session::{Options, Session, Watcher, ratios};
+    use vswitch_bench::rate::session::{Findings, Options, Session, Watcher, ratios};
     use vswitch_bench::rate::sut::{Kind, Launch};
     use vswitch_bench::rate::table;
     use vswitch_bench::rate::traffic::{Direction, Row, Shape, Sizes, name};
@@ -125,9 +127,24 @@ mod with_dpdk {
         /// The directory of `vswitchd` and `vswitch-ctl`; beside this program by default.
         #[arg(long, value_name = "DIR")]
         binaries: Option<PathBuf>,
+        /// Have so many hugepages of 2 MiB free while it runs: those missing are reserved, and given
+        /// back in the end. Generator and switch share them.
+        #[arg(long, value_name = "PAGES")]
+        hugepages: Option<u64>,
         /// Write all figures to that file.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Write a report with plots to that file: a page that needs nothing else.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    }
+
+    /// A file that is made before anything is measured, so that it is not in vain.
+    fn output(path: Option<&Path>) -> Result<Option<File>> {
+        let create = |path: &Path| {
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))
+        };
+        path.map(create).transpose()
     }
 
     /// Where things run.
@@ -155,7 +172,7 @@ mod with_dpdk {
         fn plan(&self) -> Result<Plan> {
             let secs = |what: &str, secs: f64| {
                 ensure!((0.01..=3600.0).contains(&secs), "{what} is 0.01 to 3600 seconds");
-                Ok(Duration::from_secs_f64(if self.quick { secs.min(0.2) } else { secs }))
+                Ok(Duration::from_secs_f64(if self.quick { secs.min(0.3) } else { secs }))
             };
             ensure!(
                 (0.01..=50.0).contains(&self.precision),
@@ -253,6 +270,7 @@ mod with_dpdk {
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
         let command = format!("vswitch-bench {command}");
         let cpus = args.cpus()?;
+        let (json, html) = (output(args.json.as_deref())?, output(args.html.as_deref())?);
         let dir = tempfile::Builder::new().prefix("vswitch-bench-").tempdir()?;
         let options = options(&args, &cpus, dir.path())?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -260,19 +278,24 @@ mod with_dpdk {
             signal_hook::flag::register(signal, stop.clone())?;
         }
         machine::print(&command);
+        let _pages = args.hugepages.map(hugepages::ensure).transpose()?;
         let environment = Environment::start(&cpus.generator)?;
         let mut options = options;
         options.launch.hugepages =
             environment.has_hugepages() && Hugepages::free().unwrap_or(0) >= HUGEPAGES;
-        let warnings = warnings(&args, &cpus, environment, options.launch.hugepages);
+        let mut warnings = warnings(&args, &cpus, environment, options.launch.hugepages);
         for warning in &warnings {
             println!("warning: {warning}");
         }
         println!("{}", table::head());
         let screen = Screen { terminal: std::io::stderr().is_terminal() };
-        let findings = Session::new(&options, environment, &screen, stop).run();
+        let mut findings = Findings::default();
+        let done = Session::new(&options, environment, &screen, stop).run(&mut findings);
         screen.clear();
-        let findings = findings?;
+        if let Err(error) = &done {
+            // What was measured before is not lost.
+            warnings.push(format!("the run was not finished: {error:#}"));
+        }
         let ratios = ratios(&options, &findings.results);
         for ratio in &ratios {
             println!("{}", table::ratio(ratio));
@@ -282,24 +305,27 @@ mod with_dpdk {
             machine: Machine::here(),
             command,
             dpdk: dpdk(environment),
-            ports: options.named.0.clone(),
+            ports: ports(&options, &findings),
             generator_cpus: cpus.generator,
             worker_cpus: cpus.workers,
             method: method(&options),
             warnings,
+            configurations: findings.configurations,
             ceilings: findings.ceilings,
             results: findings.results,
             ratios,
         };
-        if let Some(path) = &args.json {
-            let text = serde_json::to_string_pretty(&report)?;
-            std::fs::write(path, text)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+        if let Some(mut file) = json {
+            serde_json::to_writer_pretty(&file, &report)?;
+            file.write_all(b"\n")?;
         }
-        Ok(())
+        if let Some(mut file) = html {
+            file.write_all(vswitch_bench::rate::html::page(&report)?.as_bytes())?;
+        }
+        done
     }
 
-    fn options(args: &Args, cpus: &Cpus, dir: &std::path::Path) -> Result<Options> {
+    fn options(args: &Args, cpus: &Cpus, dir: &Path) -> Result<Options> {
         ensure!(
             args.compare || args.sut.len() == 1,
             "several switches are measured with --compare"
@@ -345,6 +371,18 @@ mod with_dpdk {
         })
     }
 
+    /// The ports, or what was made in their place.
+    fn ports(options: &Options, findings: &Findings) -> Vec<String> {
+        match options.named.0.as_slice() {
+            [] => {
+                let mut kinds: Vec<_> = findings.ceilings.iter().map(|c| c.ports.into()).collect();
+                kinds.dedup();
+                kinds
+            }
+            named => named.to_vec(),
+        }
+    }
+
     fn dpdk(environment: Environment) -> String {
         let memory = if environment.has_hugepages() { "hugepages" } else { "ordinary pages" };
         format!("{}, {memory}", Eal::version())
@@ -369,14 +407,13 @@ mod with_dpdk {
         }
         if !environment.has_hugepages() {
             warnings.push(
-                "the generator has no hugepages, which makes it slower: `sysctl \
-                 vm.nr_hugepages=1024`"
+                "the generator has no hugepages, which makes it slower: --hugepages 1024"
                     .to_owned(),
             );
         } else if !hugepages {
             warnings.push(format!(
                 "fewer than {HUGEPAGES} hugepages are left for the switch, which goes without: \
-                 `sysctl vm.nr_hugepages=1024`"
+                 --hugepages 1024"
             ));
         }
         if cpus.generator.contains(&cpus.control) {

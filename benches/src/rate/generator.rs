@@ -28,6 +28,10 @@ const JUMBO_ROOM: u16 = 9344;
 /// Mbufs: those of the ports' rings, and those in hand.
 const MBUFS: u32 = 16_383;
 
+/// How many queues a port has to receive and to send. Memif joins queues one to one: one that has no
+/// other end keeps it from connecting, or gives the frames of another once more.
+pub type Queues = (u16, u16);
+
 /// The EAL of this process and a pool, which both stay until its end.
 #[derive(Clone, Copy, Debug)]
 pub struct Environment {
@@ -68,8 +72,10 @@ impl Environment {
 
 struct Port {
     device: Device,
-    rx: RxQueue,
+    rx: Vec<RxQueue>,
     tx: TxQueue,
+    /// Queues that stay empty, see [`Queues`].
+    _more: Vec<TxQueue>,
 }
 
 impl fmt::Debug for Generator {
@@ -90,18 +96,23 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Opens the devices, which DPDK knows by these arguments.
+    /// Opens the devices, which DPDK knows by these arguments, with so many queues.
     ///
     /// # Errors
     /// There is no such device, or its driver refuses it.
-    pub fn open(environment: Environment, devices: &[String], cpus: &[u16]) -> Result<Self> {
+    pub fn open(
+        environment: Environment,
+        devices: &[String],
+        cpus: &[u16],
+        queues: Queues,
+    ) -> Result<Self> {
         ensure!(
             devices.len() >= 2 && devices.len().is_multiple_of(2),
             "ports come in pairs, and these are {}: frames of one are fetched from the next",
             devices.len()
         );
         ensure!(devices.len() <= 256, "at most 256 ports");
-        let ports = devices.iter().map(|device| open(environment, device));
+        let ports = devices.iter().map(|device| open(environment, device, queues));
         let ports = ports.collect::<Result<Vec<_>>>()?;
         let (clock, cpus) = (Instant::now(), cpus.to_vec());
         Ok(Self { environment, ports, cpus, streams: Vec::new(), row: None, trial: 0, clock })
@@ -220,14 +231,15 @@ impl Rig for Generator {
     }
 }
 
-fn open(environment: Environment, devargs: &str) -> Result<Port> {
-    let config = DeviceConfig { descriptors: DESCRIPTORS, ..DeviceConfig::default() };
+fn open(environment: Environment, devargs: &str, (rx_queues, tx_queues): Queues) -> Result<Port> {
+    let descriptors = DESCRIPTORS;
+    let config = DeviceConfig { descriptors, rx_queues, tx_queues, ..DeviceConfig::default() };
     let attach = Attach::Devargs(devargs.to_owned());
     let (device, rx, tx) = Device::open(environment.eal, &attach, &config, environment.pool)
         .with_context(|| format!("cannot open the port {devargs}"))?;
-    let rx = rx.into_iter().next().with_context(|| format!("{devargs} has no receive queue"))?;
-    let tx = tx.into_iter().next().with_context(|| format!("{devargs} has no send queue"))?;
-    Ok(Port { device, rx, tx })
+    let mut tx = tx.into_iter();
+    let first = tx.next().with_context(|| format!("{devargs} has no send queue"))?;
+    Ok(Port { device, rx, tx: first, _more: tx.collect() })
 }
 
 fn bind(cpu: u16) -> Result<()> {

@@ -106,7 +106,7 @@ impl Sink {
 
 /// A port in a trial.
 pub(super) struct Lane<'a> {
-    rx: &'a mut RxQueue,
+    rx: &'a mut [RxQueue],
     tx: &'a mut TxQueue,
     pool: Mempool,
     batch: Batch<Mbuf>,
@@ -117,7 +117,7 @@ pub(super) struct Lane<'a> {
 impl<'a> Lane<'a> {
     /// A port with these queues.
     pub(super) fn new(
-        rx: &'a mut RxQueue,
+        rx: &'a mut [RxQueue],
         tx: &'a mut TxQueue,
         pool: Mempool,
         source: Option<Source<'a>>,
@@ -150,7 +150,10 @@ impl<'a> Lane<'a> {
 
     /// Fetches what came; whether there was anything.
     fn receive(&mut self, clock: Instant) -> bool {
-        self.rx.rx_burst(&mut self.batch, &mut self.sink.refused);
+        for queue in &mut *self.rx {
+            // A batch that is full leaves the rest for the next pass.
+            queue.rx_burst(&mut self.batch, &mut self.sink.refused);
+        }
         if self.batch.is_empty() {
             return false;
         }

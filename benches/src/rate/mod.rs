@@ -5,15 +5,17 @@
 //! | --- | --- | --- |
 //! | method | [`trial`], [`search`], [`tally`] | no |
 //! | frames | [`traffic`] | no |
-//! | results | [`result`], [`table`] | no |
+//! | results | [`result`], [`table`], [`plot`], [`html`] | no |
 //! | switches and what lies before them | [`sut`], [`wiring`] | no |
 //! | generator and sink | `generator`, `lane` | yes |
 //! | a run | `session` | yes |
 
 #[cfg(feature = "dpdk")]
 pub mod generator;
+pub mod html;
 #[cfg(feature = "dpdk")]
 mod lane;
+pub mod plot;
 pub mod result;
 pub mod search;
 #[cfg(feature = "dpdk")]

@@ -38,6 +38,8 @@ pub struct Report {
     pub ceilings: Vec<Ceiling>,
     /// The figures, in the order in which they were measured.
     pub results: Vec<Measured>,
+    /// What switches that take a configuration were given, one for each that differs.
+    pub configurations: Vec<(Kind, String)>,
     /// Ratios of pairs, with `--compare`.
     pub ratios: Vec<Ratio>,
 }
@@ -64,6 +66,8 @@ pub struct Measured {
     pub pair: usize,
     /// What was sent.
     pub row: Row,
+    /// Between which ports its ceiling was measured.
+    pub ceiling_ports: &'static str,
     /// Frames a second that fit the links, where they have a speed.
     pub line_rate: Option<f64>,
     /// Frames a second delivered when offered as many as the generator makes.
@@ -79,6 +83,16 @@ pub struct Measured {
     /// Remarks.
     pub notes: Vec<String>,
 }
+
+/// Reads one figure of a measurement.
+pub type Figure = fn(&Measured) -> Option<f64>;
+
+/// The figures that are compared, by name.
+pub const FIGURES: [(&str, Figure); 3] = [
+    ("maximum", |m| Some(m.maximum.pps)),
+    ("NDR", |m| m.ndr.map(|rate| rate.pps)),
+    ("PDR", |m| m.pdr.map(|rate| rate.pps)),
+];
 
 /// A rate and what became of the frames at it.
 #[derive(Clone, Copy, Debug, Serialize)]

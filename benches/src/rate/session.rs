@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::generator::{Environment, Generator};
-use super::result::{BOUND, Ceiling, Latency, Measured, Rate, Ratio};
+use super::result::{BOUND, Ceiling, FIGURES, Latency, Measured, Rate, Ratio};
 use super::search::{Found, Plan, search};
 use super::sut::{Kind, Launch, Running};
 use super::traffic::{Row, Underlay, name};
@@ -73,6 +73,8 @@ pub struct Findings {
     pub ceilings: Vec<Ceiling>,
     /// In the order of measurement.
     pub results: Vec<Measured>,
+    /// What switches that take a configuration were given.
+    pub configurations: Vec<(Kind, String)>,
 }
 
 /// A run.
@@ -108,23 +110,22 @@ impl<'a> Session<'a> {
         Self { options, environment, watcher, stop }
     }
 
-    /// Measures everything.
+    /// Measures everything, and writes it to `findings` as it is known.
     ///
     /// # Errors
     /// A switch does not start, or carries nothing. Nothing is left running.
-    pub fn run(&self) -> Result<Findings> {
+    pub fn run(&self, findings: &mut Findings) -> Result<()> {
         let options = self.options;
-        let mut findings = Findings::default();
         let wirings = self.wirings()?;
         if !options.named.0.is_empty() {
             // Before anything is measured.
-            Generator::open(self.environment, &options.named.0, &options.cpus)?;
+            self.open(&options.named.0, None)?;
         }
         for row in &options.rows {
             let mut of_row: Vec<(usize, Ceiling)> = Vec::new();
             for pair in 1..=options.pairs {
                 for sut in &options.suts {
-                    if let Some(why) = sut.refuses(row, options.ports) {
+                    if let Some(why) = sut.refuses(row, options.ports, options.named.0.is_empty()) {
                         ensure!(options.suts.len() > 1, "{}: {why}", name(*sut));
                         self.watcher.skipped(*sut, row, why);
                         continue;
@@ -141,6 +142,12 @@ impl<'a> Session<'a> {
                             ceiling
                         }
                     };
+                    if *sut == Kind::Vswitchd {
+                        let config = (*sut, options.launch.config(row, &wirings[at].switch));
+                        if !findings.configurations.contains(&config) {
+                            findings.configurations.push(config);
+                        }
+                    }
                     let measured = self.measure(*sut, row, pair, &wirings[at], &ceiling);
                     let measured = measured.with_context(|| format!("{}, {row}", name(*sut)))?;
                     self.watcher.measured(&measured, &ceiling);
@@ -148,7 +155,7 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        Ok(findings)
+        Ok(())
     }
 
     /// The wiring of switches on DPDK, and that of the kernel's bridge behind it if both are wanted.
@@ -157,16 +164,25 @@ impl<'a> Session<'a> {
         let dir: &PathBuf = &options.launch.dir;
         let (generator, switch) = options.named.clone();
         let of_kernel = |sut: &&Kind| **sut == Kind::LinuxBridge;
+        let largest = options.rows.iter().map(|row| row.size.largest()).max().unwrap_or(0);
         let mut wirings = Vec::new();
         if !generator.is_empty() {
-            wirings.push(Wiring::named(generator, switch, dir));
+            wirings.push(Wiring::named(generator, switch, dir, largest));
         } else if options.suts.iter().any(|sut| !of_kernel(&sut)) {
-            wirings.push(Wiring::memif(dir, options.ports));
+            wirings.push(Wiring::memif(dir, options.ports, largest));
         }
         if options.suts.iter().any(|sut| of_kernel(&sut)) {
             wirings.push(Wiring::veth(options.ports)?);
         }
         Ok(wirings)
+    }
+
+    /// Opens ports with the queues that a switch has at its ends, or with one.
+    fn open(&self, devices: &[String], sut: Option<Kind>) -> Result<Generator> {
+        let workers = self.options.launch.workers.len() as u16;
+        let sut = sut.filter(|_| self.options.named.0.is_empty());
+        let queues = sut.map_or((1, 1), |sut| sut.queues(workers));
+        Generator::open(self.environment, devices, &self.options.cpus, queues)
     }
 
     fn ask(&self, offer: Offer) -> Ask {
@@ -176,8 +192,7 @@ impl<'a> Session<'a> {
     fn ceiling(&self, row: &Row, wiring: &Wiring) -> Result<Ceiling> {
         self.watcher.doing("the generator back to back");
         let failed = "the generator back to back, with no switch";
-        let mut generator = Generator::open(self.environment, &wiring.looped, &self.options.cpus)
-            .context(failed)?;
+        let mut generator = self.open(&wiring.looped, None).context(failed)?;
         generator.wait_link().context(failed)?;
         generator.prepare(*row, Underlay::LOOP);
         let mut rig = Stoppable { generator: &mut generator, stop: &self.stop };
@@ -200,8 +215,7 @@ impl<'a> Session<'a> {
     ) -> Result<Measured> {
         let say = |what: &str| self.watcher.doing(&format!("{}, {row}: {what}", name(sut)));
         say("starting");
-        let mut generator =
-            Generator::open(self.environment, &wiring.generator, &self.options.cpus)?;
+        let mut generator = self.open(&wiring.generator, Some(sut))?;
         let mut running = self.options.launch.start(sut, row, wiring)?;
         generator.wait_link().or_else(|error| running.alive().and(Err(error)))?;
         generator.prepare(*row, running.underlay(row)?);
@@ -277,6 +291,12 @@ impl<'a> Session<'a> {
         let mut rig = Stoppable { generator, stop: &self.stop };
         say("maximum receive rate");
         let flood = rig.trial(self.ask(Offer::Flood))?;
+        ensure!(
+            flood.sent > 0,
+            "the generator could not send a single frame in {:?}: its CPU or the switch's is taken by \
+             something else",
+            self.options.plan.trial
+        );
         ensure!(flood.received > 0, "it carried nothing of a flood of {} frames", flood.sent);
         let maximum = Rate::of(&flood);
         let mut notes = Vec::new();
@@ -314,6 +334,7 @@ impl<'a> Session<'a> {
             sut,
             pair,
             row,
+            ceiling_ports: ceiling.ports,
             line_rate,
             maximum,
             ndr,
@@ -340,21 +361,13 @@ fn percent(share: f64) -> String {
     format!("a loss of {:.3} %", 100.0 * share)
 }
 
-/// Reads one figure of a measurement.
-type Figure = fn(&Measured) -> Option<f64>;
-
 /// Ratios of the first switch to each other one, by figure and row.
 pub fn ratios(options: &Options, results: &[Measured]) -> Vec<Ratio> {
     let mut ratios = Vec::new();
     let Some((first, others)) = options.suts.split_first() else { return ratios };
-    let figures: [(&'static str, Figure); 3] = [
-        ("maximum", |m| Some(m.maximum.pps)),
-        ("NDR", |m| m.ndr.map(|rate| rate.pps)),
-        ("PDR", |m| m.pdr.map(|rate| rate.pps)),
-    ];
     for row in &options.rows {
         for by in others {
-            for (figure, of) in figures {
+            for (figure, of) in FIGURES {
                 let all = |sut: Kind| results.iter().filter(move |m| m.sut == sut && m.row == *row);
                 let values = |sut| all(sut).map(of).collect::<Option<Vec<f64>>>();
                 let (Some(ours), Some(theirs)) = (values(*first), values(*by)) else { continue };

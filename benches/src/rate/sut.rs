@@ -56,11 +56,24 @@ impl Kind {
         Ok(())
     }
 
-    /// Whether it can carry a row; why not.
-    pub fn refuses(self, row: &Row, ports: usize) -> Option<&'static str> {
+    /// Queues that it sends to and receives from at each memif port.
+    pub const fn queues(self, workers: u16) -> (u16, u16) {
+        match self {
+            Self::Vswitchd => (workers, workers),
+            // Its main thread sends, too.
+            Self::OvsDpdk => (workers + 1, workers),
+            Self::Testpmd | Self::LinuxBridge | Self::External => (1, 1),
+        }
+    }
+
+    /// Whether it can carry a row, over ports of our making or named ones; why not.
+    pub fn refuses(self, row: &Row, ports: usize, ours: bool) -> Option<&'static str> {
         let tunnel = row.shape.tunnel().is_some();
         match self {
             Self::Testpmd if tunnel => Some("testpmd has no tunnels"),
+            Self::Vswitchd | Self::OvsDpdk if ours && row.size.largest() > 1518 => {
+                Some("memif has no MTU to be set, so its ports carry frames of up to 1518 bytes")
+            }
             Self::LinuxBridge if row.size.largest() > 1518 => {
                 Some("packet sockets of DPDK hold frames of up to 1518 bytes")
             }
@@ -91,9 +104,6 @@ impl Launch {
     /// # Errors
     /// It is not installed, does not start, or cannot do it.
     pub fn start(&self, kind: Kind, row: &Row, wiring: &Wiring) -> Result<Running> {
-        if let Some(why) = kind.refuses(row, wiring.generator.len()) {
-            bail!("{why}");
-        }
         let running = match kind {
             Kind::Vswitchd => self.vswitchd(row, &wiring.switch),
             Kind::OvsDpdk => self.ovs(row, &wiring.switch),
@@ -187,6 +197,7 @@ impl Launch {
     }
 
     fn ovs(&self, row: &Row, ports: &[String]) -> Result<Running> {
+        ensure!(self.hugepages, "it needs hugepages, and too few are free: --hugepages 1536");
         let home = Netns::new("ovs")?;
         let mask = |cpus: &[u16]| cpus.iter().fold(0u64, |mask, cpu| mask | 1 << (cpu & 63));
         let allow: String =
@@ -194,9 +205,11 @@ impl Launch {
         let devices = if allow.is_empty() { " --no-pci" } else { &allow };
         let settings = [
             "dpdk-init=true".to_owned(),
+            // To begin with: it takes more as it needs it.
+            "dpdk-socket-mem=256".to_owned(),
             format!("dpdk-lcore-mask={:#x}", mask(&[self.control])),
             format!("pmd-cpu-mask={:#x}", mask(&self.workers)),
-            format!("dpdk-extra=\"{}{devices}\"", self.memory()),
+            format!("dpdk-extra=\"--in-memory{devices}\""),
             "flow-limit=2000000".to_owned(),
             "max-idle=100000".to_owned(),
         ];
@@ -204,6 +217,8 @@ impl Launch {
         let control = self.control.to_string();
         let mut ovs = Ovs::start_as(&home, &["taskset", "-c", &control, OVS], &settings)?;
         ovs.wait_answering(Duration::from_secs(120))?;
+        // Its own limit grows only while it is quick.
+        ovs.appctl(&["upcall/set-flow-limit", "2000000"])?;
         let add = |n: usize, bridge: &str| {
             let mtu = if row.size.largest() > 1518 { 9000 } else { 1500 };
             let mtu = mtu + if n == 1 { row.shape.extra() } else { 0 };

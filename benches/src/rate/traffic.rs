@@ -183,7 +183,7 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (shape, direction) = (name(self.shape), name(self.direction));
-        write!(f, "{shape:<7} {:>5} B {:>8} flows {direction:<8}", self.size, self.flows)
+        write!(f, "{shape:<7} {:>5} B {:>8} flows {direction}", self.size, self.flows)
     }
 }
 

@@ -25,12 +25,14 @@ pub struct Wiring {
 }
 
 impl Wiring {
-    /// Pairs of memif whose socket is in `dir`.
-    pub fn memif(dir: &Path, ports: usize) -> Self {
+    /// Pairs of memif whose socket is in `dir`, for frames of up to `largest` bytes: one that takes two of
+    /// its buffers may come twice (seen with DPDK 22.11).
+    pub fn memif(dir: &Path, ports: usize, largest: u16) -> Self {
+        let buffer = if largest > 2000 { 9344 } else { 2048 };
         let socket = dir.join("memif.sock");
         let end = |n: usize, id: usize, role: &str| {
             format!(
-                "net_memif{n},role={role},id={id},socket={},socket-abstract=no,bsize=2048",
+                "net_memif{n},role={role},id={id},socket={},socket-abstract=no,bsize={buffer}",
                 socket.display()
             )
         };
@@ -46,10 +48,10 @@ impl Wiring {
     }
 
     /// Ports that somebody named. Those that are looped are memif: nobody can put a cable from here.
-    pub fn named(generator: Vec<String>, switch: Vec<String>, dir: &Path) -> Self {
+    pub fn named(generator: Vec<String>, switch: Vec<String>, dir: &Path, largest: u16) -> Self {
         let ports = generator.len();
         let kind = "memif (nobody can put a cable between the named ports from here)";
-        Self { generator, switch, kind, ..Self::memif(dir, ports) }
+        Self { generator, switch, kind, ..Self::memif(dir, ports, largest) }
     }
 
     /// Pairs of veth; the switch's ends are in a namespace of their own.

@@ -1,0 +1,142 @@
+//! `vswitch-bench` as a user starts it: every switch for a moment, and what it says when something is
+//! wrong. Figures are nobody's concern here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use vswitch_e2e::{Cmd, Need, Output, need, run};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_vswitch-bench");
+
+fn bench(args: &str) -> Result<Output> {
+    Cmd::new(PROGRAM).args(args.split_whitespace()).limit(Duration::from_secs(120)).run()
+}
+
+/// A short run of one switch; its JSON. Nothing of it is left.
+fn measured(args: &str) -> Result<Value> {
+    let dir = tempfile::tempdir()?;
+    let (json, html) = (dir.path().join("rate.json"), dir.path().join("rate.html"));
+    let files = format!("--json {} --html {}", json.display(), html.display());
+    let output = bench(&format!("--quick {args} {files}"))?.ok()?;
+    ensure!(output.stdout.contains("the generator's ceiling"), "{output}");
+    let page = std::fs::read_to_string(&html)?;
+    ensure!(page.contains("these figures mean nothing") && page.ends_with("</html>"), "{page}");
+    nothing_left()?;
+    Ok(serde_json::from_str(&std::fs::read_to_string(&json)?)?)
+}
+
+fn nothing_left() -> Result<()> {
+    let links = run("ip -br link")?.stdout;
+    let ours = links.lines().find(|line| {
+        let name = line.strip_prefix("vb").unwrap_or("x");
+        name.starts_with(|c: char| c.is_ascii_digit())
+    });
+    ensure!(ours.is_none(), "a device is left: {links}");
+    let spaces = run("ip netns")?.stdout;
+    ensure!(!spaces.contains("-rate-"), "a namespace is left: {spaces}");
+    Ok(())
+}
+
+/// Looks at the results: each row was carried, with the switch's own ceiling.
+fn carried(report: &Value, sut: &str, rows: usize) -> Result<()> {
+    let results = report["results"].as_array().context("no results")?;
+    ensure!(results.len() == rows, "{} results", results.len());
+    for result in results {
+        ensure!(result["sut"] == sut, "{result}");
+        ensure!(result["maximum"]["pps"].as_f64() > Some(0.0), "{result}");
+        ensure!(result["maximum"]["duplicated"] == 0, "{result}");
+        let of_row = |ceiling: &&Value| ceiling["row"] == result["row"];
+        let ceiling = report["ceilings"].as_array().and_then(|all| all.iter().find(of_row));
+        ensure!(ceiling.is_some_and(|c| c["pps"].as_f64() > Some(0.0)), "{report}");
+    }
+    Ok(())
+}
+
+#[test]
+fn testpmd_with_search_and_latency() -> Result<()> {
+    let program = Need::Program("dpdk-testpmd", "dpdk-dev");
+    need!("testpmd_with_search_and_latency", Need::Root, program);
+    let report = measured("--sut testpmd --size imix,9018 --flows 100")?;
+    carried(&report, "testpmd", 2)?;
+    for result in report["results"].as_array().into_iter().flatten() {
+        let loads = result["latency"].as_array().context("no latency")?;
+        for load in loads {
+            let at = |key: &str| load[key].as_f64().unwrap_or(f64::NAN);
+            ensure!(at("p50") > 0.0 && at("p50") <= at("p99") && at("p99") <= at("max"), "{load}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn vswitchd_in_every_shape() -> Result<()> {
+    need!("vswitchd_in_every_shape", Need::Root, Need::Tun, Need::Dpdk);
+    let shapes = "--shape plain,vlan,vxlan,geneve";
+    let report = measured(&format!("--sut vswitchd --no-search {shapes}"))?;
+    carried(&report, "vswitchd", 4)?;
+    ensure!(report["configurations"][0][1].as_str().is_some_and(|c| c.contains("[[bridge]]")));
+    Ok(())
+}
+
+#[test]
+fn the_kernels_bridge() -> Result<()> {
+    need!("the_kernels_bridge", Need::Root);
+    let report = measured("--sut linux-bridge --no-search --shape plain,vlan --flows 10")?;
+    carried(&report, "linux-bridge", 2)
+}
+
+#[test]
+fn open_vswitch_beside_ours() -> Result<()> {
+    let packages = Need::Program("ovs-vsctl", "openvswitch-switch-dpdk");
+    need!("open_vswitch_beside_ours", Need::Root, Need::Tun, Need::Dpdk, packages);
+    let how = "--compare --pairs 1 --no-search --flows 10 --hugepages 1536";
+    let report = measured(&format!("--sut vswitchd,ovs-dpdk {how}"))?;
+    let ratio = &report["ratios"][0];
+    ensure!(ratio["sut"] == "vswitchd" && ratio["by"] == "ovs-dpdk", "{report}");
+    ensure!(ratio["median"].as_f64() > Some(0.0), "{ratio}");
+    Ok(())
+}
+
+#[test]
+fn what_is_wrong_is_said() -> Result<()> {
+    need!("what_is_wrong_is_said", Need::Root, Need::Tun);
+    let external = "--quick --no-search --sut external";
+    let cases = [
+        ("--sut external".to_owned(), "needs --port"),
+        ("--sut testpmd,vswitchd".to_owned(), "--compare"),
+        ("--size 63".to_owned(), "64 to 9018 bytes"),
+        ("--sut vswitchd --port net_null0 --port net_null1".to_owned(), "--sut-port"),
+        ("--sut testpmd --shape vxlan --quick".to_owned(), "testpmd has no tunnels"),
+        ("--sut vswitchd --size 9018 --quick".to_owned(), "memif has no MTU"),
+        ("--generator-cpus 4095".to_owned(), "CPU 4095 is not among those"),
+        ("--json /nowhere/rate.json".to_owned(), "cannot write /nowhere/rate.json"),
+        (format!("{external} --port 0000:00:1f.7 --port net_null0"), "Cannot find device"),
+        (format!("{external} --port net_ring0 --port net_ring1"), "floods back"),
+        (
+            format!("{external} --port net_tap0,iface=vb0a --port net_tap1,iface=vb0b"),
+            "none arrived where it had to",
+        ),
+    ];
+    for (args, wanted) in cases {
+        let output = bench(&args)?;
+        ensure!(!output.success() && output.stderr.contains(wanted), "{args}: {output}");
+        ensure!(!output.stderr.contains("panicked"), "{args}: {output}");
+    }
+    let one = Cmd::new("taskset").args(["-c", "0", PROGRAM]).run()?;
+    ensure!(one.stderr.contains("too few CPUs"), "{one}");
+    nothing_left()
+}
+
+#[test]
+fn a_missing_switch_is_named() -> Result<()> {
+    need!("a_missing_switch_is_named", Need::Root);
+    if !Path::new("/usr/bin/dpdk-testpmd").exists() {
+        let output = bench("--sut testpmd")?;
+        ensure!(output.stderr.contains("apt-get install dpdk-dev"), "{output}");
+    }
+    let output = bench("--quick --no-search --sut vswitchd --binaries /nowhere")?;
+    ensure!(!output.success() && output.stderr.contains("cannot start vswitchd"), "{output}");
+    nothing_left()
+}
