@@ -127,15 +127,19 @@ fn validate(output: &Output, file: &Path) -> VerbDone {
 /// name, and without one.
 fn checked(file: &Path) -> Result<String, Failure> {
     let bytes = read(file)?;
-    config::from_toml_bytes(&bytes).map_err(|Problems(problems)| invalid(file, problems))?;
+    parsed(file, &bytes)?;
     // What was read as a configuration is UTF-8.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What a file says. What is wrong with it is told with its name.
 pub(crate) fn desired(file: &Path) -> Result<Desired, Failure> {
-    let read = config::from_toml_bytes(&read(file)?);
-    Ok(read.map_err(|Problems(problems)| invalid(file, problems))?)
+    parsed(file, &read(file)?)
+}
+
+fn parsed(file: &Path, bytes: &[u8]) -> Result<Desired, Failure> {
+    let parsed = config::from_toml_bytes(bytes);
+    Ok(parsed.map_err(|Problems(problems)| invalid(file, problems))?)
 }
 
 /// With the file's name and place in front, as editors and terminals make links of.

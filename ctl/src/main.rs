@@ -1,7 +1,8 @@
 //! `vswitch-ctl`: the one tool an operator of vswitchd needs.
 //!
-//! One file a noun. What a command does goes through the daemon's public API; only validating a
-//! file, the schema and the documents need no daemon.
+//! One file or directory a noun. What a command does goes through the daemon's public API; validating
+//! a file, the schema and the documents need no daemon, and `doctor` and `support-bundle` look at the
+//! machine, too.
 #![forbid(unsafe_code)]
 
 mod bridge;

@@ -41,12 +41,9 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
                 found(Level::Warn, "hugepages-unused", message).fix(Fix::advice(hint))
             }));
         }
-        (None, wanted) => out.extend(before_start(facts, wanted, &pages).map(|mut finding| {
-            finding.evidence = words(&pages);
-            finding
-        })),
+        (None, wanted) => out.extend(before_start(facts, wanted, &pages)),
     }
-    out.extend(on_nodes_of_workers(facts, &pages).map(|finding| finding.seen(words(&pages))));
+    out.extend(on_nodes_of_workers(facts, &pages));
     if out.is_empty() {
         out.push(found(Level::Ok, "hugepages", "enough, and where workers are".to_owned()));
     }
@@ -82,7 +79,7 @@ fn before_start(facts: &Facts, wanted: Hugepages, pages: &[Pages]) -> Option<Fin
     } else {
         Fix::advice(format!("sysctl -w {setting}; only {} MiB of memory are left", available >> 10))
     };
-    Some(Finding::new(Area::Hugepages, level, id, message).fix(fix))
+    Some(Finding::new(Area::Hugepages, level, id, message).seen(words(pages)).fix(fix))
 }
 
 /// What `"auto"` likes for a few ports, in MiB; the daemon says exactly what it needs.
@@ -104,7 +101,7 @@ fn on_nodes_of_workers(facts: &Facts, pages: &[Pages]) -> Option<Finding> {
     let file =
         format!("/sys/devices/system/node/node{bare}/hugepages/hugepages-{kib}kB/nr_hugepages");
     let found = Finding::new(Area::Hugepages, Level::Warn, "hugepages-node", message);
-    Some(found.fix(Fix::write(file, count)))
+    Some(found.seen(words(pages)).fix(Fix::write(file, count)))
 }
 
 fn pages(root: &Root) -> Vec<Pages> {

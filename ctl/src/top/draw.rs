@@ -47,7 +47,7 @@ impl Paint {
 
 pub(super) fn draw(frame: &mut Frame<'_>, state: &State, paint: Paint) {
     let Some(rates) = &state.rates else {
-        frame.render_widget(Paragraph::new("measuring for one interval …"), frame.area());
+        frame.render_widget(Paragraph::new("measuring for one interval ..."), frame.area());
         return;
     };
     let workers = rates.workers.len().min(MAX_WORKERS) as u16 + 1;
