@@ -9,6 +9,8 @@ pub struct PortId(u16);
 impl PortId {
     /// How many ports one switch can have at once.
     pub const MAX_PORTS: usize = 4096;
+    /// The first one.
+    pub const FIRST: Self = Self(0);
 
     /// The port with this index, or `None` at [`Self::MAX_PORTS`] and above.
     pub const fn new(index: u16) -> Option<Self> {

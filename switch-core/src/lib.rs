@@ -32,6 +32,7 @@ mod sync;
 pub mod testing;
 pub mod tunnel;
 pub mod verdict;
+pub mod watch;
 pub mod wire;
 pub mod worker;
 

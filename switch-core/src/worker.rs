@@ -7,6 +7,7 @@ mod plan;
 mod ports;
 mod rest;
 mod route;
+mod watched;
 
 use std::sync::Arc;
 
@@ -246,7 +247,7 @@ impl<D: Datapath> Worker<D> {
     }
 
     /// A burst from one port: pass by pass, so that the table's cache misses overlap.
-    fn receive(&mut self, in_port: PortId, snapshot: &Snapshot, now: Nanos) -> usize {
+    fn receive(&mut self, in_port: PortId, snapshot: &Arc<Snapshot>, now: Nanos) -> usize {
         let Some(slot) = self.egress.slot(in_port) else { return 0 };
         // Attached and not yet published, as all ports are at the start: what comes in meanwhile
         // stays in the device's queue. An ARP request would else find no other port there, and the
@@ -256,29 +257,42 @@ impl<D: Datapath> Worker<D> {
             return 0;
         }
         let counters = Arc::clone(&slot.counters);
+        if !snapshot.watches().is_empty() {
+            return self.receive_watched(port, snapshot, &counters, now);
+        }
         let received = self.datapath.rx_burst(in_port, &mut self.rx, &counters);
         if received == 0 {
             return 0;
         }
+        let strays = self.forward_received(port, snapshot, &counters, now);
+        self.settle(in_port, received, strays);
+        received
+    }
+
+    /// What was received goes its way. Answers how many of the frames were strays.
+    #[inline(always)]
+    fn forward_received(
+        &mut self,
+        port: &PortConf,
+        snapshot: &Snapshot,
+        counters: &PortCounters,
+        now: Nanos,
+    ) -> usize {
         let Some(bridge) = port.bridge.and_then(|id| snapshot.bridge(id)) else {
-            if let Some(vtep) = snapshot.overlay().vtep(in_port) {
-                let strays = self.decapsulate(snapshot, port, vtep, &counters, now);
-                self.settle(in_port, received, strays);
-                return received;
+            if let Some(vtep) = snapshot.overlay().vtep(port.id) {
+                return self.decapsulate(snapshot, port, vtep, counters, now);
             }
+            let received = self.rx.len();
             self.rx.clear();
             counters.count_drop(DropReason::PortUnbound, received as u64);
-            self.settle(in_port, received, received);
             return received;
         };
-
-        let (mut burst, rx, plan) = self.burst(snapshot, port, &counters, now);
+        let (mut burst, rx, plan) = self.burst(snapshot, port, counters, now);
         burst.forward_all(rx, plan, bridge);
         burst.count_route();
         let (storm, strays) = (burst.live.storm, burst.strays);
-        self.egress.put_storm(in_port, storm);
-        self.settle(in_port, received, strays);
-        received
+        self.egress.put_storm(port.id, storm);
+        strays
     }
 
     /// A port had so many frames, of which so many were strays.

@@ -15,13 +15,29 @@ pub struct StormBucket {
 }
 
 impl StormBucket {
+    /// The bucket of which tokens were used up to that time: what [`Self::until`] gave.
+    pub(crate) const fn used_until(used_until: u64) -> Self {
+        Self { used_until }
+    }
+
+    /// Up to which time tokens have been used, in nanoseconds.
+    pub(crate) const fn until(self) -> u64 {
+        self.used_until
+    }
+
     /// Takes one token at `rate` frames a second; false if there is none.
     pub fn take(&mut self, rate: u32, now: Nanos) -> bool {
+        self.take_many(rate, 1, now)
+    }
+
+    /// Takes `n` tokens, or none if there are fewer.
+    pub(crate) fn take_many(&mut self, rate: u32, n: usize, now: Nanos) -> bool {
         if rate == 0 {
             return false;
         }
-        let cost = SECOND / u64::from(rate);
-        let depth = (SECOND / 10).max(cost.saturating_mul(16));
+        let one = SECOND / u64::from(rate);
+        let depth = (SECOND / 10).max(one.saturating_mul(16));
+        let cost = one.saturating_mul(n as u64);
         let from = self.used_until.max(now.0.saturating_sub(depth));
         let until = from.saturating_add(cost);
         let passes = until <= now.0.max(depth);

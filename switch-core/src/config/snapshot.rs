@@ -11,6 +11,7 @@ use crate::clock::Nanos;
 use crate::datapath::Caps;
 use crate::ids::{BridgeId, PortId, TunnelId};
 use crate::tunnel::{Overlay, PeerConf, TunnelConf};
+use crate::watch::{Watch, Watches};
 
 /// Highest VID a frame can carry (IEEE 802.1Q table 9-2; 4095 is reserved).
 pub const VID_MAX: u16 = 4094;
@@ -24,6 +25,7 @@ pub struct Snapshot {
     members: Vec<(BridgeId, PortId)>,
     bridges: Vec<Option<Arc<BridgeConf>>>,
     overlay: Arc<Overlay>,
+    watches: Watches,
 }
 
 impl Snapshot {
@@ -50,6 +52,24 @@ impl Snapshot {
     /// All bridges.
     pub fn bridges(&self) -> impl Iterator<Item = &Arc<BridgeConf>> {
         self.bridges.iter().flatten()
+    }
+
+    /// Who wants to see frames that pass.
+    #[inline]
+    pub fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
+    /// Who wants to see frames that pass, to be changed.
+    pub fn watches_mut(&mut self) -> &mut Watches {
+        &mut self.watches
+    }
+
+    /// The same for frames that nobody sent, which one watch sees.
+    pub(crate) fn rehearsed(&self, watch: Arc<Watch>) -> Self {
+        let mut watches = Watches::default();
+        watches.add(watch);
+        Self { overlay: Arc::new(self.overlay.rehearsed()), watches, ..self.clone() }
     }
 
     /// VTEPs, peers and tunnels.

@@ -137,6 +137,13 @@ impl PeerState {
     }
 }
 
+impl PeerState {
+    fn copied(&self) -> Self {
+        let next_id = AtomicU16::new(self.next_id.load(Ordering::Relaxed));
+        Self { path_mtu: AtomicU32::new(self.path_mtu()), next_id }
+    }
+}
+
 impl Default for PeerState {
     fn default() -> Self {
         Self { path_mtu: AtomicU32::new(Self::DEFAULT_PATH_MTU), next_id: AtomicU16::new(0) }
@@ -178,6 +185,13 @@ pub struct Sequence {
     pub tx: AtomicU32,
     /// The last one accepted, and in bit 32 whether there was one.
     pub rx: AtomicU64,
+}
+
+impl Sequence {
+    fn copied(&self) -> Self {
+        let (tx, rx) = (self.tx.load(Ordering::Relaxed), self.rx.load(Ordering::Relaxed));
+        Self { tx: AtomicU32::new(tx), rx: AtomicU64::new(rx) }
+    }
 }
 
 /// A tunnel as workers see it.
@@ -267,6 +281,10 @@ pub struct TunnelState {
 }
 
 impl TunnelState {
+    fn copied(&self) -> Self {
+        Self { options_seen: AtomicU64::new(self.options_seen.load(Ordering::Relaxed)) }
+    }
+
     /// Whether these options differ from the last ones that this said so of.
     pub fn is_news(&self, options: &[u8]) -> bool {
         // A fixed key: options that collide on purpose are the sender's own, and only hide them.
@@ -365,6 +383,24 @@ impl Overlay {
     #[inline]
     pub(crate) fn is_crowded(&self) -> bool {
         self.networks.len() > CROWDED
+    }
+
+    /// The same for frames that nobody sent: what packets are numbered by is a copy.
+    pub(crate) fn rehearsed(&self) -> Self {
+        let peer = |peer: &Arc<PeerConf>| {
+            let state = Arc::new(peer.state.copied());
+            Arc::new(PeerConf { state, ..PeerConf::clone(peer) })
+        };
+        let tunnel = |tunnel: &Arc<TunnelConf>| {
+            let sequences = tunnel.sequences.iter().map(|(id, seq)| (*id, seq.copied())).collect();
+            let state = Arc::new(tunnel.state.copied());
+            Arc::new(TunnelConf { sequences, state, ..TunnelConf::clone(tunnel) })
+        };
+        Self {
+            peers: self.peers.iter().map(|slot| slot.as_ref().map(peer)).collect(),
+            tunnels: self.tunnels.iter().map(|slot| slot.as_ref().map(tunnel)).collect(),
+            ..self.clone()
+        }
     }
 
     /// The tunnels of a bridge.

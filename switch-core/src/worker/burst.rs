@@ -406,22 +406,19 @@ impl<D: Datapath> Burst<'_, D> {
         self.counters.forwarded.add(1);
         slot.counters.offered.add(1);
         if !out.up {
-            slot.counters.count_drop(DropReason::PortDown, 1);
-            return;
+            return self.egress.refuse(out.id, None, DropReason::PortDown);
         }
         if egress::retag(&mut frame, meta, egress).is_err() {
-            slot.counters.count_drop(DropReason::NoHeadroom, 1);
-            return;
+            return self.egress.refuse(out.id, None, DropReason::NoHeadroom);
         }
         if !egress::fits_mtu(&frame, out.mtu) {
-            slot.counters.count_drop(DropReason::MtuExceeded, 1);
-            return;
+            return self.egress.refuse(out.id, None, DropReason::MtuExceeded);
         }
         match egress::to_finish(&frame.offload(), out.caps) {
             Finish::Nothing => slot.send(frame, dirty, self.datapath),
             Finish::Checksum => match segment::finish_checksum(&mut frame) {
                 Ok(()) => slot.send(frame, dirty, self.datapath),
-                Err(_) => slot.counters.count_drop(DropReason::SegmentFailed, 1),
+                Err(_) => self.egress.refuse(out.id, None, DropReason::SegmentFailed),
             },
             Finish::Segment => self.segment(frame, out.id),
         }
@@ -448,11 +445,11 @@ impl<D: Datapath> Burst<'_, D> {
         let mut segments = std::mem::take(&mut self.egress.segments);
         let alloc = || self.datapath.alloc();
         let result = segment::segment(frame, alloc, |segment| segments.push(segment));
+        if result.is_err() {
+            self.egress.refuse(out, None, DropReason::SegmentFailed);
+            segments.clear();
+        }
         if let Some((slot, _)) = self.egress.slot_mut(out) {
-            if result.is_err() {
-                slot.counters.count_drop(DropReason::SegmentFailed, 1);
-                segments.clear();
-            }
             let more = segments.len().saturating_sub(1) as u64;
             self.counters.copied.add(more);
             self.counters.forwarded.add(more);

@@ -18,7 +18,7 @@ use crate::datapath::Datapath;
 use crate::drop::DropReason;
 use crate::egress;
 use crate::event::{OptionsSeen, WorkerEvent};
-use crate::fdb::{Dest, Hash, Key};
+use crate::fdb::{Dest, Hash, Key, Tick};
 use crate::frame::{Frame, FrameMeta, InTag, Options};
 use crate::stats::PortCounters;
 use crate::switch::Switch;
@@ -92,6 +92,11 @@ impl<D: Datapath> Worker<D> {
         let mut arrivals = ArrayVec::new();
         let begun = Begun { known, run, taken, refused };
         self.take_out(snapshot, vtep, counters, begun, &mut arrivals);
+        if self.egress.is_watched
+            && let Some(Some(arrived)) = arrivals.first()
+        {
+            self.note_arrival(arrived, now);
+        }
         let (mut burst, frames, _) = self.burst(snapshot, port, counters, now);
         let hashes = arrivals.iter().flatten().map(|arrived| (arrived.src.1, arrived.dst.1));
         plan::fetch::<D>(burst.live.fdb, hashes);
@@ -146,6 +151,11 @@ impl<D: Datapath> Worker<D> {
         origin: &Origin<'_>,
     ) -> usize {
         self.plan.locate::<D>(Some(origin.tunnel.bridge), self.switch.fdb());
+        if self.egress.is_watched
+            && let Some(Planned { src, dst, tag: Ok(tag) }) = self.plan.get(0)
+        {
+            self.note_arrival(&Arrived { src, dst, tag, origin: *origin }, now);
+        }
         let (mut burst, frames, plan) = self.burst(snapshot, port, counters, now);
         if let Some(there) = origin.teaches() {
             burst.learn(plan, there);
@@ -159,6 +169,17 @@ impl<D: Datapath> Worker<D> {
         });
         burst.count_route();
         burst.strays
+    }
+
+    /// Notes what the one packet carries, before it teaches anything.
+    #[cold]
+    #[inline(never)]
+    fn note_arrival(&mut self, arrived: &Arrived<'_>, now: Nanos) {
+        let Arrived { src, dst, tag, origin } = arrived;
+        let (fdb, tick) = (self.switch.fdb(), Tick::from(now));
+        let record = &mut self.egress.record;
+        record.note_station(fdb, (src.0, dst.0), *tag, origin.teaches(), tick);
+        record.from = Some((origin.tunnel.id, origin.peer.map(|peer| peer.id)));
     }
 
     /// The first pass: what the packets carry, and where that may come in.

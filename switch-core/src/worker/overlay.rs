@@ -74,8 +74,7 @@ impl<D: Datapath> Burst<'_, D> {
         self.counters.forwarded.add(1);
         slot.counters.offered.add(1);
         if !out.up {
-            slot.counters.count_drop(DropReason::PortDown, 1);
-            return;
+            return self.egress.refuse(out.id, Some(peer.id), DropReason::PortDown);
         }
         // RFC 7348 §6.1, RFC 7637 §3.3: no tag at all, not even the priority tag that ports without
         // VLANs pass on.
@@ -96,14 +95,13 @@ impl<D: Datapath> Burst<'_, D> {
         if strip {
             egress::pop_tag(&mut frame);
         } else if egress::retag(&mut frame, meta, egress).is_err() {
-            slot.counters.count_drop(DropReason::NoHeadroom, 1);
-            return;
+            return self.egress.refuse(out.id, Some(peer.id), DropReason::NoHeadroom);
         }
         match egress::to_finish(&frame.offload(), crate::datapath::Caps::default()) {
             Finish::Nothing => self.send_outer(frame, tunnel, peer, out),
             Finish::Checksum => match segment::finish_checksum(&mut frame) {
                 Ok(()) => self.send_outer(frame, tunnel, peer, out),
-                Err(_) => slot.counters.count_drop(DropReason::SegmentFailed, 1),
+                Err(_) => self.egress.refuse(out.id, Some(peer.id), DropReason::SegmentFailed),
             },
             Finish::Segment => {
                 let mut segments = self.cut(&frame, out.id);
@@ -150,7 +148,7 @@ impl<D: Datapath> Burst<'_, D> {
                 slot.send(frame, dirty, self.datapath);
             }
             Err(reason) => {
-                slot.counters.count_drop(reason, 1);
+                self.egress.refuse(out.id, Some(peer.id), reason);
                 self.count_overlay(tunnel, Some(peer), reason);
             }
         }
@@ -159,9 +157,7 @@ impl<D: Datapath> Burst<'_, D> {
     /// Counts a frame that is larger than the tunnel carries.
     #[cold]
     fn too_large(&mut self, tunnel: &TunnelConf, peer: &PeerConf) {
-        if let Some((slot, _)) = self.egress.slot_mut(tunnel.vtep) {
-            slot.counters.count_drop(DropReason::TunnelMtu, 1);
-        }
+        self.egress.refuse(tunnel.vtep, Some(peer.id), DropReason::TunnelMtu);
         self.count_overlay(tunnel, Some(peer), DropReason::TunnelMtu);
     }
 

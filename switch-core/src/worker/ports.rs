@@ -6,8 +6,11 @@ use super::rest::{Passed, Rest};
 use crate::batch::Batch;
 use crate::bridge::StormBucket;
 use crate::datapath::Datapath;
-use crate::ids::PortId;
-use crate::stats::PortCounters;
+use crate::drop::DropReason;
+use crate::frame::Frame;
+use crate::ids::{PeerId, PortId};
+use crate::stats::{PortCounters, PortTotals};
+use crate::watch::{Fate, Record, SNAP_MAX};
 
 /// A worker's view of one port.
 pub(super) struct PortSlot<F> {
@@ -70,15 +73,24 @@ pub(super) struct Ports<F> {
     dirty: Vec<PortId>,
     /// Empty but for the moment in which a super-frame is cut; kept for its memory.
     pub(super) segments: Vec<F>,
+    /// What is noted about the frame at hand, and whether anything is.
+    pub(super) record: Box<Record>,
+    pub(super) is_watched: bool,
 }
 
 impl<F> Default for Ports<F> {
     fn default() -> Self {
-        Self { slots: Vec::new(), dirty: Vec::new(), segments: Vec::new() }
+        Self {
+            slots: Vec::new(),
+            dirty: Vec::new(),
+            segments: Vec::new(),
+            record: Box::new(Record::with_snap(SNAP_MAX)),
+            is_watched: false,
+        }
     }
 }
 
-impl<F> Ports<F> {
+impl<F: Frame> Ports<F> {
     pub(super) fn slot(&self, port: PortId) -> Option<&PortSlot<F>> {
         self.slots.get(port.index())?.as_deref()
     }
@@ -143,4 +155,49 @@ impl<F> Ports<F> {
             }
         }
     }
+
+    /// Drops a frame that was offered to `port`, maybe on its way to `peer`.
+    pub(super) fn refuse(&mut self, port: PortId, peer: Option<PeerId>, reason: DropReason) {
+        if let Some(slot) = self.slot(port) {
+            slot.counters.count_drop(reason, 1);
+        }
+        if self.is_watched {
+            self.record.dropped(port, peer, reason);
+        }
+    }
+
+    /// Sends what is left in every batch frame by frame, and notes what becomes of each.
+    #[cold]
+    pub(super) fn flush_watched<D: Datapath<Frame = F>>(&mut self, datapath: &mut D) {
+        for port in self.dirty.drain(..) {
+            let Some(Some(slot)) = self.slots.get_mut(port.index()) else { continue };
+            let mut one = Batch::with_limit(1);
+            for frame in slot.tx.drain() {
+                self.record.sent(port, &frame);
+                let before = slot.counters.totals();
+                // It is empty: tx_burst leaves it so.
+                let _ = one.push(frame);
+                datapath.tx_burst(port, &mut one, &slot.counters);
+                self.record.settle(fate(&before, &slot.counters.totals()));
+            }
+        }
+    }
+}
+
+/// What became of a frame between the two.
+fn fate(before: &PortTotals, after: &PortTotals) -> Fate {
+    match dropped_between(before, after).next() {
+        Some(reason) => Fate::Dropped(reason),
+        None if after.tx_frames > before.tx_frames => Fate::Sent,
+        None => Fate::HandedOver,
+    }
+}
+
+/// Why frames were dropped between the two, each reason once.
+pub(super) fn dropped_between<'a>(
+    before: &'a PortTotals,
+    after: &'a PortTotals,
+) -> impl Iterator<Item = DropReason> + 'a {
+    let more = |reason: &DropReason| after.dropped_for(*reason) > before.dropped_for(*reason);
+    DropReason::ALL.into_iter().filter(more)
 }
