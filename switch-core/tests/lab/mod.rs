@@ -7,6 +7,7 @@
 
 pub(crate) mod overlay;
 pub(crate) mod underlay;
+mod watched;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use switch_core::testing::{Loopback, LoopbackBackend, LoopbackPort, Packet, Wire
 use switch_core::wire::MacAddr;
 use switch_core::worker::{Command, Worker};
 use switch_core::{BridgeId, Domain, DropReason, Nanos, PortId, WorkerId};
+use watched::Onlooker;
 
 /// Byte that buffers are filled with.
 pub(crate) const POISON: u8 = 0xa5;
@@ -103,6 +105,7 @@ pub(crate) struct Lab<D: LabDatapath = Loopback> {
     ageing: BTreeMap<usize, u32>,
     cables: Vec<(Port, Port)>,
     overlay: overlay::LabOverlay,
+    onlooker: Option<Onlooker>,
 }
 
 impl Lab {
@@ -130,7 +133,9 @@ impl<D: LabDatapath> Lab<D> {
             LabWorker { worker, commands, counters }
         });
         let workers = workers.collect();
+        let onlooker = Onlooker::begin(&switch);
         Self {
+            onlooker,
             keeper: Housekeeper::new(Arc::clone(&switch), config.guard),
             switch,
             // Not zero, so that "never" and "at the start" differ.
@@ -316,6 +321,9 @@ impl<D: LabDatapath> Lab<D> {
     pub(crate) fn turn(&mut self, worker: usize) {
         let now = self.now;
         self.workers[worker].worker.turn(Wait::No, || now);
+        if let Some(onlooker) = &mut self.onlooker {
+            onlooker.look();
+        }
     }
 
     /// Rounds until nothing moves any more (or [`ROUNDS_MAX`]).
@@ -468,6 +476,9 @@ impl<D: LabDatapath> Lab<D> {
                     let now = self.now;
                     for worker in &mut self.workers {
                         worker.worker.turn(Wait::No, || now);
+                        if let Some(onlooker) = &mut self.onlooker {
+                            onlooker.look();
+                        }
                     }
                 }
             }
@@ -489,6 +500,9 @@ impl<D: LabDatapath> Lab<D> {
         }
         assert_eq!(forwarded, offered, "what ports forwarded is what ports were offered");
         assert_eq!(came, went, "received + copied + originated = sent + dropped + consumed");
+        if let Some(onlooker) = &self.onlooker {
+            onlooker.compare(&self.all());
+        }
         self.audit_overlay();
         assert_eq!(self.in_use(), 0, "frames that nobody freed");
     }
