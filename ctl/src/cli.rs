@@ -8,8 +8,8 @@ use vswitch_api::client::DEFAULT_RUN_DIR;
 
 use crate::output::Format;
 use crate::{
-    bridge, bundle, config, cpu, docs, doctor, drops, event, fdb, mtu, port, top, tunnel, vlan,
-    vtep,
+    bridge, bundle, capture, config, cpu, docs, doctor, drops, event, fdb, mtu, port, top, trace,
+    tunnel, vlan, vtep,
 };
 
 const EXIT_CODES: &str = "Exit codes:\n  \
@@ -105,6 +105,13 @@ pub(crate) enum Noun {
         #[command(subcommand)]
         verb: drops::Verb,
     },
+    /// Follow frames through the switch: each thing they meet, and what decided it
+    Trace {
+        #[command(subcommand)]
+        verb: trace::Verb,
+    },
+    /// Write frames to a pcapng file, or into Wireshark: as they come in and as they leave
+    Capture(capture::Args),
     /// Workers and their CPUs
     Cpu {
         #[command(subcommand)]

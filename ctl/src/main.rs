@@ -7,6 +7,7 @@
 
 mod bridge;
 mod bundle;
+mod capture;
 mod cli;
 mod config;
 mod cpu;
@@ -21,10 +22,12 @@ mod metrics;
 mod mtu;
 mod object;
 mod output;
+mod pcap;
 mod port;
 mod reply;
 mod status;
 mod top;
+mod trace;
 mod tunnel;
 mod version;
 mod vlan;
@@ -67,6 +70,8 @@ fn run(cli: Cli, output: &Output) -> Done {
         Noun::Vtep { verb } => vtep::run(&client()?, output, verb),
         Noun::Mtu { verb } => mtu::run(&client()?, output, verb),
         Noun::Drops { verb } => drops::run(&client()?, output, verb),
+        Noun::Trace { verb } => trace::run(&client()?, output, verb),
+        Noun::Capture(args) => capture::run(&client()?, output, args),
         Noun::Cpu { verb } => cpu::run(&client()?, output, verb),
         Noun::Event(args) => event::run(&client()?, output, &args),
         Noun::Metrics => metrics::run(&client()?, output),

@@ -134,6 +134,12 @@ impl Output {
         Ok(out.flush()?)
     }
 
+    /// Tells something beside what was asked for, on standard error.
+    pub(crate) fn note(&self, text: &str) {
+        // Nobody can be told that standard error is closed.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+
     /// A table as text, for where there is more than a list.
     pub(crate) fn table<T>(&self, items: &[T], columns: &[Column<T>]) -> String {
         let columns: Vec<_> =
@@ -174,6 +180,11 @@ impl Output {
 
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// What is most important of several lines.
+    pub(crate) fn bold(&self, text: &str) -> String {
+        self.paint("1", text)
     }
 
     /// For standard error.

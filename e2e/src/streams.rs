@@ -77,7 +77,7 @@ pub fn tcp(from: &Netns, to: &Netns, address: &str, bytes: usize) -> Result<()> 
 }
 
 /// Copies random bytes in datagrams of several lengths and compares them. The stack is given
-/// `AT_ONCE` datagrams in one call (`UDP_SEGMENT`), and the next when these have arrived: none may
+/// [`AT_ONCE`] datagrams in one call (`UDP_SEGMENT`), and the next when these have arrived: none may
 /// be lost.
 ///
 /// # Errors

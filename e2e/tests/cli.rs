@@ -377,22 +377,12 @@ fn top_shows_rates_and_leaves_the_terminal_as_it_was() -> Result<()> {
     assert!(terminal.shows("\necho")?.contains("\nicanon"), "keys are lines and are seen again");
     drop(terminal);
 
-    // A terminal that is gone ends it.
-    let pattern = format!("{}.*top.-[fi]", run_dir.display());
-    let running = || Cmd::new("pgrep").args(["-f", &pattern]).run();
-    let terminal =
-        Terminal::run(&format!("exec {}", top.replace("NO_COLOR=1 ", "env NO_COLOR=1 ")))?;
-    terminal.shows("q leave")?;
-    running()?.ok()?;
-    drop(terminal);
-    until(Duration::from_secs(20), "top to end", || Ok((running()?.code == 1).then_some(())))?;
-
     // A signal ends it as well as a key does, and a daemon that is gone does not.
     let terminal = Terminal::run(&after.replace("top -i", "top -f t1 -i"))?;
     terminal.shows("only \"t1\"")?;
     daemon.kill9()?;
     terminal.shows("old numbers: cannot reach vswitchd")?;
-    let pids = running()?.ok()?.stdout;
+    let pids = vswitch_e2e::run(&format!("pgrep -f {}.*top.-f", run_dir.display()))?.ok()?.stdout;
     for pid in pids.split_whitespace() {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         if name.trim() == "vswitch-ctl" {

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{ApiError, Code, ErrorBody};
 
@@ -108,6 +109,45 @@ impl Client {
         Ok(Reply { status, body })
     }
 
+    /// Reads a stream of bytes until it ends, `each` breaks off or the process is interrupted (SIGINT,
+    /// SIGTERM). There is no time limit once the stream has begun.
+    ///
+    /// # Errors
+    /// What the daemon says, or that it does not answer.
+    pub fn bytes(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ApiError> {
+        self.runtime.block_on(async {
+            let mut ended = signal(SignalKind::terminate()).map_err(|error| {
+                ApiError::new(Code::Local, format!("cannot wait for signals: {error}"))
+            })?;
+            let begun = self.begin("GET", path, Bytes::new());
+            let response = self.in_time(begun).await?;
+            let mut body = self.checked(response).await?.into_body();
+            loop {
+                let frame = tokio::select! {
+                    frame = body.frame() => frame,
+                    _ = tokio::signal::ctrl_c() => None,
+                    _ = ended.recv() => None,
+                };
+                let Some(frame) = frame else { return Ok(()) };
+                let frame = frame.map_err(|_| self.broken_off())?;
+                if let Ok(data) = frame.into_data()
+                    && each(&data).is_break()
+                {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    fn broken_off(&self) -> ApiError {
+        let socket = self.socket.display();
+        ApiError::new(Code::Unreachable, format!("vswitchd on {socket} broke off the stream"))
+    }
+
     /// Reads a stream of JSON lines until it ends or `each` breaks off. There is no time limit once
     /// the stream has begun.
     ///
@@ -124,11 +164,7 @@ impl Client {
             let mut body = self.checked(response).await?.into_body();
             let mut rest: Vec<u8> = Vec::new();
             while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|_| {
-                    let socket = self.socket.display();
-                    let message = format!("vswitchd on {socket} broke off the stream");
-                    ApiError::new(Code::Unreachable, message)
-                })?;
+                let frame = frame.map_err(|_| self.broken_off())?;
                 let Ok(data) = frame.into_data() else { continue };
                 rest.extend_from_slice(&data);
                 let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else {

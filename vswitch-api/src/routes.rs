@@ -110,6 +110,24 @@ const BY_TUNNEL: Query = Query { name: "tunnel", value: "string", doc: "Only of 
 const BY_REMOTE: Query =
     Query { name: "remote", value: "string", doc: "Only behind the remote VTEP of this address." };
 const BY_REASON: Query = Query { name: "reason", value: "string", doc: "Only for this reason." };
+const BY_FILTER: Query = Query {
+    name: "filter",
+    value: "string",
+    doc: "Only frames that meet this, in the words of tcpdump.",
+};
+const BY_IN_PORT: Query =
+    Query { name: "in", value: "string", doc: "Only frames that come in on this port." };
+const ONE_IN: Query =
+    Query { name: "one-in", value: "integer", doc: "Of these, one in so many; 1 by default." };
+const RATE: Query =
+    Query { name: "rate", value: "integer", doc: "Most frames a second; 100 by default." };
+const SNAP: Query = Query {
+    name: "snap",
+    value: "integer",
+    doc: "Most bytes of each frame, 64 to 65550; 2048 by default.",
+};
+const DROPPED: Query =
+    Query { name: "dropped", value: "boolean", doc: "Only frames that are dropped." };
 const FOLLOW: Query = Query {
     name: "follow",
     value: "boolean",
@@ -211,7 +229,17 @@ routes! {
         &[BY_BRIDGE, BY_PORT], None => lines::<FdbEvent>(), [NoSuchBridge, NoSuchPort];
 
     GET "/v1/drops" "drops", "Frames dropped, by port and reason; what never happened is left out",
-        &[BY_PORT, BY_REASON], None => list::<DropRow>(), [NoSuchPort];
+        &[BY_PORT, BY_BRIDGE, BY_TUNNEL, BY_REASON], None => list::<DropRow>(),
+        [NoSuchPort, NoSuchBridge, NoSuchTunnel];
+    GET "/v1/trace" "trace", "Frames from now on, each with all it met; some, where there are many",
+        &[BY_FILTER, BY_IN_PORT, ONE_IN, RATE],
+        None => lines::<Trace>(), [InvalidRequest, NoSuchPort, Busy];
+    POST "/v1/trace/frame" "trace-frame",
+        "What would become of a frame if it came in now; nothing is changed by asking", NONE,
+        Some(json::<TraceRequest>()) => json::<Trace>(), [InvalidRequest, NoSuchPort];
+    GET "/v1/capture" "capture", "Frames from now on as a pcapng file that goes on",
+        &[BY_PORT, BY_FILTER, SNAP, DROPPED, BY_REASON],
+        None => Shape::Text("application/x-pcapng"), [InvalidRequest, NoSuchPort, Busy];
     GET "/v1/cpu" "cpu", "The workers", NONE, None => list::<CpuStatus>(), [];
     GET "/v1/events" "events", "What happened, oldest first", &[FOLLOW],
         None => lines::<Event>(), [];

@@ -13,4 +13,5 @@ pub mod events;
 pub mod metrics;
 pub mod start;
 pub mod store;
+pub mod watch;
 pub mod workers;

@@ -56,14 +56,9 @@ pub(crate) fn run(client: Client, output: &Output, args: &Args) -> VerbDone {
     let first = Sample::ask(&client)?;
     let samples = ask_on(client, first, args.interval)?;
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        // The second one ends it whatever it is doing.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+    for signal in [SIGTERM, SIGHUP, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    // The terminal is gone: there is nothing to put back, and reading from it would never end.
-    let gone = Arc::new(AtomicBool::new(true));
-    signal_hook::flag::register_conditional_shutdown(SIGHUP, 1, gone)?;
     let mut screen = Screen(ratatui::try_init()?);
     let state = State::new(args.sort, args.filter.clone());
     let shown = show(&mut screen.0, state, &samples, &stop, Paint { colour: output.colour() });

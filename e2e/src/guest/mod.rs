@@ -74,7 +74,7 @@ impl Nic {
 }
 
 impl Nic {
-    /// The same on an Intel 82576. Needs [`Platform::SrIov`].
+    /// The same on an Intel 82576, whose receive buffers take frames of 1522 bytes.
     pub fn igb(tap: &str, mac: &str, addresses: &[&str]) -> Self {
         Self { backend: Backend::Igb(tap.to_owned()), ..Self::new(tap, mac, addresses) }
     }

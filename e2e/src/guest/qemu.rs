@@ -53,12 +53,12 @@ fn emulator(image: &Image) -> Cmd {
     command
 }
 
-/// The PC. An IOMMU comes before the devices that are behind it; this one leaves interrupts alone, as
-/// does many an old one of real hardware.
+/// The PC. An IOMMU comes before the devices that are behind it.
 fn machine(platform: Platform, vhost: bool) -> Vec<&'static str> {
     match platform {
         Platform::Virtual if vhost => vec!["-machine", "q35,accel=tcg,memory-backend=mem"],
         Platform::Virtual => vec!["-machine", "q35,accel=tcg"],
+        // Remapping of interrupts would take an interrupt controller that TCG does not emulate.
         Platform::SrIov => vec![
             "-machine",
             "q35,accel=tcg,kernel-irqchip=split",

@@ -12,4 +12,5 @@ mod model;
 mod monitor;
 mod ovs;
 mod reasons;
+mod seeing;
 mod tcp;

@@ -1,10 +1,16 @@
 //! Every drop reason that real devices and an operator can bring about is brought about here, and
 //! read where an operator reads it. `place` has no wildcard: a new reason has to be put somewhere.
 
+use std::fs::File;
+use std::process::Stdio;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use switch_core::DropReason;
+use vswitch_e2e::command::Process;
 use vswitch_e2e::raw::{ethernet, mac};
-use vswitch_e2e::{Need, need, until};
+use vswitch_e2e::{Cmd, Need, need, until};
 
 use crate::held::Held;
 use crate::lab::{Kind, Lab, SOON};
@@ -119,6 +125,7 @@ fn every_reason_a_device_can_cause_is_caused() -> Result<()> {
     lab.daemon.wait_healthy()?;
     lab.open("young")?;
 
+    let seen = Seen::begin(&lab)?;
     let frame = |dst, src, tags: &[(u16, u16)]| ethernet(dst, src, tags, 0x88b5, b"dropped");
     let mut caused = Vec::new();
     let mut expect = |lab: &Lab, reason: DropReason, port: &str| -> Result<()> {
@@ -202,11 +209,54 @@ fn every_reason_a_device_can_cause_is_caused() -> Result<()> {
     // `drops show` tells each with its cause and cure.
     let shown = lab.daemon.ctl_json("drops show")?;
     let rows = shown["items"].as_array().context("drops show: no items")?;
+    let (traced, captured) = seen.end()?;
+    let (_, metrics) = lab.daemon.http("GET", "/v1/metrics", "")?;
     for reason in caused {
+        ensure!(traced.contains(reason.name()), "trace live lacks {reason}");
+        ensure!(captured.contains(reason.cause()), "drops --pcap lacks {reason}: {captured}");
+        ensure!(metrics.contains(&format!("reason=\"{reason}\"")), "metrics lack {reason}");
         let row = rows.iter().find(|row| row["reason"] == reason.name());
         let row = row.with_context(|| format!("drops show lacks {reason}: {shown}"))?;
         ensure!(row["cause"] == reason.cause() && row["cure"] == reason.cure(), "{row}");
     }
     lab.finish()?;
     Ok(())
+}
+
+/// Somebody who watches all the while: what `trace live` says of drops, and what `drops --pcap` writes.
+struct Seen {
+    scratch: tempfile::TempDir,
+    running: Vec<Process>,
+}
+
+impl Seen {
+    fn begin(lab: &Lab) -> Result<Self> {
+        let scratch = tempfile::tempdir()?;
+        let file = |name: &str| File::create(scratch.path().join(name));
+        let trace = ["trace", "live", "ether proto 0x88b5", "--rate", "100000", "-o", "jsonl"];
+        let trace = lab.daemon.ctl_cmd(trace)?.spawn(file("trace")?.into(), Stdio::null())?;
+        let pcap = scratch.path().join("pcap");
+        let drops = ["drops", "show", "--pcap", &pcap.display().to_string()];
+        let drops = lab.daemon.ctl_cmd(drops)?.spawn(Stdio::null(), Stdio::null())?;
+        // A capture begins with its section, once the watch is there.
+        until(SOON, "the capture to begin", || {
+            Ok(std::fs::metadata(&pcap).is_ok_and(|file| file.len() > 0).then_some(()))
+        })?;
+        Ok(Self { scratch, running: vec![trace, drops] })
+    }
+
+    /// The lines of the trace, and the comments of the frames as tshark reads them.
+    fn end(mut self) -> Result<(String, String)> {
+        // What was seen is fetched fifty times a second.
+        std::thread::sleep(Duration::from_millis(500));
+        for process in &mut self.running {
+            process.signal(Signal::SIGTERM)?;
+            process.wait(SOON)?;
+        }
+        let traced = std::fs::read_to_string(self.scratch.path().join("trace"))?;
+        let pcap = self.scratch.path().join("pcap").display().to_string();
+        let read = ["-r", &pcap, "-T", "fields", "-e", "frame.comment"];
+        let comments = Cmd::new("tshark").args(read).run()?.ok()?;
+        Ok((traced, comments.stdout))
+    }
 }

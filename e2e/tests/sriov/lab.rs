@@ -37,7 +37,7 @@ pub(crate) fn programs() -> Result<Vec<PathBuf>> {
 /// `eth0` for programs. Their PCI addresses.
 pub(crate) fn make_vfs(guest: &Space) -> Result<Vec<String>> {
     let script = "set -e
-        # This IOMMU does not remap interrupts.
+        # The emulated IOMMU cannot remap interrupts.
         modprobe vfio_iommu_type1 allow_unsafe_interrupts=1
         modprobe vfio_pci
         echo 192 >/proc/sys/vm/nr_hugepages";

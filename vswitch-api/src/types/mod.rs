@@ -7,6 +7,7 @@ mod keyed;
 mod port;
 mod reply;
 mod status;
+mod trace;
 mod tunnel;
 mod vlan;
 
@@ -27,6 +28,7 @@ pub use status::{
     CpuStatus, DropRow, Event, EventLevel, FdbChurn, FdbUse, Limits, PoolStatus, PortsInState,
     RxQueue, StatusReply, VersionReply, Warning,
 };
+pub use trace::{Fate, Hop, Step, Trace, TraceEnd, TraceRequest};
 pub use tunnel::{
     MtuReply, Overhead, PeersReply, PeersRequest, PortMtu, ReceivedOption, TunnelCounters,
     TunnelMtu, TunnelPeer, TunnelStatus, VtepStatus,

@@ -141,6 +141,12 @@ pub struct VersionReply {
 pub struct DropRow {
     /// The port.
     pub port: String,
+    /// The bridge that the port is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    /// The tunnel, where those of one were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<String>,
     /// Name of the reason.
     pub reason: String,
     /// `in`: on the port the frames came from; `out`: on the port they were to leave by.

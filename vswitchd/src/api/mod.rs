@@ -19,6 +19,7 @@ mod system;
 mod tunnels;
 mod vlans;
 mod vteps;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -88,6 +89,7 @@ pub fn router(app: App) -> Router {
         .merge(fdb::routes())
         .merge(config::routes())
         .merge(streams::routes())
+        .merge(watch::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .with_state(app)

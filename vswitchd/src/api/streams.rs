@@ -21,11 +21,10 @@ use vswitch_api::types::{FdbEvent, FdbEventKind};
 
 use super::App;
 use super::reply::{Asked, Failure, text};
-use crate::control::{Action, no_such_bridge};
 use crate::store::timestamp;
 
 /// Media type of lines of JSON.
-const LINES: &str = "application/jsonl";
+pub(super) const LINES: &str = "application/jsonl";
 /// Lines that wait for a reader beside what its queue of events holds.
 const AHEAD: usize = 64;
 
@@ -81,12 +80,7 @@ struct Of {
 
 async fn monitor(State(app): State<App>, Asked(of): Asked<Of>) -> Result<Response, Failure> {
     app.port_exists(of.port.as_deref()).await?;
-    if let Some(bridge) = &of.bridge {
-        let bridges = app.control.ask(Action::Bridges).await?;
-        if !bridges.iter().any(|known| known.name == *bridge) {
-            return Err(no_such_bridge(bridge).into());
-        }
-    }
+    app.bridge_exists(of.bridge.as_deref()).await?;
     let mut stream = app.events.monitor();
     let (sender, body) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
@@ -124,7 +118,7 @@ fn lost_events(lost: u64) -> FdbEvent {
     }
 }
 
-fn line(item: &impl Serialize) -> Vec<u8> {
+pub(super) fn line(item: &impl Serialize) -> Vec<u8> {
     // Our own types, with string keys: this cannot fail.
     let mut line = serde_json::to_vec(item).unwrap_or_default();
     line.push(b'\n');
@@ -132,7 +126,7 @@ fn line(item: &impl Serialize) -> Vec<u8> {
 }
 
 /// Lines on their way to a reader.
-struct Lines(mpsc::Receiver<Bytes>);
+pub(super) struct Lines(pub(super) mpsc::Receiver<Bytes>);
 
 impl hyper::body::Body for Lines {
     type Data = Bytes;

@@ -8,12 +8,16 @@ use serde::Deserialize;
 use serde_json::Value;
 use switch_core::DropReason;
 use vswitch_api::openapi;
-use vswitch_api::types::{CpuStatus, DropRow, List, MutationReply, StatusReply, VersionReply};
+use vswitch_api::types::{
+    CpuStatus, DropCount, DropRow, List, MutationReply, StatusReply, VersionReply,
+};
 use vswitch_api::{ApiError, Code};
 
 use super::App;
 use super::reply::{Answer, Asked, Failure, list, text};
-use crate::control::{Action, Author, Mutation, no_such_port};
+use crate::control::{
+    Action, Author, Mutation, TunnelFilter, drop_row, no_such_bridge, no_such_port, no_such_tunnel,
+};
 use crate::metrics::{MEDIA_TYPE, render};
 
 pub(super) fn routes() -> Router<App> {
@@ -50,6 +54,29 @@ impl App {
         let found = ports.iter().any(|port| port.name == name);
         if found { Ok(()) } else { Err(no_such_port(name)) }
     }
+
+    /// Refuses a bridge that does not exist.
+    pub(super) async fn bridge_exists(&self, name: Option<&str>) -> Result<(), ApiError> {
+        let Some(name) = name else { return Ok(()) };
+        let bridges = self.control.ask(Action::Bridges).await?;
+        let found = bridges.iter().any(|bridge| bridge.name == name);
+        if found { Ok(()) } else { Err(no_such_bridge(name)) }
+    }
+
+    /// What was dropped in a tunnel, on the port of its VTEP.
+    async fn drops_of_tunnel(&self, name: &str) -> Result<Vec<DropRow>, ApiError> {
+        let all = |reply| Action::Tunnels(TunnelFilter::default(), reply);
+        let tunnels = self.control.ask(all).await?;
+        let tunnel = tunnels.into_iter().find(|tunnel| tunnel.name == name);
+        let tunnel = tunnel.ok_or_else(|| no_such_tunnel(name))?;
+        let row = |dropped: &DropCount| {
+            let reason = DropReason::from_name(&dropped.reason)?;
+            let row = drop_row(&tunnel.vtep, reason, dropped.frames);
+            let (bridge, tunnel) = (Some(tunnel.bridge.clone()), Some(tunnel.name.clone()));
+            Some(DropRow { bridge, tunnel, ..row })
+        };
+        Ok(tunnel.drops.iter().filter_map(row).collect())
+    }
 }
 
 async fn version() -> Json<VersionReply> {
@@ -69,21 +96,31 @@ async fn cpu(State(app): State<App>) -> Answer<List<CpuStatus>> {
 #[serde(deny_unknown_fields)]
 struct DropFilter {
     port: Option<String>,
+    bridge: Option<String>,
+    tunnel: Option<String>,
     reason: Option<String>,
+}
+
+/// The drop reason of that name.
+pub(super) fn drop_reason(name: &str) -> Result<DropReason, ApiError> {
+    DropReason::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        ApiError::new(Code::InvalidRequest, format!("no drop reason is {name:?}"))
+            .with_hint(format!("they are {}", names.join(", ")))
+    })
 }
 
 async fn drops(State(app): State<App>, Asked(filter): Asked<DropFilter>) -> Answer<List<DropRow>> {
     app.port_exists(filter.port.as_deref()).await?;
-    if let Some(reason) = &filter.reason
-        && DropReason::from_name(reason).is_none()
-    {
-        let names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
-        let error = ApiError::new(Code::InvalidRequest, format!("no drop reason is {reason:?}"));
-        return Err(error.with_hint(format!("they are {}", names.join(", "))).into());
-    }
-    let rows = app.control.ask(Action::Drops).await?;
+    filter.reason.as_deref().map(drop_reason).transpose()?;
+    app.bridge_exists(filter.bridge.as_deref()).await?;
+    let rows = match &filter.tunnel {
+        Some(tunnel) => app.drops_of_tunnel(tunnel).await?,
+        None => app.control.ask(Action::Drops).await?,
+    };
     let meets = |row: &DropRow| {
         filter.port.as_ref().is_none_or(|port| row.port == *port)
+            && (filter.bridge.is_none() || row.bridge == filter.bridge)
             && filter.reason.as_ref().is_none_or(|reason| row.reason == *reason)
     };
     Ok(list(rows.into_iter().filter(meets)))

@@ -1,22 +1,26 @@
 //! What the control thread can be asked: each action with the way its answer goes back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, TrySendError};
 use serde_json::Value as Json;
 use switch_core::config::{BridgeSpec, PortSpec, TunnelSpec, VtepSpec};
+use switch_core::watch::Watch;
 use tokio::sync::oneshot;
 use vswitch_api::config::Change;
 use vswitch_api::types::{
     BridgeStatus, ConfigReply, CpuStatus, DiffReply, DropRow, FdbBatch, FdbBatchReply, FdbFilter,
     FdbFlush, FdbSelector, HistoryEntry, MtuReply, MutationReply, PeersReply, PeersRequest,
-    PortStats, PortStatus, StatusReply, TunnelPeer, TunnelStatus, VlanRequest, VlanRow, VtepStatus,
+    PortStats, PortStatus, StatusReply, Trace, TunnelPeer, TunnelStatus, VlanRequest, VlanRow,
+    VtepStatus,
 };
 use vswitch_api::{ApiError, Code};
 
 use super::fdb::FdbTable;
 use super::overlay_view::TunnelFilter;
 use crate::metrics::Sample;
+use crate::watch::{Wanted, Watching};
 
 /// Where an answer goes. Whoever asked may have gone meanwhile.
 pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
@@ -96,6 +100,9 @@ pub enum Action {
     FdbRemove(FdbSelector, Reply<FdbBatchReply>),
     FdbFlush(FdbFlush, Reply<FdbBatchReply>),
     Drops(Reply<Vec<DropRow>>),
+    WatchAdd(Box<Wanted>, Reply<Watching>),
+    WatchRemove(Arc<Watch>, Reply<()>),
+    TraceFrame(String, Vec<u8>, Reply<Trace>),
     Cpus(Reply<Vec<CpuStatus>>),
     Metrics(Reply<Sample>),
     Config(Reply<ConfigReply>),

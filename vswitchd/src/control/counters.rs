@@ -51,20 +51,13 @@ where
 
     pub(super) fn drops(&self) -> Vec<DropRow> {
         let mut out = Vec::new();
-        let ports = self.ports.iter().map(|(name, port)| (name, port.totals()));
-        let vteps = self.vteps.iter().map(|(name, vtep)| (name, vtep.totals()));
-        for (name, totals) in ports.chain(vteps) {
+        let ports = self.ports.iter().map(|(name, port)| (name, port.totals(), &port.spec.bridge));
+        let vteps = self.vteps.iter().map(|(name, vtep)| (name, vtep.totals(), &None));
+        for (name, totals, bridge) in ports.chain(vteps) {
             for reason in DropReason::ALL {
                 let frames = totals.dropped_for(reason);
                 if frames > 0 {
-                    out.push(DropRow {
-                        port: name.clone(),
-                        reason: reason.name().to_owned(),
-                        side: side(reason).to_owned(),
-                        frames,
-                        cause: reason.cause().to_owned(),
-                        cure: reason.cure().to_owned(),
-                    });
+                    out.push(DropRow { bridge: bridge.clone(), ..drop_row(name, reason, frames) });
                 }
             }
         }
@@ -259,6 +252,20 @@ fn stats_of<B: Backend, S: Clone>(
             })
             .collect(),
         device: device.into_iter().map(|(name, value)| DeviceCounter { name, value }).collect(),
+    }
+}
+
+/// So many frames were dropped on a port for a reason.
+pub(crate) fn drop_row(port: &str, reason: DropReason, frames: u64) -> DropRow {
+    DropRow {
+        port: port.to_owned(),
+        bridge: None,
+        tunnel: None,
+        reason: reason.name().to_owned(),
+        side: side(reason).to_owned(),
+        frames,
+        cause: reason.cause().to_owned(),
+        cure: reason.cure().to_owned(),
     }
 }
 

@@ -11,6 +11,7 @@
 //! - `overlay.rs`, `tunnels.rs`, `peers.rs`, `mtu.rs`: the same for VTEPs, tunnels and their peers
 //! - `tick.rs`: what happens by itself
 //! - `balance.rs`: ports that move between workers
+//! - `watch.rs`: who wants to see frames
 //! - `view.rs`, `counters.rs`, `fdb.rs`: answers
 
 mod action;
@@ -28,6 +29,7 @@ mod reconcile;
 mod tick;
 mod tunnels;
 mod view;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ use vswitch_api::config::{DaemonSpec, Desired, DpdkSpec};
 use vswitch_api::types::FdbChurn;
 
 pub use action::{Action, Author, Control, Mutation, Reply};
+pub(crate) use counters::drop_row;
 pub use fdb::FdbTable;
 pub(crate) use mutate::{no_such_bridge, no_such_port, no_such_tunnel, no_such_vtep};
 pub use overlay_view::TunnelFilter;
@@ -251,6 +254,16 @@ where
             Action::FdbRemove(entries, reply) => drop(reply.send(self.fdb_remove(&entries))),
             Action::FdbFlush(flush, reply) => drop(reply.send(self.fdb_flush(&flush))),
             Action::Drops(reply) => drop(reply.send(Ok(self.drops()))),
+            Action::WatchAdd(wanted, reply) => {
+                // Nobody would end a watch of somebody who is gone.
+                if let Err(Ok(watching)) = reply.send(self.watch_add(*wanted)) {
+                    self.watch_remove(&watching.watch);
+                }
+            }
+            Action::WatchRemove(watch, reply) => drop(reply.send(Ok(self.watch_remove(&watch)))),
+            Action::TraceFrame(port, bytes, reply) => {
+                drop(reply.send(self.trace_frame(&port, &bytes)));
+            }
             Action::Cpus(reply) => drop(reply.send(Ok(self.cpus()))),
             Action::Metrics(reply) => drop(reply.send(Ok(self.sample()))),
             Action::Config(reply) => drop(reply.send(Ok(self.config()))),
