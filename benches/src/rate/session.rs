@@ -1,6 +1,5 @@
 //! A run: ceilings first, then every switch in every row, each from a fresh start.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::generator::{Environment, Generator};
 use super::result::{BOUND, Ceiling, FIGURES, Latency, Measured, Rate, Ratio};
 use super::search::{Found, Plan, search};
-use super::sut::{Kind, Launch, Running};
+use super::sut::{Kind, Launch};
 use super::traffic::{Row, Underlay, name};
 use super::trial::{Ask, Offer, Rig, Trial};
 use super::wiring::Wiring;
@@ -161,7 +160,7 @@ impl<'a> Session<'a> {
     /// The wiring of switches on DPDK, and that of the kernel's bridge behind it if both are wanted.
     fn wirings(&self) -> Result<Vec<Wiring>> {
         let options = self.options;
-        let dir: &PathBuf = &options.launch.dir;
+        let dir = &options.launch.dir;
         let (generator, switch) = options.named.clone();
         let of_kernel = |sut: &&Kind| **sut == Kind::LinuxBridge;
         let largest = options.rows.iter().map(|row| row.size.largest()).max().unwrap_or(0);
@@ -224,14 +223,8 @@ impl<'a> Session<'a> {
         let notes = self.look(&mut generator).or_else(|error| running.alive().and(Err(error)))?;
         let mut measured = self.figures(sut, row, pair, &mut generator, ceiling, &say)?;
         measured.notes.splice(0..0, notes);
-        self.stop_both(running, generator)?;
-        Ok(measured)
-    }
-
-    fn stop_both(&self, running: Running, generator: Generator) -> Result<()> {
         running.stop()?;
-        drop(generator);
-        Ok(())
+        Ok(measured)
     }
 
     /// Whether a switch does what one does, at a rate that all manage. Remarks.

@@ -276,8 +276,8 @@ fn bridge(row: &Row, wiring: &Wiring) -> Result<Running> {
             let _ = home.ip(&format!("link del {device}"));
         }
     }
-    home.ip("link add br0 type bridge ageing_time 0 stp_state 0")
-        .and_then(|_| home.ip("link set br0 type bridge ageing_time 360000"))
+    // In hundredths of a second: an hour.
+    home.ip("link add br0 type bridge ageing_time 360000 stp_state 0")
         .context("the kernel has no bridge (module `bridge`)")?;
     let mtu = 1500 + row.shape.extra();
     for (n, end) in wiring.switch.iter().enumerate() {
