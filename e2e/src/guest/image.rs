@@ -36,7 +36,7 @@ impl Platform {
     /// Where its files lie below `guest/`, and how its kernel's package is called.
     fn place(self) -> (&'static str, &'static str) {
         match self {
-            Self::Virtual => (".", "linux-image-cloud-amd64"),
+            Self::Virtual => ("", "linux-image-cloud-amd64"),
             Self::SrIov => ("sriov", "linux-image-amd64"),
         }
     }
