@@ -110,7 +110,7 @@ fn built(args: &Args) -> Result<Vec<u8>, String> {
         out.resize(out.len().max(args.size.unwrap_or_default()), 0);
         return Ok(out);
     }
-    let to = args.icmp.or(args.tcp.or(args.udp).map(|to| to.ip()));
+    let to = args.icmp.or_else(|| args.tcp.or(args.udp).map(|to| to.ip()));
     let to = to.ok_or("nothing is asked for")?;
     let dst = args.dst_mac.ok_or(
         "--dst-mac is missing: name the address of the receiver or of the router to it; \

@@ -8,9 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use switch_core::DropReason;
-use vswitch_e2e::command::Process;
 use vswitch_e2e::raw::{ethernet, mac};
-use vswitch_e2e::{Cmd, Need, need, until};
+use vswitch_e2e::{Cmd, Need, Process, need, until};
 
 use crate::held::Held;
 use crate::lab::{Kind, Lab, SOON};

@@ -260,7 +260,10 @@ where
                     self.watch_remove(&watching.watch);
                 }
             }
-            Action::WatchRemove(watch, reply) => drop(reply.send(Ok(self.watch_remove(&watch)))),
+            Action::WatchRemove(watch, reply) => {
+                self.watch_remove(&watch);
+                drop(reply.send(Ok(())));
+            }
             Action::TraceFrame(port, bytes, reply) => {
                 drop(reply.send(self.trace_frame(&port, &bytes)));
             }

@@ -28,7 +28,7 @@ pub fn trace(record: &Record, origins: &Origins, time: String, missed: u64) -> T
             |frame| teller.facts(record.in_port(), frame),
         ),
         vlan: record.station().map(|station| station.dst.domain().vid()),
-        tunnel: teller.from_tunnel().map(|tunnel| tunnel.name.to_string()),
+        tunnel: teller.source_tunnel().map(|tunnel| tunnel.name.to_string()),
         hops: teller.hops(),
         ends: record.ends().iter().map(|end| teller.end(end)).collect(),
         more: record.more(),
@@ -46,7 +46,7 @@ impl Teller<'_> {
     fn hops(&self) -> Vec<Hop> {
         let record = self.record;
         let mut out = vec![self.came_in()];
-        out.extend(self.from_tunnel().map(|tunnel| self.decap(tunnel)));
+        out.extend(self.source_tunnel().map(|tunnel| self.decap(tunnel)));
         if let Some(station) = record.station() {
             out.push(self.admitted(station));
             out.push(self.learned(station));
@@ -96,7 +96,7 @@ impl Teller<'_> {
             (InTag::Priority, vid) => format!("priority tag: VLAN {vid} of bridge {bridge}"),
             (InTag::Vlan, vid) => format!("tagged: VLAN {vid} of bridge {bridge}"),
         };
-        let by = match self.from_tunnel() {
+        let by = match self.source_tunnel() {
             Some(tunnel) => self.tunnel_by(tunnel),
             None => self.port_by(self.record.in_port()),
         };
@@ -313,7 +313,7 @@ impl Teller<'_> {
         bridge.tunnels(vid).filter_map(|id| self.snapshot.overlay().tunnel(id))
     }
 
-    fn from_tunnel(&self) -> Option<&Arc<TunnelConf>> {
+    fn source_tunnel(&self) -> Option<&Arc<TunnelConf>> {
         self.snapshot.overlay().tunnel(self.record.from()?.0)
     }
 
