@@ -198,6 +198,10 @@ fn ours_on_taps(ours: Option<&Path>, home: &Netns) -> Result<Switch> {
 }
 
 fn ovs_on_taps(home: &Netns) -> Result<Switch> {
+    // Our daemon sets up what it attaches.
+    for device in ["vt1", "vt2"] {
+        home.ip(&format!("link set {device} up"))?;
+    }
     let ovs = ovs_in(home, true)?;
     ovs.vsctl("add-port br0 vt1 -- add-port br0 vt2")?;
     Ok(Switch::Ovs(Box::new(ovs)))
