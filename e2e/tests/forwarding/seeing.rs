@@ -65,7 +65,7 @@ fn frames_are_traced_and_captured() -> Result<()> {
 #[test]
 fn what_is_asked_wrongly_is_told_and_harms_nobody() -> Result<()> {
     need!("what_is_asked_wrongly_is_told_and_harms_nobody", Need::Root, Need::Tun, Need::Binaries);
-    let ports = [("a", Kind::Tap, "br0", "storm-limit = \"off\""), ("b", Kind::Veth, "br0", "")];
+    let ports = [("web", Kind::Tap, "br0", "storm-limit = \"off\""), ("vm", Kind::Veth, "br0", "")];
     let mut lab = Lab::start(&[("br0", "")], &ports)?;
     for (asked, code, says) in [
         ("trace live tcp prot 80", 6, "\"prot\" where `and`, `or` or the end was expected"),
@@ -75,9 +75,9 @@ fn what_is_asked_wrongly_is_told_and_harms_nobody() -> Result<()> {
         ("capture any -w /dev/full", 6, "No space left on device"),
         ("drops --pcap /dev/full", 6, "No space left on device"),
         ("drops --tunnel nobody", 4, "there is no tunnel \"nobody\""),
-        ("trace frame --in a --hex 0x", 2, "--hex is not a row of bytes"),
-        ("trace frame --in a --tcp 10.0.0.1:80", 2, "--dst-mac is missing"),
-        ("trace frame --in a --pcap /dev/null", 6, "it is no capture file"),
+        ("trace frame --in web --hex 0x", 2, "--hex is not a row of bytes"),
+        ("trace frame --in web --tcp 10.0.0.1:80", 2, "--dst-mac is missing"),
+        ("trace frame --in web --pcap /dev/null", 6, "it is no capture file"),
     ] {
         let told = lab.daemon.ctl(asked)?.code_is(code)?;
         ensure!(told.stderr.contains(says) && told.stderr.contains("error[E"), "{told}");
@@ -94,21 +94,21 @@ fn what_is_asked_wrongly_is_told_and_harms_nobody() -> Result<()> {
         let told = lab.daemon.ctl("capture any -c 1 -w /dev/full")?;
         Ok(told.stderr.contains("16 traces and captures run already").then_some(()))
     })?;
-    let out = lab.capture(&["b"])?;
+    let out = lab.capture(&["vm"])?;
     for n in 0..2000 {
-        lab.send("a", &ethernet(ALL, mac(1), &[], 0x88b5, &[0; 1000]))?;
+        lab.send("web", &ethernet(ALL, mac(1), &[], 0x88b5, &[0; 1000]))?;
         if n % 200 == 0 {
             lab.drained()?;
         }
     }
-    lab.send("a", &ethernet(ALL, mac(1), &[], 0x88b5, b"the last one"))?;
-    out.wait(&["b"], b"the last one")?;
+    lab.send("web", &ethernet(ALL, mac(1), &[], 0x88b5, b"the last one"))?;
+    out.wait(&["vm"], b"the last one")?;
     drop(idle);
     until(SOON, "their places to be free again", || {
         let told = lab.daemon.ctl("capture any -w /dev/full")?;
         Ok(told.stderr.contains("No space left on device").then_some(()))
     })?;
     let books = lab.finish()?;
-    ensure!(books.port("b")?.tx_frames == 2001, "each frame was sent: {books:#?}");
+    ensure!(books.port("vm")?.tx_frames == 2001, "each frame was sent: {books:#?}");
     Ok(())
 }
