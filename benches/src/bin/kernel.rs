@@ -21,7 +21,7 @@ use vswitch_bench::kernel::report::{self, Found, Verdict};
 use vswitch_bench::kernel::rows::{self, ROWS, Row};
 use vswitch_bench::kernel::scene::Scene;
 use vswitch_bench::kernel::side::Side;
-use vswitch_bench::machine;
+use vswitch_bench::machine::{self, Urgent};
 use vswitch_bench::pairs::PAIRS;
 use vswitch_e2e::Netns;
 
@@ -50,6 +50,9 @@ struct Args {
     /// Measure only our switch.
     #[arg(long)]
     no_peers: bool,
+    /// Come before everything else on a machine that does other things, too.
+    #[arg(long)]
+    urgent: bool,
     /// The `vswitchd` to measure; `vswitch-ctl` must lie beside it.
     #[arg(long)]
     vswitchd: Option<PathBuf>,
@@ -94,6 +97,7 @@ fn main() -> Result<ExitCode> {
     }
     // What an earlier run left that was killed.
     Netns::sweep()?;
+    let _urgent = args.urgent.then(Urgent::new).transpose()?;
     let vswitchd = args.vswitchd.as_deref().map(Path::canonicalize).transpose();
     let ours = vswitchd.context("--vswitchd")?.and_then(|path| path.parent().map(Path::to_owned));
     Bench { args, ours, stopped }.run(&rows)?;
