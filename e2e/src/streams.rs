@@ -76,9 +76,8 @@ pub fn tcp(from: &Netns, to: &Netns, address: &str, bytes: usize) -> Result<()> 
     copied().with_context(|| format!("{bytes} bytes over TCP to {address}"))
 }
 
-/// Copies random bytes in datagrams of several lengths and compares them. The stack is given
-/// [`AT_ONCE`] datagrams in one call (`UDP_SEGMENT`), and the next when these have arrived: none may
-/// be lost.
+/// Copies random bytes in datagrams of several lengths and compares them. The stack is given 16
+/// datagrams in one call (`UDP_SEGMENT`), and the next when these have arrived: none may be lost.
 ///
 /// # Errors
 /// A datagram is lost, out of order, of another length, or has other bytes.
