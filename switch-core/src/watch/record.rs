@@ -91,6 +91,8 @@ pub struct Record {
     pub(crate) blocked: bool,
     ends: ArrayVec<End, ENDS_MAX>,
     more: u32,
+    /// Whether there was no room for the frame that was sent last.
+    is_full: bool,
     snapshot: Option<Arc<Snapshot>>,
     snap: usize,
     bytes: Vec<u8>,
@@ -164,7 +166,8 @@ impl Record {
 
     /// A frame is offered to a port; [`Self::settle`] says what became of it.
     pub(crate) fn sent<F: Frame>(&mut self, port: PortId, frame: &F) {
-        if self.ends.is_full() {
+        self.is_full |= self.ends.is_full();
+        if self.is_full {
             self.more += 1;
             return;
         }
@@ -172,11 +175,14 @@ impl Record {
         self.ends.push(End { port, peer: None, sent, fate: Fate::HandedOver });
     }
 
+    /// So many more frames were sent, of which nothing else is known.
+    pub(crate) fn unseen(&mut self, frames: usize) {
+        self.more += u32::try_from(frames).unwrap_or(u32::MAX);
+    }
+
     /// What became of the frame that was offered last.
     pub(crate) fn settle(&mut self, fate: Fate) {
-        if self.more == 0
-            && let Some(end) = self.ends.last_mut()
-        {
+        if let Some(end) = self.ends.last_mut().filter(|_| !self.is_full) {
             end.fate = fate;
         }
     }

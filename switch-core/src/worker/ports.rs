@@ -34,6 +34,7 @@ impl<F> PortSlot<F> {
             dirty.push(self.port);
         } else if self.tx.is_full() {
             datapath.tx_burst(self.port, &mut self.tx, &self.counters);
+            dirty.push(self.port);
         }
         // A batch takes at least one frame, and tx_burst leaves it empty.
         let _ = self.tx.push(frame);
@@ -172,6 +173,10 @@ impl<F: Frame> Ports<F> {
         for port in self.dirty.drain(..) {
             let Some(Some(slot)) = self.slots.get_mut(port.index()) else { continue };
             let mut one = Batch::with_limit(1);
+            if slot.tx.is_empty() {
+                // It is there once more for each batch that was full, and was sent at once.
+                self.record.unseen(slot.tx.room());
+            }
             for frame in slot.tx.drain() {
                 self.record.sent(port, &frame);
                 let before = slot.counters.totals();

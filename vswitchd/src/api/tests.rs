@@ -158,6 +158,9 @@ fn request(operation: &str) -> (Option<&'static str>, Json) {
         "delete-vlan" => (Some("/v1/vlans/b/10"), Json::Null),
         "add-fdb" => (None, json!({"entries": []})),
         "delete-fdb" => (None, json!({"entries": []})),
+        "trace-frame" => {
+            (None, json!({"in-port": "a", "hex": "ff:ff:ff:ff:ff:ff 020000000001 0806"}))
+        }
         "flush-fdb" | "rollback-config" => (None, json!({})),
         "validate-config" | "diff-config" => (None, config()),
         "apply-config" => (None, config()),
@@ -185,7 +188,7 @@ fn every_route_of_the_document_answers_and_no_other_does() {
         );
         let method = route.method;
         assert!(!document["paths"][route.path][method.to_lowercase()].is_null(), "{path}");
-        if route.operation == "monitor-fdb" {
+        if ["monitor-fdb", "trace", "capture"].contains(&route.operation) {
             // Does not end by itself.
             let mut stream = server.connect();
             write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
