@@ -311,6 +311,8 @@ where
         let away: Vec<PortId> = ids.chain(self.vteps.values().map(|vtep| vtep.id)).collect();
         let revision = self.publish_without(&away);
         self.workers.wait_observed(&self.switch, revision)?;
+        // All at once: a flush for each port would look at the whole table as often.
+        self.switch.fdb().flush(&Flush::all());
         for name in &vteps {
             self.close_vtep(name)?;
         }
