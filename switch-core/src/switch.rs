@@ -1,5 +1,6 @@
 //! What all workers and the control side share, and the housekeeping that goes with it.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +12,7 @@ use crate::bridge::{Block, Hold, LoopGuard, LoopGuardConfig, MoveDamping};
 use crate::clock::Nanos;
 use crate::config::Snapshot;
 use crate::event::{EVENTS_MAX, OPTIONS_MAX, OptionsSeen, WorkerEvent};
-use crate::fdb::{Dest, Fdb, FdbConfig, Flags, Key, Swept, Tick};
+use crate::fdb::{Dest, Fdb, FdbConfig, Flags, Key, MAX_AGEING, Swept, Tick};
 use crate::ids::{BridgeId, PortId, WorkerId};
 
 /// Most workers of one switch.
@@ -102,6 +103,42 @@ pub struct Housekeeper {
     guard: LoopGuard,
     damping: MoveDamping,
     last_sweep: Option<u64>,
+    ageing: Ageing,
+}
+
+/// When the FDB is next walked for entries that are too old. A walk takes milliseconds, which an idle
+/// daemon has no other use for: there is none before an entry can be old enough.
+#[derive(Debug, Default)]
+struct Ageing {
+    /// In seconds of the monotonic clock.
+    due: u64,
+    /// The ageing times at the last walk.
+    times: u64,
+}
+
+impl Ageing {
+    /// Whether it is time for a walk. If it is, the next one is after the shortest ageing time, as
+    /// entries are learned meanwhile; [`Self::bring_forward`] knows of those that are there.
+    fn is_due(&mut self, now: u64, times: impl Iterator<Item = (BridgeId, u32)>) -> bool {
+        let (mut all, mut shortest) = (DefaultHasher::new(), None::<u32>);
+        for (bridge, ageing) in times {
+            (bridge, ageing).hash(&mut all);
+            shortest = Some(shortest.map_or(ageing, |least| least.min(ageing)));
+        }
+        let times = all.finish();
+        let is_due = now >= self.due || times != self.times;
+        if is_due {
+            // Nothing is known of bridges that are not configured.
+            (self.due, self.times) =
+                (now + u64::from(shortest.map_or(0, |s| s.min(MAX_AGEING))), times);
+        }
+        is_due
+    }
+
+    /// An entry may go in so many seconds.
+    fn bring_forward(&mut self, now: u64, seconds: u32) {
+        self.due = self.due.min(now + u64::from(seconds));
+    }
 }
 
 /// What a round of housekeeping did.
@@ -123,11 +160,17 @@ impl Housekeeper {
     /// Housekeeping for `switch`.
     pub fn new(switch: Arc<Switch>, guard: LoopGuardConfig) -> Self {
         let guard = LoopGuard::new(guard);
-        Self { switch, guard, damping: MoveDamping::default(), last_sweep: None }
+        Self {
+            switch,
+            guard,
+            damping: MoveDamping::default(),
+            last_sweep: None,
+            ageing: Ageing::default(),
+        }
     }
 
     /// One round, to be called several times a second. `ageing` gives each bridge's ageing time in
-    /// seconds. The FDB is swept once a second.
+    /// seconds. The FDB is swept once a second, and walked when an entry may be too old.
     pub fn run(&mut self, now: Nanos, ageing: impl Fn(BridgeId) -> u32) -> Housekept {
         let mut done = Housekept::default();
         let snapshot = self.switch.snapshot();
@@ -163,9 +206,26 @@ impl Housekeeper {
         }
         if self.last_sweep != Some(now.secs()) {
             self.last_sweep = Some(now.secs());
-            done.swept = Some(self.switch.fdb.sweep(Tick::from(now), ageing));
+            done.swept = Some(self.sweep(&snapshot, now, ageing));
         }
         done
+    }
+
+    fn sweep(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Nanos,
+        ageing: impl Fn(BridgeId) -> u32,
+    ) -> Swept {
+        let (fdb, tick, mut swept) = (&self.switch.fdb, Tick::from(now), Swept::default());
+        let times = snapshot.bridges().map(|bridge| (bridge.id, ageing(bridge.id)));
+        if self.ageing.is_due(now.secs(), times) {
+            let next;
+            (swept, next) = fdb.age(tick, ageing);
+            self.ageing.bring_forward(now.secs(), next);
+        }
+        fdb.evict(tick, &mut swept);
+        swept
     }
 
     /// Makes the entry one that stays, if it still is what it was learned to be.
@@ -246,6 +306,47 @@ mod tests {
         let done = keeper.run(Nanos::from_secs(31), |_| 300);
         assert_eq!((done.released.len(), keeper.held()), (1, 0));
         assert_eq!(entry(&switch).flags, Flags::NONE);
+    }
+
+    #[test]
+    fn the_table_is_walked_when_an_entry_may_go() {
+        let bridges = |times: &[u32]| -> Vec<_> {
+            (0..).map(BridgeId::new).zip(times.iter().copied()).collect()
+        };
+        let mut ageing = Ageing::default();
+        let mut due = |now, times: &[u32]| ageing.is_due(now, bridges(times).into_iter());
+        assert!(due(10, &[300, 20]));
+        assert!(!due(11, &[300, 20]) && !due(29, &[300, 20]));
+        assert!(due(30, &[300, 20]), "what was learned since may be too old for the second bridge");
+        assert!(due(31, &[300, 5]), "it is sooner now");
+        assert!(due(32, &[5, 300]), "for another bridge");
+        assert!(due(33, &[]) && due(34, &[]), "nobody knows when");
+        assert!(due(35, &[300]));
+        ageing.bring_forward(35, 7);
+        let mut due = |now| ageing.is_due(now, bridges(&[300]).into_iter());
+        assert!(!due(41) && due(42) && !due(43));
+    }
+
+    #[test]
+    fn entries_go_when_they_are_too_old() {
+        let switch = Switch::new(FdbConfig { max_total: 64, max_per_bridge: 64 });
+        let mut snapshot = switch.snapshot().next();
+        snapshot.set_bridge(BridgeId::new(0), "br0", true);
+        switch.publish(snapshot);
+        let mut keeper = Housekeeper::new(Arc::clone(&switch), LoopGuardConfig::default());
+        let learn =
+            |seen| switch.fdb().learn(key(), switch.fdb().hash(key()), Dest::Remote(1), seen);
+        let mut aged = |second, ageing| {
+            keeper.run(Nanos::from_secs(second), |_| ageing).swept.unwrap_or_default().aged
+        };
+        assert_eq!((0..10).map(|second| aged(second, 300)).sum::<usize>(), 0);
+        learn(Tick(10));
+        assert_eq!((10..311).map(|second| aged(second, 300)).sum::<usize>(), 0);
+        assert_eq!(aged(311, 300), 1);
+        learn(Tick(311));
+        learn(Tick(400));
+        assert_eq!((312..500).map(|second| aged(second, 300)).sum::<usize>(), 0);
+        assert_eq!(aged(500, 99), 1, "the time is shorter now");
     }
 
     #[test]

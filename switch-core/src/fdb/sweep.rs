@@ -8,6 +8,7 @@
 //! that is exactly full and at rest is left alone, and whoever holds little gets in at the
 //! expense of whoever holds much.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -89,24 +90,36 @@ impl Fdb {
     /// [`SWEEP_WITHIN`](super::SWEEP_WITHIN) seconds. An entry goes in the first sweep *after*
     /// its ageing time, which is at most a tick late and never early.
     pub fn sweep(&self, now: Tick, ageing: impl Fn(BridgeId) -> u32) -> Swept {
-        let mut swept = Swept::default();
+        let (mut swept, _) = self.age(now, ageing);
+        self.evict(now, &mut swept);
+        swept
+    }
+
+    /// The first half of [`sweep`](Self::sweep), a walk over the whole table. Answers, too, in how
+    /// many seconds the first of the entries that stay may go, unless it is refreshed.
+    pub(crate) fn age(&self, now: Tick, ageing: impl Fn(BridgeId) -> u32) -> (Swept, u32) {
+        let (mut swept, next) = (Swept::default(), Cell::new(u32::MAX));
         if self.limits.learned() == 0 {
-            return swept;
+            return (swept, next.get());
         }
         for slot in self.table.slots() {
             let expired = |entry: &Entry| {
                 let longest = ageing(entry.key.bridge()).min(MAX_AGEING);
-                entry.flags.is_learned() && elapsed(entry.seen, now) > longest
+                let left = longest.checked_sub(elapsed(entry.seen, now));
+                if let (true, Some(left)) = (entry.flags.is_learned(), left) {
+                    next.set(next.get().min(left + 1));
+                }
+                entry.flags.is_learned() && left.is_none()
             };
             if let Some(entry) = self.discard_if(slot, expired) {
                 swept.note(entry, Gone::Aged);
             }
         }
-        self.evict(now, &mut swept);
-        swept
+        (swept, next.get())
     }
 
-    fn evict(&self, now: Tick, swept: &mut Swept) {
+    /// The second half of [`sweep`](Self::sweep).
+    pub(crate) fn evict(&self, now: Tick, swept: &mut Swept) {
         let overdrawn: Vec<_> = self.limits.overdrawn().collect();
         let bridges: Vec<_> = self.limits.pressed().collect();
         let total = self.limits.pressed_total();
