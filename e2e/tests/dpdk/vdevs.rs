@@ -71,7 +71,9 @@ fn two_switches_are_joined_by_memif() -> Result<()> {
             socket.display()
         ))
     };
-    let (a, red) = switch("a", "192.0.2.1/24", &side("server"), 1500)?;
+    // The far end has one queue: a second one here would lead to it, too.
+    let two_workers = side("server") + "[daemon]\ncpus = \"0-1\"\n";
+    let (a, red) = switch("a", "192.0.2.1/24", &two_workers, 1500)?;
     wait_for(&a, "down")?;
     let idle = a.buffers_in_use()?;
     let (mut b, blue) = switch("b", "192.0.2.2/24", &side("client"), 1500)?;
@@ -79,6 +81,8 @@ fn two_switches_are_joined_by_memif() -> Result<()> {
         wait_for(daemon, "up")?;
     }
     crosses(&red)?;
+    let once = red.cmd("ping").args(["-n", "-c", "20", "-i", "0.02", "192.0.2.2"]).run()?.ok()?;
+    ensure!(once.stdout.contains(" 20 received") && !once.stdout.contains("DUP!"), "{once}");
     let _server = IperfServer::start(&blue)?;
     ensure!(iperf3(&red, "192.0.2.2", "-t 1")?.received_bytes > 0);
     // The far end goes without a word, and comes back.
