@@ -193,9 +193,16 @@ fn plots(report: &Report) -> Result<Markup> {
     for group in groups(report, sized) {
         let within = |row: &Row| row.size != Sizes::Imix && sized(row) == group;
         let mut series = by(report, within, |row| row.size.mean(), mega);
-        let ceilings = report.ceilings.iter().filter(|c| within(&c.row));
-        let points = ceilings.map(|c| (c.row.size.mean(), mega(c.pps))).collect();
-        series.push(Series { name: "generator's ceiling".into(), points });
+        // Each kind of port has a ceiling of its own.
+        let mut kinds: Vec<&str> = report.ceilings.iter().map(|c| c.ports).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        for kind in kinds {
+            let of = |c: &&Ceiling| c.ports == kind && within(&c.row);
+            let ceilings = report.ceilings.iter().filter(of);
+            let points = ceilings.map(|c| (c.row.size.mean(), mega(c.pps))).collect();
+            series.push(Series { name: format!("ceiling over {kind}"), points });
+        }
         let line = report.results.iter().filter(|m| within(&m.row));
         let points: Vec<_> =
             line.filter_map(|m| Some((m.row.size.mean(), mega(m.line_rate?)))).collect();
