@@ -298,6 +298,9 @@ impl Backend for DpdkBackend {
         };
         let mut config = self.config(port, spec.mtu).map_err(failed)?;
         config.own_frames = spec.exception.is_some();
+        if devargs::has_one_queue(devargs) {
+            (config.rx_queues, config.tx_queues) = (1, 1);
+        }
         let mut open =
             self.open_configured(port, &Attach::Devargs(devargs.clone()), &config).map_err(
                 |error| self.explained(error, spec, |error| devargs::refused(error, devargs)),

@@ -104,9 +104,6 @@ struct Quirks {
     hoards: bool,
     /// Its checksums of frames in several odd pieces are wrong (`tap_tx_l4_add_rcksum`).
     bad_checksums: bool,
-    /// Queues that the far end does not have lead to its first one (`memif_get_ring_from_queue`):
-    /// frames would come twice, and overwrite each other.
-    one_queue: bool,
 }
 
 impl Quirks {
@@ -115,7 +112,6 @@ impl Quirks {
         match driver {
             "net_vhost" => Self { claims: true, guest: true, ..none },
             "net_af_xdp" => Self { hoards: true, ..none },
-            "net_memif" => Self { one_queue: true, ..none },
             "net_virtio_user" => Self { claims: true, ..none },
             "net_tap" => Self { refuses_frames: true, bad_checksums: true, ..none },
             _ => none,
@@ -372,9 +368,8 @@ impl Open {
             self.driver = driver.to_string_lossy().into_owned();
         }
         self.quirks = Quirks::of(&self.driver);
-        let most = if self.quirks.one_queue { 1 } else { u16::MAX };
-        let rx_queues = config.rx_queues.min(info.max_rx_queues).min(most);
-        let tx_queues = config.tx_queues.min(info.max_tx_queues).min(most);
+        let rx_queues = config.rx_queues.min(info.max_rx_queues);
+        let tx_queues = config.tx_queues.min(info.max_tx_queues);
         let eth_conf = self.eth_conf(&info, rx_queues);
         self.tx_offloads = eth_conf.txmode.offloads;
         notices::listen(self.port);

@@ -31,6 +31,13 @@ fn waits_for_its_peer(devargs: &str) -> bool {
     devargs.starts_with("net_virtio_user") && devargs.split(',').any(|arg| arg == "server=1")
 }
 
+/// Whether a device may have no more than one queue in each direction. `net_memif` takes queues that
+/// the far end lacks for its first one (`memif_get_ring_from_queue`): frames would come twice, and
+/// overwrite one another.
+pub(crate) fn has_one_queue(devargs: &str) -> bool {
+    name(devargs).starts_with("net_memif")
+}
+
 /// The device's name in DPDK.
 pub(crate) fn name(devargs: &str) -> String {
     let name = devargs.split(',').next().unwrap_or_default();
