@@ -17,6 +17,8 @@ pub(super) struct PortSlot<F> {
     port: PortId,
     pub(super) counters: Arc<PortCounters>,
     tx: Batch<F>,
+    /// Batches that were full and sent since the last flush, of whose frames nothing is noted.
+    full: usize,
     storm: StormBucket,
     pub(super) rest: Rest,
 }
@@ -34,7 +36,7 @@ impl<F> PortSlot<F> {
             dirty.push(self.port);
         } else if self.tx.is_full() {
             datapath.tx_burst(self.port, &mut self.tx, &self.counters);
-            dirty.push(self.port);
+            self.full += 1;
         }
         // A batch takes at least one frame, and tx_burst leaves it empty.
         let _ = self.tx.push(frame);
@@ -116,7 +118,7 @@ impl<F: Frame> Ports<F> {
             free => {
                 let (tx, storm) = (Batch::with_limit(burst), StormBucket::default());
                 let rest = Rest::default();
-                *free = Some(Box::new(PortSlot { port, counters, tx, storm, rest }));
+                *free = Some(Box::new(PortSlot { port, counters, tx, full: 0, storm, rest }));
             }
         }
     }
@@ -152,6 +154,7 @@ impl<F: Frame> Ports<F> {
             if let Some(Some(slot)) = self.slots.get_mut(port.index())
                 && !slot.tx.is_empty()
             {
+                slot.full = 0;
                 datapath.tx_burst(port, &mut slot.tx, &slot.counters);
             }
         }
@@ -173,10 +176,8 @@ impl<F: Frame> Ports<F> {
         for port in self.dirty.drain(..) {
             let Some(Some(slot)) = self.slots.get_mut(port.index()) else { continue };
             let mut one = Batch::with_limit(1);
-            if slot.tx.is_empty() {
-                // It is there once more for each batch that was full, and was sent at once.
-                self.record.unseen(slot.tx.room());
-            }
+            let full = std::mem::take(&mut slot.full);
+            self.record.unseen(full * (slot.tx.len() + slot.tx.room()));
             for frame in slot.tx.drain() {
                 self.record.sent(port, &frame);
                 let before = slot.counters.totals();
