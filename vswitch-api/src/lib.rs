@@ -5,6 +5,7 @@
 pub mod client;
 pub mod config;
 pub mod error;
+pub mod hex;
 mod openapi;
 pub mod routes;
 pub mod types;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder};
 use switch_core::wire::MacAddr;
-use vswitch_api::{ApiError, Code};
+use vswitch_api::{ApiError, Code, hex};
 
 use crate::pcap;
 
@@ -80,11 +80,8 @@ pub(super) fn frames(args: &Args) -> Result<Vec<Vec<u8>>, ApiError> {
 }
 
 /// Bytes from hex digits; white space, and colons between bytes, count for nothing.
-fn bytes_of(hex: &str) -> Result<Vec<u8>, ApiError> {
-    let digits: String = hex.chars().filter(|c| !c.is_whitespace() && *c != ':').collect();
-    let byte = |at: usize| digits.get(at..at + 2).and_then(|d| u8::from_str_radix(d, 16).ok());
-    let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
-    bytes.ok_or_else(|| {
+fn bytes_of(text: &str) -> Result<Vec<u8>, ApiError> {
+    hex::bytes(&hex::digits(text)).ok_or_else(|| {
         ApiError::new(Code::Usage, "--hex is not a row of bytes")
             .with_hint("two hex digits a byte, from the destination address on")
     })

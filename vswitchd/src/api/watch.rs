@@ -15,7 +15,7 @@ use serde::Deserialize;
 use switch_core::watch::{Filter, FilterError, SNAP_MAX, WatchSpec};
 use tokio::sync::mpsc;
 use vswitch_api::types::{Trace, TraceRequest};
-use vswitch_api::{ApiError, Code};
+use vswitch_api::{ApiError, Code, hex};
 
 use super::App;
 use super::reply::{Answer, Asked, Failure, Input, text};
@@ -84,25 +84,16 @@ async fn frame(State(app): State<App>, Input(asked): Input<TraceRequest>) -> Ans
 }
 
 /// Bytes from hex digits; white space, and colons between bytes, count for nothing.
-fn bytes_of(hex: &str) -> Result<Vec<u8>, ApiError> {
-    let wrong = |message: String| {
+fn bytes_of(text: &str) -> Result<Vec<u8>, ApiError> {
+    let digits = hex::digits(text);
+    hex::bytes(&digits).ok_or_else(|| {
+        let message = match digits.chars().find(|c| !c.is_ascii_hexdigit()) {
+            Some(odd) => format!("the frame's bytes have {odd:?} in them, which is no hex digit"),
+            None => format!("the frame has {} hex digits, half a byte too many", digits.len()),
+        };
         ApiError::new(Code::InvalidRequest, message)
             .with_hint("two hex digits a byte, from the destination address on")
-    };
-    let digits: Vec<char> = hex.chars().filter(|c| !c.is_whitespace() && *c != ':').collect();
-    if let Some(odd) = digits.iter().find(|c| !c.is_ascii_hexdigit()) {
-        return Err(wrong(format!(
-            "the frame's bytes have {odd:?} in them, which is no hex digit"
-        )));
-    }
-    if digits.len() % 2 == 1 {
-        return Err(wrong(format!(
-            "the frame has {} hex digits, half a byte too many",
-            digits.len()
-        )));
-    }
-    let nibble = |c: char| c.to_digit(16).unwrap_or_default() as u8;
-    Ok(digits.chunks(2).map(|pair| nibble(pair[0]) << 4 | nibble(pair[1])).collect())
+    })
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@ use switch_core::wire::geneve::{MAX_OPTION_DATA, OwnedOption, encode_options};
 
 use super::{BadValue, KeyType};
 use crate::config::tree::{Node, Tree, shorten};
+use crate::hex;
 
 /// An address that a VTEP, a remote or a group can have, as far as it alone shows.
 pub(super) fn ip(node: &Node) -> Result<IpAddr, BadValue> {
@@ -74,12 +75,8 @@ fn option(text: &str) -> Result<OwnedOption, BadValue> {
     let class = number(class).ok_or_else(|| wrong("the class is not 0x0000 to 0xffff"))?;
     let typ = number(typ).and_then(|typ| u8::try_from(typ).ok());
     let typ = typ.ok_or_else(|| wrong("the type is not 0x00 to 0xff"))?;
-    let digits = hexadecimal(data);
-    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
-        return Err(wrong("the data is not bytes of two hexadecimal digits"));
-    }
-    let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
-    let data: Vec<u8> = (0..digits.len()).step_by(2).filter_map(byte).collect();
+    let data = hex::bytes(hexadecimal(data))
+        .ok_or_else(|| wrong("the data is not bytes of two hexadecimal digits"))?;
     if data.len() > MAX_OPTION_DATA {
         let message = format!("{} bytes of data do not fit, {MAX_OPTION_DATA} do", data.len());
         return Err(wrong(&message));
