@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod alloc;
+pub mod choice;
 pub mod dpdk;
 pub mod kernel;
 pub mod machine;

@@ -6,12 +6,12 @@
 //! While working on the switch: `cargo xtask bench dpdk --only l2-1000 --quick --no-peers`.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use vswitch_bench::choice::Choice;
 use vswitch_bench::dpdk::hugepages;
 use vswitch_bench::dpdk::port;
 use vswitch_bench::dpdk::report::{self, Rates, Verdict};
@@ -22,7 +22,7 @@ use vswitch_bench::dpdk::run::{Runner, Times};
 use vswitch_bench::dpdk::scene::{Hostile, Scene, Store};
 use vswitch_bench::dpdk::side::{Launch, Side, missing};
 use vswitch_bench::machine;
-use vswitch_bench::pairs::{PAIRS, median, summary};
+use vswitch_bench::pairs::{median, summary};
 
 /// Free hugepages that a run needs: Open vSwitch takes 1,024, frames and ours the rest.
 const HUGEPAGES: u64 = 1_280;
@@ -34,33 +34,14 @@ const STEP: Duration = Duration::from_millis(50);
 /// Switches on DPDK side by side, in five interleaved pairs.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Only these rows, by name or how it begins; `--list` shows them.
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
-    /// Show the rows and end.
-    #[arg(long)]
-    list: bool,
-    /// How often all switches of a row are measured in turn.
-    #[arg(long, default_value_t = PAIRS)]
-    pairs: usize,
+    #[command(flatten)]
+    choice: Choice<Side>,
     /// Seconds that are counted.
     #[arg(long, default_value_t = 3.0)]
     secs: f64,
     /// Seconds at full load before those.
     #[arg(long, default_value_t = 3.0)]
     warm: f64,
-    /// One pair and one second each, to see whether it works.
-    #[arg(long)]
-    quick: bool,
-    /// Measure only these of the switches of each row.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    sides: Vec<Side>,
-    /// Measure only our switch.
-    #[arg(long)]
-    no_peers: bool,
-    /// The `vswitchd` to measure; `vswitch-ctl` must lie beside it.
-    #[arg(long)]
-    vswitchd: Option<PathBuf>,
     /// Sample our worker after each measurement (`perf record`) and print where its time goes.
     #[arg(long)]
     profile: bool,
@@ -71,13 +52,13 @@ struct Args {
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    if args.list {
+    if args.choice.list {
         for row in ROWS {
             println!("{:<18} {}", row.name, row.title);
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = rows::chosen(&args.only);
+    let rows = rows::chosen(&args.choice.only);
     ensure!(!rows.is_empty(), "no such row: `--list` shows them");
     let words: Vec<String> = std::env::args().skip(1).collect();
     machine::print(&format!("cargo xtask bench dpdk {}", words.join(" ")));
@@ -85,7 +66,7 @@ fn main() -> Result<ExitCode> {
         "One worker on CPU 1, control on CPU 0; 64-byte frames without FCS; millions of frames that \
          reached the sinks a second of the worker's CPU time: median (least to greatest)."
     );
-    let peers = !args.no_peers && rows.iter().any(|row| row.peers.contains(&Side::Ovs));
+    let peers = !args.choice.no_peers && rows.iter().any(|row| row.peers.contains(&Side::Ovs));
     let _pages = hugepages::ensure(if peers { HUGEPAGES } else { HUGEPAGES_OURS })?;
     let mut bench = Bench::new(args)?;
     let mut verdicts = Vec::new();
@@ -121,20 +102,19 @@ impl Bench {
     fn new(args: Args) -> Result<Self> {
         // In memory, so that counters never wait for a disk.
         let dir = tempfile::Builder::new().prefix("vswitch-bench-").tempdir_in("/dev/shm")?;
-        let vswitchd = args.vswitchd.as_deref().map(Path::canonicalize).transpose();
-        let vswitchd = vswitchd.context("--vswitchd")?;
         let launch = Launch {
             library: port::build(dir.path())?,
             dir: dir.path().to_owned(),
-            binaries: vswitchd.and_then(|path| path.parent().map(Path::to_owned)),
+            binaries: args.choice.binaries()?,
             hugepages: true,
         };
-        let secs =
-            |secs: f64| Duration::from_secs_f64(if args.quick { secs.min(1.0) } else { secs });
+        let secs = |secs: f64| {
+            Duration::from_secs_f64(if args.choice.quick { secs.min(1.0) } else { secs })
+        };
         let times = Times { warm: secs(args.warm), measured: secs(args.secs) };
         let profile = args.profile.then(|| std::env::temp_dir().join("vswitch-bench.perf"));
         let store = Store::new(dir.path());
-        let pairs = if args.quick { 1 } else { args.pairs.max(1) };
+        let pairs = if args.choice.quick { 1 } else { args.choice.pairs.max(1) };
         Ok(Self {
             runner: Runner { launch, store, times, fifo: args.fifo, profile },
             args,
@@ -146,18 +126,17 @@ impl Bench {
     /// Ours and those peers of a row that are to be measured and are there.
     fn sides(&self, row: &Row) -> Vec<Side> {
         let mut sides = Vec::new();
-        for side in [&[Side::Ours], row.peers].concat().into_iter().filter(|s| self.wants(*s)) {
+        for side in [&[Side::Ours], row.peers]
+            .concat()
+            .into_iter()
+            .filter(|s| self.args.choice.wants(s, &Side::Ours))
+        {
             match missing(side) {
                 Some(why) => println!("  {} is not measured: {why}", side.name()),
                 None => sides.push(side),
             }
         }
         sides
-    }
-
-    fn wants(&self, side: Side) -> bool {
-        let named = self.args.sides.is_empty() || self.args.sides.contains(&side);
-        named && (side == Side::Ours || !self.args.no_peers)
     }
 
     fn row(&mut self, row: &Row) -> Result<Vec<Verdict>> {

@@ -7,7 +7,7 @@
 //! While working on the switch: `cargo xtask bench kernel --only udp --quick --no-peers`.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,46 +16,27 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use vswitch_bench::choice::Choice;
 use vswitch_bench::kernel::forwarder;
 use vswitch_bench::kernel::report::{self, Found, Verdict};
 use vswitch_bench::kernel::rows::{self, ROWS, Row};
 use vswitch_bench::kernel::scene::Scene;
 use vswitch_bench::kernel::side::Side;
 use vswitch_bench::machine::{self, Urgent};
-use vswitch_bench::pairs::PAIRS;
 use vswitch_e2e::Netns;
 
 /// Switches on kernel devices side by side, in five interleaved pairs.
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Args {
-    /// Only these rows, by name or how it begins; `--list` shows them.
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
-    /// Show the rows and end.
-    #[arg(long)]
-    list: bool,
-    /// How often all switches of a row are measured in turn.
-    #[arg(long, default_value_t = PAIRS)]
-    pairs: usize,
+    #[command(flatten)]
+    choice: Choice<Side>,
     /// Seconds that are measured each time.
     #[arg(long, default_value_t = 3)]
     secs: u32,
-    /// One pair and one second each, to see whether it works.
-    #[arg(long)]
-    quick: bool,
-    /// Measure only these of the switches of each row.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    sides: Vec<Side>,
-    /// Measure only our switch.
-    #[arg(long)]
-    no_peers: bool,
     /// Come before everything else on a machine that does other things, too.
     #[arg(long)]
     urgent: bool,
-    /// The `vswitchd` to measure; `vswitch-ctl` must lie beside it.
-    #[arg(long)]
-    vswitchd: Option<PathBuf>,
     /// Print one JSON document on standard output, and how it goes on standard error.
     #[arg(long)]
     json: bool,
@@ -82,15 +63,18 @@ fn main() -> Result<ExitCode> {
     if let Some(Part::Forward { vnet_hdr, a, b }) = &args.part {
         match forwarder::run([a, b], *vnet_hdr)? {}
     }
-    if args.list {
+    if args.choice.list {
         for row in ROWS {
             println!("{:<10} {}", row.name, row.title);
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = rows::chosen(&args.only);
+    let rows = rows::chosen(&args.choice.only);
     ensure!(!rows.is_empty(), "no such row: `--list` shows them");
-    ensure!(args.pairs > 0 && args.secs > 0, "nothing to measure: --pairs and --secs are above 0");
+    ensure!(
+        args.choice.pairs > 0 && args.secs > 0,
+        "nothing to measure: --pairs and --secs are above 0"
+    );
     let stopped = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stopped))?;
@@ -98,8 +82,7 @@ fn main() -> Result<ExitCode> {
     // What an earlier run left that was killed.
     Netns::sweep()?;
     let _urgent = args.urgent.then(Urgent::new).transpose()?;
-    let vswitchd = args.vswitchd.as_deref().map(Path::canonicalize).transpose();
-    let ours = vswitchd.context("--vswitchd")?.and_then(|path| path.parent().map(Path::to_owned));
+    let ours = args.choice.binaries()?;
     Bench { args, ours, stopped }.run(&rows)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -161,16 +144,11 @@ impl Bench {
         }
     }
 
-    fn wants(&self, row: &Row, side: Side) -> bool {
-        let named = self.args.sides.is_empty() || self.args.sides.contains(&side);
-        named && (side == row.ours || !self.args.no_peers)
-    }
-
     /// Starts ours and those peers of a row that are to be measured and are there.
     fn scenes(&self, row: &Row) -> Result<Vec<(Scene, Found)>> {
         let mut scenes = Vec::new();
         for side in [&[row.ours], row.peers].concat() {
-            if !self.wants(row, side) {
+            if !self.args.choice.wants(&side, &row.ours) {
                 continue;
             }
             if let Some(why) = side.missing() {
@@ -187,9 +165,9 @@ impl Bench {
 
     fn row(&self, row: &Row) -> Result<Vec<Found>> {
         let (pairs, secs) =
-            if self.args.quick { (1, 1) } else { (self.args.pairs, self.args.secs) };
+            if self.args.choice.quick { (1, 1) } else { (self.args.choice.pairs, self.args.secs) };
         let mut scenes = self.scenes(row)?;
-        if !self.args.quick {
+        if !self.args.choice.quick {
             for (scene, found) in &scenes {
                 self.go_on()?;
                 row.work.warm(scene).with_context(|| found.side.name())?;

@@ -25,7 +25,7 @@ pub enum Side {
     Ours,
     /// The same, which never blocks.
     OursPoll,
-    /// The same with [`MANY`] TAP ports.
+    /// The same with 200 TAP ports.
     OursMany,
     /// `vswitchd` with two `netdev` ports on veth pairs.
     OursVeth,

@@ -1,0 +1,51 @@
+//! What is asked of the programs that measure switches side by side, row by row.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::pairs::PAIRS;
+
+/// Which rows and switches are measured, and how often. `S` names the switches.
+#[derive(Debug, clap::Args)]
+pub struct Choice<S: ValueEnum + Send + Sync + 'static> {
+    /// Only these rows, by name or how it begins; `--list` shows them.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Show the rows and end.
+    #[arg(long)]
+    pub list: bool,
+    /// How often all switches of a row are measured in turn.
+    #[arg(long, default_value_t = PAIRS)]
+    pub pairs: usize,
+    /// One pair and one second each, to see whether it works.
+    #[arg(long)]
+    pub quick: bool,
+    /// Measure only these of the switches of each row.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub sides: Vec<S>,
+    /// Measure only our switch.
+    #[arg(long)]
+    pub no_peers: bool,
+    /// The `vswitchd` to measure; `vswitch-ctl` must lie beside it.
+    #[arg(long)]
+    pub vswitchd: Option<PathBuf>,
+}
+
+impl<S: ValueEnum + PartialEq + Send + Sync + 'static> Choice<S> {
+    /// The directory of our programs, where it was given.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn binaries(&self) -> Result<Option<PathBuf>> {
+        let vswitchd = self.vswitchd.as_deref().map(Path::canonicalize).transpose();
+        Ok(vswitchd.context("--vswitchd")?.and_then(|path| path.parent().map(Path::to_owned)))
+    }
+
+    /// Whether a switch of a row is to be measured, in which `ours` is our own.
+    pub fn wants(&self, side: &S, ours: &S) -> bool {
+        let named = self.sides.is_empty() || self.sides.contains(side);
+        named && (side == ours || !self.no_peers)
+    }
+}
