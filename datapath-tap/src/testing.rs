@@ -1,5 +1,7 @@
-//! The far end of a port in tests: a packet socket on a device, in any network namespace.
+//! The far end of a port in tests: a packet socket on a device, in any network namespace; and a TAP
+//! without a switch behind it.
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -16,7 +18,22 @@ use switch_core::segment::{VnetHeader, VnetLayout, validate};
 use crate::error::{errno, failed, refused};
 use crate::link::Links;
 use crate::netns;
-use crate::sys::{packet, set_option};
+use crate::sys::{packet, set_option, tun};
+
+/// A TAP device as a bare program opens it, non-blocking; it goes with its file. With `vnet_hdr` each
+/// frame has a header of 10 bytes in front, and the kernel leaves cutting and checksums undone.
+///
+/// # Errors
+/// Whatever the kernel refuses.
+pub fn bare_tap(name: &str, vnet_hdr: bool) -> io::Result<File> {
+    let file = tun::open()?;
+    tun::set_iff(&file, name, vnet_hdr)?;
+    if vnet_hdr {
+        let tcp = tun::F_CSUM | tun::F_TSO4 | tun::F_TSO6;
+        tun::set_offload(&file, tcp | tun::F_USO).or_else(|_| tun::set_offload(&file, tcp))?;
+    }
+    Ok(file)
+}
 
 /// Receives what comes in on a device and sends on it, in place of the stack it belongs to.
 #[derive(Debug)]

@@ -7,9 +7,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
+use datapath_tap::testing::bare_tap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use super::tun;
 
 /// A super-frame of 64 KiB and its headers.
 const LARGEST: usize = 70_000;
@@ -21,7 +20,9 @@ const TURN: usize = 64;
 /// # Errors
 /// A device cannot be made or fails.
 pub fn run(devices: [&str; 2], vnet_hdr: bool) -> Result<Infallible> {
-    let [a, b] = devices.map(|name| tun::open(name, vnet_hdr));
+    let [a, b] = devices.map(|name| {
+        bare_tap(name, vnet_hdr).with_context(|| format!("cannot make the TAP device {name}"))
+    });
     let (a, b) = (a?, b?);
     let mut buffer = vec![0; LARGEST];
     loop {

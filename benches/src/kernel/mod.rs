@@ -11,7 +11,6 @@ pub mod report;
 pub mod rows;
 pub mod scene;
 pub mod side;
-mod tun;
 pub mod udp;
 pub mod vde;
 pub mod work;
