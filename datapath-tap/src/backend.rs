@@ -11,7 +11,7 @@ use switch_core::datapath::{
     Backend, BackendError, OpenPort, OutsideLoss, PortEvent, PortEventKind, PortInfo, UnderlaySpec,
     Wake,
 };
-use switch_core::frame::{FramePool, HeapFrame, PoolConfig};
+use switch_core::frame::{FramePool, PoolConfig};
 use switch_core::handover::{HandoverRing, RING_FRAMES};
 use switch_core::{PortId, WorkerId};
 
@@ -23,7 +23,7 @@ use crate::many::Many;
 use crate::netdev;
 use crate::netns;
 use crate::note::Note;
-use crate::port::{Away, Device, Port, Waiting};
+use crate::port::{Away, Device, Place, Port, Waiting};
 use crate::sys::{packet, tun};
 use crate::tap;
 use crate::vtep::{self, Vtep};
@@ -150,19 +150,28 @@ impl TapBackend {
         device: &str,
         netns: Option<&Netns>,
         persist: bool,
-    ) -> Result<(Io, Port), BackendError> {
+        queues: Option<u16>,
+    ) -> Result<(Vec<Io>, Port), BackendError> {
         let plain = self.options.plain_tap;
+        // More would have nobody to read them.
+        let workers = u16::try_from(self.wakers.len()).unwrap_or(u16::MAX);
+        let wanted = queues.unwrap_or(workers).min(workers);
         if let Some(netns) = netns {
             tap::move_into(self.links()?, device, netns)?;
         }
         let id = netns.and_then(netns::identify);
-        let tap = netns::run_in(netns, || tap::open(device, netns, persist, spec, plain))?;
-        let file = packet::duplicate(&tap.file)
+        let tap = netns::run_in(netns, || tap::open(device, netns, persist, spec, plain, wanted))?;
+        let mut lost = tap.lost;
+        if let Some(asked) = queues.filter(|asked| *asked > workers) {
+            lost.push(format!("{asked} queues: at most one a worker, {workers}"));
+        }
+        let file = packet::duplicate(&tap.files[0])
             .map_err(|e| refused(format!("open TAP device {device}"), &e))?;
         let away = netns.map(|netns| Away { netns: netns.clone(), id, links: tap.links });
         let driver = if tap.vnet_hdr { "tun" } else { "tun (plain)" };
-        let port = Port::new(Device::Tap { file, away }, tap.link, driver, tap.caps, tap.lost);
-        Ok((Io::Tap { file: tap.file, vnet_hdr: tap.vnet_hdr }, port))
+        let port = Port::new(Device::Tap { file, away }, tap.link, driver, tap.caps, lost);
+        let io = |file| Io::Tap { file, vnet_hdr: tap.vnet_hdr };
+        Ok((tap.files.into_iter().map(io).collect(), port))
     }
 
     fn open_netdev(
@@ -170,7 +179,7 @@ impl TapBackend {
         spec: &PortSpec,
         device: &str,
         take_over: bool,
-    ) -> Result<(Io, Port), BackendError> {
+    ) -> Result<(Vec<Io>, Port), BackendError> {
         let options = self.options.clone();
         let note = self.leftovers.get(device).copied().unwrap_or_default();
         let opened = netdev::open(self.links()?, device, take_over, spec, &options, note)?;
@@ -181,44 +190,60 @@ impl TapBackend {
         port.shared.native.store(native, Ordering::Relaxed);
         let netdev::Sockets { socket, finishing } = opened.sockets;
         let many = Box::new(Many::new(self.pool.clone()));
-        Ok((Io::Packet { socket, finishing, many }, port))
+        Ok((vec![Io::Packet { socket, finishing, many }], port))
     }
 
-    /// Gives a port that was opened to the worker with the fewest ports, and the others the way to
-    /// it.
+    /// Gives the queues of a port that was opened to the workers with the fewest, and the others the
+    /// way to those.
     fn hand_out(
         &mut self,
         port: PortId,
-        io: Io,
+        ios: Vec<Io>,
         mut record: Port,
     ) -> Result<OpenPort<TapQueue>, BackendError> {
         self.waiting.remove(&port);
-        // The first of several.
-        let least = self.load.iter().enumerate().min_by_key(|(_, load)| **load).map(|(w, _)| w);
-        let Some(owner) = least else {
+        let mut workers: Vec<usize> = (0..self.load.len()).collect();
+        // The first of several with as many.
+        workers.sort_by_key(|worker| self.load[*worker]);
+        workers.truncate(ios.len());
+        workers.sort_unstable();
+        let Some(first) = workers.first() else {
             return Err(failed(format!("open {}", record.link.name), "there are no workers"));
         };
-        let ring = HandoverRing::<HeapFrame>::new(RING_FRAMES, Arc::clone(&self.wakers[owner]));
-        record.ring = Some(ring.clone());
-        let own = OwnQueue { io, ring, earlier: None, shared: Arc::clone(&record.shared) };
-        let queues = queues(self.wakers.len(), owner, own);
-        self.load[owner] += 1;
-        record.owner = WorkerId(owner as u16);
-        let opened = OpenPort { info: record.info(), queues, owner: record.owner };
+        let owner = WorkerId(*first as u16);
+        // Where each worker has one, nobody hands over.
+        let frames = if workers.len() == self.wakers.len() { 1 } else { RING_FRAMES };
+        for worker in workers {
+            let ring = HandoverRing::new(frames, Arc::clone(&self.wakers[worker]));
+            record.places.push(Place { worker: WorkerId(worker as u16), ring });
+        }
+        self.count_queues(&record.places, 1);
+        let queues = queues(self.wakers.len(), ios, &record);
+        let opened = OpenPort { info: record.info(), queues, owner };
         self.ports.insert(port, record);
         Ok(opened)
     }
+
+    fn count_queues(&mut self, places: &[Place], by: isize) {
+        for place in places {
+            if let Some(load) = self.load.get_mut(place.worker.index()) {
+                *load = load.saturating_add_signed(by);
+            }
+        }
+    }
 }
 
-/// A queue for each worker: the owner's, and the way to it for the others.
-fn queues(workers: usize, owner: usize, own: OwnQueue) -> Vec<TapQueue> {
-    let ring = own.ring.clone();
-    let mut own = Some(own);
-    let kind = |worker| match own.take_if(|_| worker == owner) {
-        Some(own) => Kind::Own(own),
-        None => Kind::Remote(ring.clone()),
-    };
-    (0..workers).map(kind).map(TapQueue).collect()
+/// A queue for each worker: its own, or the way to one that has its own.
+fn queues(workers: usize, ios: Vec<Io>, record: &Port) -> Vec<TapQueue> {
+    let places = &record.places;
+    let remote = places.iter().cycle().map(|place| Kind::Remote(place.ring.clone()));
+    let mut queues: Vec<_> = remote.take(workers).map(TapQueue).collect();
+    for (io, Place { worker, ring }) in ios.into_iter().zip(places) {
+        let own =
+            OwnQueue { io, ring: ring.clone(), earlier: None, shared: Arc::clone(&record.shared) };
+        queues[worker.index()] = TapQueue(Kind::Own(own));
+    }
+    queues
 }
 
 impl Backend for TapBackend {
@@ -244,8 +269,8 @@ impl Backend for TapBackend {
         // Listening begins before the device is looked for, so that its arrival is not missed.
         self.links()?;
         let opened = match &spec.kind {
-            PortKind::Tap { device, netns, persist } => {
-                self.open_tap(spec, device, netns.as_ref(), *persist)
+            PortKind::Tap { device, netns, persist, queues } => {
+                self.open_tap(spec, device, netns.as_ref(), *persist, *queues)
             }
             PortKind::Netdev { device, take_over } => self.open_netdev(spec, device, *take_over),
             kind => {
@@ -253,7 +278,7 @@ impl Backend for TapBackend {
                 return Err(BackendError::Unsupported { backend: "tap", kind });
             }
         };
-        let (io, mut record) = match opened {
+        let (ios, mut record) = match opened {
             Ok(opened) => opened,
             Err(e) => {
                 if let Some(device) = spec.kind.device() {
@@ -269,7 +294,7 @@ impl Backend for TapBackend {
         };
         self.watch(&mut record);
         record.set_gro(spec.gro);
-        self.hand_out(port, io, record)
+        self.hand_out(port, ios, record)
     }
 
     fn open_vtep(
@@ -295,7 +320,7 @@ impl Backend for TapBackend {
         };
         let lost = vtep.lost();
         let record = Port::new(Device::Vtep(vtep), link, Vtep::DRIVER, Vtep::CAPS, lost);
-        self.hand_out(port, Io::Underlay(Box::new(underlay)), record)
+        self.hand_out(port, vec![Io::Underlay(Box::new(underlay))], record)
     }
 
     fn adjust_vtep(
@@ -304,34 +329,29 @@ impl Backend for TapBackend {
         new: &UnderlaySpec,
     ) -> Result<Option<Vec<TapQueue>>, BackendError> {
         let record = self.ports.get_mut(&port).filter(|record| !record.gone);
-        let Some(Port {
-            device: Device::Vtep(vtep), ring: Some(ring), shared, owner, lost, ..
-        }) = record
-        else {
-            return Ok(None);
-        };
+        let Some(record) = record else { return Ok(None) };
+        let Device::Vtep(vtep) = &mut record.device else { return Ok(None) };
         let Some(underlay) = vtep.adjust(new, self.pool.clone())? else { return Ok(None) };
-        *lost = vtep.lost();
-        let io = Io::Underlay(Box::new(underlay));
-        let ring = ring.clone();
-        let own = OwnQueue { io, ring, earlier: None, shared: Arc::clone(shared) };
-        Ok(Some(queues(self.wakers.len(), owner.index(), own)))
+        record.lost = vtep.lost();
+        let ios = vec![Io::Underlay(Box::new(underlay))];
+        Ok(Some(queues(self.wakers.len(), ios, record)))
     }
 
     fn begin_move(&mut self, port: PortId, to: WorkerId) -> Option<Vec<TapQueue>> {
-        let record = self.ports.get_mut(&port).filter(|record| record.owner != to)?;
         let ring = HandoverRing::new(RING_FRAMES, Arc::clone(self.wakers.get(to.index())?));
-        if let Some(load) = self.load.get_mut(record.owner.index()) {
-            *load = load.saturating_sub(1);
+        let [place] = &mut self.ports.get_mut(&port)?.places[..] else { return None };
+        let from = std::mem::replace(&mut place.worker, to);
+        if from == to {
+            return None;
         }
+        place.ring = ring.clone();
+        self.load[from.index()] = self.load[from.index()].saturating_sub(1);
         self.load[to.index()] += 1;
-        record.owner = to;
-        record.ring = Some(ring.clone());
         Some(self.wakers.iter().map(|_| TapQueue(Kind::Remote(ring.clone()))).collect())
     }
 
     fn finish_move(&mut self, port: PortId, earlier: Vec<TapQueue>) -> Option<TapQueue> {
-        let ring = self.ports.get(&port)?.ring.clone()?;
+        let ring = self.ports.get(&port)?.places.first()?.ring.clone();
         let mut own = earlier.into_iter().find_map(|queue| match queue.0 {
             Kind::Own(own) => Some(own),
             Kind::Remote(_) => None,
@@ -356,13 +376,11 @@ impl Backend for TapBackend {
         self.waiting.remove(&port);
         drop(queues);
         let Some(record) = self.ports.remove(&port) else { return Ok(()) };
-        if let Some(load) = self.load.get_mut(record.owner.index()) {
-            *load = load.saturating_sub(1);
-        }
+        self.count_queues(&record.places, -1);
         match record.device {
             Device::Tap { file, .. } if remove && !record.gone => {
                 // It goes with this file, the last one.
-                tun::set_persist(&file.into(), false)
+                tun::set_persist(&file, false)
                     .map_err(|e| refused(format!("delete TAP device {}", record.link.name), &e))
             }
             Device::Tap { .. } | Device::Vtep(_) => Ok(()),
@@ -380,14 +398,13 @@ impl Backend for TapBackend {
         let attempted = format!("adjust device {}", record.link.name);
         let same = match (&old.kind, &new.kind) {
             (
-                PortKind::Tap { device: a, netns: m, persist: p },
-                PortKind::Tap { device: b, netns: n, persist: q },
-            ) if a == b && m == n => {
+                PortKind::Tap { device: a, netns: m, persist: p, queues: x },
+                PortKind::Tap { device: b, netns: n, persist: q, queues: y },
+            ) if a == b && m == n && x == y => {
                 if p != q
                     && let Device::Tap { file, .. } = &record.device
                 {
-                    let file = packet::duplicate(file).map_err(|e| refused(&attempted, &e))?;
-                    tun::set_persist(&file.into(), *q).map_err(|e| refused(&attempted, &e))?;
+                    tun::set_persist(file, *q).map_err(|e| refused(&attempted, &e))?;
                 }
                 true
             }
@@ -423,6 +440,12 @@ impl Backend for TapBackend {
             return Some(info);
         }
         Some(PortInfo { link_up: record.moved && !record.gone, ..record.info() })
+    }
+
+    fn rx_workers(&self, port: PortId) -> Vec<WorkerId> {
+        let places = self.ports.get(&port).map_or(&[][..], |record| &record.places);
+        // Of one queue the owner tells.
+        if places.len() < 2 { Vec::new() } else { places.iter().map(|p| p.worker).collect() }
     }
 
     fn outside_loss(&mut self, port: PortId) -> OutsideLoss {

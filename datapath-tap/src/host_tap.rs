@@ -30,12 +30,13 @@ impl HostTap {
     /// # Errors
     /// A device of that name that is no TAP, and whatever the kernel refuses.
     pub fn open(name: &str, mac: Option<[u8; 6]>, mtu: u16) -> Result<Self, BackendError> {
-        let kind = PortKind::Tap { device: name.to_owned(), netns: None, persist: true };
+        let kind =
+            PortKind::Tap { device: name.to_owned(), netns: None, persist: true, queues: None };
         let mut spec = PortSpec::new(name, kind, None);
         (spec.mac, spec.mtu) = (mac.map(MacAddr::new), Some(mtu));
-        let Tap { file, link, .. } = tap::open(name, None, true, &spec, true)?;
+        let Tap { mut files, link, .. } = tap::open(name, None, true, &spec, true, 1)?;
         let (name, index, mac) = (link.name, link.index, link.mac);
-        Ok(Self { file: file.into(), name, index, mac })
+        Ok(Self { file: files.swap_remove(0).into(), name, index, mac })
     }
 
     /// The kernel's name of it.

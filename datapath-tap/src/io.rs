@@ -448,7 +448,7 @@ mod tests {
                 assert!(matches!(io.recv(&mut frame, &shared), Got::Dropped(0, DropReason::Runt)));
             }
             assert!(matches!(io.recv(&mut frame, &shared), Got::Nothing));
-            assert_eq!(shared.errors.get(), 0);
+            assert_eq!(shared.errors.load(Ordering::Relaxed), 0);
         }
     }
 

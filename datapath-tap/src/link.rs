@@ -9,14 +9,17 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NetlinkPayload};
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NetlinkPayload, Nla as _,
+};
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeader, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, InfoTun, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::route::RouteAttribute;
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
@@ -40,6 +43,10 @@ pub(crate) struct LinkState {
     pub(crate) master: Option<u32>,
     /// What made it: `tun`, `veth`; empty for hardware.
     pub(crate) kind: String,
+    /// It is a TAP that may have several queues.
+    pub(crate) multi_queue: bool,
+    /// How many queues programs have of such a TAP; of any other one the kernel does not tell.
+    pub(crate) queues: u32,
     pub(crate) rx_dropped: u64,
     pub(crate) tx_dropped: u64,
 }
@@ -68,20 +75,52 @@ impl LinkState {
                     link.tx_dropped = stats.tx_dropped;
                 }
                 LinkAttribute::LinkInfo(infos) => {
-                    for info in infos {
-                        if let LinkInfo::Kind(kind) = info {
-                            link.kind = match kind {
-                                InfoKind::Tun => "tun".into(),
-                                other => format!("{other:?}").to_lowercase(),
-                            };
-                        }
-                    }
+                    infos.iter().for_each(|info| link.take_info(info));
                 }
                 _ => {}
             }
         }
         link
     }
+
+    fn take_info(&mut self, info: &LinkInfo) {
+        match info {
+            LinkInfo::Kind(InfoKind::Tun) => self.kind = "tun".into(),
+            LinkInfo::Kind(kind) => self.kind = format!("{kind:?}").to_lowercase(),
+            LinkInfo::Data(InfoData::Tun(attributes)) => {
+                for attribute in attributes {
+                    let InfoTun::Other(attribute) = attribute else { continue };
+                    match attribute.kind() {
+                        IFLA_TUN_MULTI_QUEUE => self.multi_queue = number(attribute) != 0,
+                        IFLA_TUN_NUM_QUEUES | IFLA_TUN_NUM_DISABLED_QUEUES => {
+                            self.queues += number(attribute);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+// `include/uapi/linux/if_link.h`; a byte, and two numbers of four.
+const IFLA_TUN_MULTI_QUEUE: u16 = 7;
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
+
+/// An attribute of up to four bytes, in the machine's byte order.
+fn number(attribute: &DefaultNla) -> u32 {
+    let mut bytes = [0; 4];
+    let len = attribute.value_len();
+    if len == 1 {
+        attribute.emit_value(&mut bytes[..1]);
+        return bytes[0].into();
+    }
+    if len == bytes.len() {
+        attribute.emit_value(&mut bytes);
+    }
+    u32::from_ne_bytes(bytes)
 }
 
 /// News of a device.
@@ -177,6 +216,18 @@ impl Links {
         msg.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         msg.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
         self.requests.send(RouteNetlinkMessage::SetLink(msg), NLM_F_ACK, |_| {})
+    }
+
+    /// Has a device send at once what it is given, as virtual devices do (`noqueue`), in place of
+    /// queueing it first. For a new one, before it is up: at that the kernel would make what it
+    /// queues in, which takes 6 MiB for a TAP that may have 256 queues.
+    pub(crate) fn send_at_once(&mut self, index: u32) -> io::Result<()> {
+        let index = i32::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut msg = TcMessage::with_index(index);
+        msg.header.parent = TcHandle::ROOT;
+        msg.attributes.push(TcAttribute::Kind("noqueue".to_owned()));
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.requests.send(RouteNetlinkMessage::NewQueueDiscipline(msg), flags, |_| {})
     }
 
     /// Moves a device into another namespace. It loses its addresses and goes down on the way.

@@ -26,9 +26,8 @@ const ERRORS_TOLD_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Port {
     pub(crate) device: Device,
     pub(crate) shared: Arc<PortShared>,
-    pub(crate) owner: WorkerId,
-    /// The way to the owner; `None` until it has one.
-    pub(crate) ring: Option<HandoverRing<HeapFrame>>,
+    /// Where its queues are; none until it was handed out.
+    pub(crate) places: Vec<Place>,
     /// As last told or seen.
     pub(crate) link: LinkState,
     /// The device's counters when the port was opened.
@@ -44,9 +43,15 @@ pub(crate) struct Port {
     pub(crate) told_at: Option<Instant>,
 }
 
+/// The worker that has a queue, and the way to it for those that have none.
+pub(crate) struct Place {
+    pub(crate) worker: WorkerId,
+    pub(crate) ring: HandoverRing<HeapFrame>,
+}
+
 pub(crate) enum Device {
     Tap {
-        /// A second handle to the queue's file.
+        /// A second handle to the first queue's file.
         file: std::os::fd::OwnedFd,
         /// The namespace it is in, and sockets there.
         away: Option<Away>,
@@ -86,8 +91,7 @@ impl Port {
         Self {
             device,
             shared: Arc::default(),
-            owner: WorkerId(0),
-            ring: None,
+            places: Vec::new(),
             base: link.clone(),
             link,
             driver,
@@ -137,6 +141,7 @@ impl Port {
     }
 
     pub(crate) fn info(&self) -> PortInfo {
+        let queues = u16::try_from(self.places.len()).unwrap_or(u16::MAX);
         PortInfo {
             device: self.link.name.clone(),
             driver: self.driver.to_owned(),
@@ -145,7 +150,7 @@ impl Port {
             caps: self.caps,
             queues: match &self.device {
                 Device::Vtep(vtep) => vtep.source_ports(),
-                _ => 1,
+                _ => queues,
             },
             link_up: self.link.up && !self.gone,
             lost: self.lost(),
@@ -153,8 +158,8 @@ impl Port {
                 // One socket for each way a packet may come or go: nothing of the kind.
                 Device::Vtep(_) => DeviceDetails::default(),
                 _ => DeviceDetails {
-                    rx_queues: Some(1),
-                    tx_queues: Some(1),
+                    rx_queues: Some(queues),
+                    tx_queues: Some(queues),
                     ..DeviceDetails::default()
                 },
             },
@@ -222,7 +227,7 @@ impl Waiting {
 impl Port {
     /// What the hot side could not send, if that has not been told for a while.
     pub(crate) fn tx_error(&mut self) -> Option<PortEventKind> {
-        let errors = self.shared.errors.get();
+        let errors = self.shared.errors.load(Ordering::Relaxed);
         let told = self.told_at.is_some_and(|at| at.elapsed() < ERRORS_TOLD_EVERY);
         if errors == self.errors_told || told {
             return None;

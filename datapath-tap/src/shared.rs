@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
@@ -12,13 +12,13 @@ use switch_core::stats::Counter;
 /// Remotes that are told of at most.
 const REMOTES_TOLD: usize = 8;
 
-/// What the hot and the control side tell each other about a port. Only the worker that owns the queue
-/// counts.
+/// What the hot and the control side tell each other about a port. A `Counter` is that of a port with
+/// one queue: only the worker that has it counts.
 #[derive(Debug, Default)]
 pub(crate) struct PortShared {
     /// The last error that was no full queue and no link that is down, and how many there were.
     pub(crate) last_error: AtomicI32,
-    pub(crate) errors: Counter,
+    pub(crate) errors: AtomicU64,
     /// Frames the device itself had no room for: dropped here by name, and counted there as well.
     pub(crate) refused: Counter,
     /// The file says that its device was deleted.
@@ -49,7 +49,7 @@ impl PortShared {
 
     pub(crate) fn note(&self, e: Errno) {
         self.last_error.store(e as i32, Ordering::Relaxed);
-        self.errors.add(1);
+        self.errors.fetch_add(1, Ordering::Relaxed);
     }
 }
 

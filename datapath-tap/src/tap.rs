@@ -13,7 +13,7 @@ use crate::error::{NEEDS_NET_ADMIN, errno, failed, failed_hint, refused};
 use crate::io::TAP_LAYOUT;
 use crate::link::{LinkChange, LinkState, Links};
 use crate::netns;
-use crate::sys::tun;
+use crate::sys::tun::{self, Make};
 
 /// How often a device or port that is busy is tried again, and after how long.
 pub(crate) const BUSY_TRIES: usize = 5;
@@ -22,7 +22,8 @@ pub(crate) const BUSY_WAIT: Duration = Duration::from_millis(20);
 /// A TAP that this process has open.
 #[derive(Debug)]
 pub(crate) struct Tap {
-    pub(crate) file: OwnedFd,
+    /// One a queue.
+    pub(crate) files: Vec<OwnedFd>,
     pub(crate) vnet_hdr: bool,
     pub(crate) caps: Caps,
     /// In the device's own namespace.
@@ -58,9 +59,10 @@ pub(crate) fn move_into(
     if link.kind != "tun" || netns::run_in(Some(netns), there)?.is_some() {
         return Ok(());
     }
-    // Held while it is moved; an owner somewhere else makes this fail.
+    // Held while it is moved; an owner somewhere else makes this fail, or has a queue of it.
     let Ok(held) = tun::open() else { return Ok(()) };
-    if tun::set_iff(&held, device, true).is_err() {
+    let make = Make { vnet_hdr: true, multi_queue: link.multi_queue };
+    if link.queues > 0 || tun::set_iff(&held, device, make).is_err() {
         return Ok(());
     }
     let moved = File::open(netns.path()).and_then(|netns| links.move_to(link.index, &netns));
@@ -69,13 +71,15 @@ pub(crate) fn move_into(
 
 /// Opens the TAP `device` in the namespace of the calling thread, which is `netns`.
 ///
-/// `plain` asks for the device without offloads even if the kernel has them.
+/// `plain` asks for the device without offloads even if the kernel has them, and with one queue.
+/// Fewer than `queues` is no error.
 pub(crate) fn open(
     device: &str,
     netns: Option<&Netns>,
     persist: bool,
     spec: &PortSpec,
     plain: bool,
+    queues: u16,
 ) -> Result<Tap, BackendError> {
     let place = netns.map(|n| format!(" in netns {n}")).unwrap_or_default();
     let attempted = format!("open TAP device {device}{place}");
@@ -96,9 +100,17 @@ pub(crate) fn open(
     }
 
     let mut lost = Vec::new();
-    let (file, vnet_hdr) = open_when_free(device, plain, &mut lost)
-        .map_err(|e| explain_open(&attempted, device, &ip, existing.is_some(), &e))?;
-    let caps = if vnet_hdr {
+    let queues = if plain { 1 } else { queues.max(1) };
+    let multi_queue = existing.as_ref().map_or(queues > 1, |link| link.multi_queue);
+    if queues > 1 && !multi_queue {
+        lost.push(format!(
+            "several queues: the device was made with one (anew: {ip} link del {device})"
+        ));
+    }
+    let mut make = Make { vnet_hdr: !plain, multi_queue };
+    let explain = |e| explain_open(&attempted, device, &ip, existing.is_some(), &e);
+    let file = open_when_free(&mut links, device, &mut make, &mut lost).map_err(explain)?;
+    let caps = if make.vnet_hdr {
         tun::set_vnet_hdr_len(&file, TAP_LAYOUT.header_len())
             .map_err(|e| refused(format!("{attempted}: set the header's length"), &e))?;
         negotiate(&file, &mut lost)
@@ -108,15 +120,29 @@ pub(crate) fn open(
         Caps::default()
     };
 
+    let mut files = vec![OwnedFd::from(file)];
+    if multi_queue {
+        open_more(device, make, queues.into(), &mut files, &mut lost);
+    }
+
     let missing = || failed(&attempted, "it was deleted while it was opened");
     let link = links.by_name(device).map_err(|e| refused(&attempted, &e))?.ok_or_else(missing)?;
+    if multi_queue && link.queues as usize > files.len() {
+        // Another program opened it in the same moment: each would get a part of the frames.
+        return Err(explain(Errno::EBUSY.into()));
+    }
+    if existing.is_none()
+        && let Err(e) = links.send_at_once(link.index)
+    {
+        lost.push(format!("sending at once (noqueue): {e}"));
+    }
     apply(&mut links, &link, spec, &attempted)?;
     // Last, so that after any error above a device made here is gone again.
-    tun::set_persist(&file, persist)
+    tun::set_persist(&files[0], persist)
         .map_err(|e| refused(format!("{attempted}: set persistence"), &e))?;
     let link = links.by_index(link.index).map_err(|e| refused(&attempted, &e))?;
     let link = link.ok_or_else(missing)?;
-    Ok(Tap { file: file.into(), vnet_hdr, caps, links, link, lost })
+    Ok(Tap { files, vnet_hdr: make.vnet_hdr, caps, links, link, lost })
 }
 
 /// MTU and address as the port wants them, and up.
@@ -160,29 +186,69 @@ pub(crate) fn wanted(link: &LinkState, spec: &PortSpec) -> LinkChange {
 
 /// [`open_file`], with a little patience for a file that is just being closed: by a switch that was
 /// killed a moment ago, or in a child process between its fork and its exec.
-fn open_when_free(device: &str, plain: bool, lost: &mut Vec<String>) -> io::Result<(File, bool)> {
+fn open_when_free(
+    links: &mut Links,
+    device: &str,
+    make: &mut Make,
+    lost: &mut Vec<String>,
+) -> io::Result<File> {
     for _ in 0..BUSY_TRIES {
-        match open_file(device, plain, lost) {
+        match open_free(links, device, make, lost) {
             Err(e) if errno(&e) == Errno::EBUSY => std::thread::sleep(BUSY_WAIT),
             opened => return opened,
         }
     }
-    open_file(device, plain, lost)
+    open_free(links, device, make, lost)
 }
 
-/// The device's file, with a virtio header before each frame where the kernel has that.
-fn open_file(device: &str, plain: bool, lost: &mut Vec<String>) -> io::Result<(File, bool)> {
-    if !plain {
+/// [`open_file`]; `EBUSY` also for a device that would give every program a queue.
+fn open_free(
+    links: &mut Links,
+    device: &str,
+    make: &mut Make,
+    lost: &mut Vec<String>,
+) -> io::Result<File> {
+    if make.multi_queue && links.by_name(device)?.is_some_and(|link| link.queues > 0) {
+        return Err(Errno::EBUSY.into());
+    }
+    open_file(device, make, lost)
+}
+
+/// The file of the device's first queue, with a virtio header before each frame where that was asked
+/// for and the kernel has it.
+fn open_file(device: &str, make: &mut Make, lost: &mut Vec<String>) -> io::Result<File> {
+    if make.vnet_hdr || make.multi_queue {
         let file = tun::open()?;
-        match tun::set_iff(&file, device, true) {
-            Ok(()) => return Ok((file, true)),
-            Err(e) if errno(&e) != Errno::EINVAL => return Err(e),
+        match tun::set_iff(&file, device, *make) {
+            Ok(()) => return Ok(file),
+            Err(e) if errno(&e) != Errno::EINVAL || !make.vnet_hdr => return Err(e),
             Err(_) => {}
         }
         lost.push("offloads: the kernel has no IFF_VNET_HDR for this device".into());
+        make.vnet_hdr = false;
     }
     let iface = tun_tap::Iface::without_packet_info(device, tun_tap::Mode::Tap)?;
-    Ok((tun::adopt(iface)?, false))
+    tun::adopt(iface)
+}
+
+/// Opens further queues, until there are `queues` or the kernel gives no more.
+fn open_more(
+    device: &str,
+    make: Make,
+    queues: usize,
+    files: &mut Vec<OwnedFd>,
+    lost: &mut Vec<String>,
+) {
+    while files.len() < queues {
+        let file = tun::open();
+        match file.and_then(|file| tun::set_iff(&file, device, make).map(|()| file)) {
+            Ok(file) => files.push(file.into()),
+            Err(e) => {
+                lost.push(format!("{queues} queues: the kernel gave {} ({e})", files.len()));
+                return;
+            }
+        }
+    }
 }
 
 /// Asks for as many offloads as the kernel takes.
@@ -226,7 +292,7 @@ fn explain_open(
         Errno::EPERM | Errno::EACCES => failed_hint(attempted, e, NEEDS_NET_ADMIN),
         Errno::EINVAL if exists => failed_hint(
             attempted,
-            "a device of that name exists and is a TUN, or was made with multi_queue",
+            "a device of that name exists and is a TUN",
             format!("choose another `device`, or: {ip} link del {device}"),
         ),
         Errno::EINVAL | Errno::UnknownErrno => failed_hint(

@@ -27,7 +27,7 @@ use crate::sys::{packet, set_option, tun};
 /// Whatever the kernel refuses.
 pub fn bare_tap(name: &str, vnet_hdr: bool) -> io::Result<File> {
     let file = tun::open()?;
-    tun::set_iff(&file, name, vnet_hdr)?;
+    tun::set_iff(&file, name, tun::Make { vnet_hdr, multi_queue: false })?;
     if vnet_hdr {
         let tcp = tun::F_CSUM | tun::F_TSO4 | tun::F_TSO6;
         tun::set_offload(&file, tcp | tun::F_USO).or_else(|_| tun::set_offload(&file, tcp))?;

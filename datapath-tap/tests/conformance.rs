@@ -59,7 +59,7 @@ impl Harness for OnTap {
     }
 
     fn spec(&self, n: usize) -> PortSpec {
-        tap_spec(&format!("t{n}"), Some(&self.space))
+        one_queue(tap_spec(&format!("t{n}"), Some(&self.space)))
     }
 
     fn inject(&mut self, n: usize, packet: &Packet) -> bool {
@@ -98,7 +98,12 @@ impl OnNetdev {
         let devices: Vec<Device> = (0..PORTS).map(|_| Device::named()).collect();
         for (n, device) in devices.iter().enumerate() {
             let mut spec = tap_spec(&device.0, None);
-            spec.kind = PortKind::Tap { device: device.0.clone(), netns: None, persist: false };
+            spec.kind = PortKind::Tap {
+                device: device.0.clone(),
+                netns: None,
+                persist: false,
+                queues: None,
+            };
             owner.open(n as u16, &spec).unwrap();
         }
         Self { backend: TapBackend::new(TapOptions::default()), owner, devices }
@@ -200,7 +205,9 @@ fn ports_are_spread_over_the_workers() {
         (0..2).map(|n| backend.worker(WorkerId(n)).unwrap()).collect();
     let mut owners = Vec::new();
     for n in 0..4u16 {
-        let open = backend.open_port(port(n), &tap_spec(&format!("t{n}"), Some(&space))).unwrap();
+        let open = backend
+            .open_port(port(n), &one_queue(tap_spec(&format!("t{n}"), Some(&space))))
+            .unwrap();
         owners.push(open.owner.0);
         for (worker, queue) in workers.iter_mut().zip(open.queues) {
             assert!(worker.attach(port(n), queue).is_none());
@@ -210,6 +217,6 @@ fn ports_are_spread_over_the_workers() {
     // A port that is closed frees its place.
     let queues = workers.iter_mut().filter_map(|w| w.detach(port(1))).collect();
     backend.close_port(port(1), queues, true).unwrap();
-    let open = backend.open_port(port(5), &tap_spec("t5", Some(&space))).unwrap();
+    let open = backend.open_port(port(5), &one_queue(tap_spec("t5", Some(&space)))).unwrap();
     assert_eq!(open.owner, WorkerId(1));
 }

@@ -50,7 +50,7 @@ fn a_port_moves_to_another_worker_without_losing_a_frame() {
         return;
     }
     let (space, veth) = (Space::new(), Veth::new());
-    let kinds = [tap_spec("t0", Some(&space)), netdev_spec(&veth.near.0)];
+    let kinds = [one_queue(tap_spec("t0", Some(&space))), netdev_spec(&veth.near.0)];
     for spec in kinds {
         let mut backend = TapBackend::new(TapOptions::default());
         let mut workers = [0, 1].map(|worker| backend.worker(WorkerId(worker)).unwrap());
@@ -142,5 +142,5 @@ fn ports_that_come_and_go_leave_no_file_and_no_frame() {
 }
 
 fn kept(space: &Space, persist: bool) -> PortKind {
-    PortKind::Tap { device: "t0".into(), netns: Some(space.netns()), persist }
+    PortKind::Tap { device: "t0".into(), netns: Some(space.netns()), persist, queues: None }
 }

@@ -60,6 +60,43 @@ fn two_namespaces_talk() -> Result<()> {
 }
 
 #[test]
+fn taps_have_a_queue_at_each_worker() -> Result<()> {
+    need!("taps_have_a_queue_at_each_worker", Need::Root, Need::Tun, Need::Binaries);
+    let (a, b) = (Netns::new("a")?, Netns::new("b")?);
+    let ports = [("a0", &a), ("b0", &b)];
+    let mut daemon = Daemon::start(&config(&ports, "[daemon]\ncpus = \"0-1\"\n"))?;
+    daemon.wait_healthy()?;
+    a.addr("a0", "192.0.2.1/24")?;
+    b.addr("b0", "192.0.2.2/24")?;
+
+    // So many streams that they cannot all come to the same worker.
+    let server = IperfServer::start(&b)?;
+    iperf3(&a, "192.0.2.2", "-P 16 -t 1")?;
+    iperf3(&a, "192.0.2.2", "-P 4 -t 1 -R")?;
+    drop(server);
+    for _ in 0..4 {
+        vswitch_e2e::streams::tcp(&a, &b, "192.0.2.2", 4 << 20)?;
+        vswitch_e2e::streams::tcp(&b, &a, "192.0.2.1", 4 << 20)?;
+    }
+
+    // With DPDK one worker reads a TAP.
+    let queues = if vswitch_e2e::on_dpdk_anyway() { 1 } else { 2 };
+    let cpus = daemon.ctl_json("cpu show")?;
+    for (port, _) in ports {
+        let shown = daemon.ctl_json(&format!("port show {port}"))?;
+        assert_eq!(shown["items"][0]["queues"], queues, "{shown}");
+        let text = cpus.to_string();
+        assert_eq!(text.matches(&format!("\"port\":\"{port}\"")).count(), queues, "{cpus}");
+    }
+    for worker in 0..queues {
+        let worker = &cpus["items"][worker];
+        assert!(worker["frames"].as_u64() > Some(1000), "{cpus}");
+    }
+    daemon.settle()?.check()?;
+    daemon.stop()
+}
+
+#[test]
 fn namespaces_and_a_guest_talk() -> Result<()> {
     let test = "namespaces_and_a_guest_talk";
     if let Some(why) = vswitch_e2e::missing(&[Need::GUEST, &[Need::Binaries]].concat()) {

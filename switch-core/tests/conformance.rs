@@ -44,7 +44,7 @@ impl<B: Backend> Harness for OnLoopback<B> {
     }
 
     fn spec(&self, n: usize) -> PortSpec {
-        let kind = PortKind::Tap { device: name(n), netns: None, persist: false };
+        let kind = PortKind::Tap { device: name(n), netns: None, persist: false, queues: None };
         PortSpec::new(name(n), kind, None)
     }
 

@@ -36,12 +36,25 @@ pub(crate) fn open() -> io::Result<File> {
         .open("/dev/net/tun")
 }
 
-/// `TUNSETIFF`: makes the TAP device `name`, or attaches to the one that exists.
-pub(crate) fn set_iff(file: &File, name: &str, vnet_hdr: bool) -> io::Result<()> {
+/// What a TAP device is to be like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Make {
+    /// A virtio header goes before each frame (`IFF_VNET_HDR`).
+    pub(crate) vnet_hdr: bool,
+    /// It may have several queues, each with a file (`IFF_MULTI_QUEUE`). Stays as the device was made.
+    pub(crate) multi_queue: bool,
+}
+
+/// `TUNSETIFF`: makes the TAP device `name`, or attaches to the one that exists, by another queue
+/// where it has some.
+pub(crate) fn set_iff(file: &File, name: &str, make: Make) -> io::Result<()> {
     let mut req = ifreq_named(name)?;
     let mut flags = libc::IFF_TAP | libc::IFF_NO_PI;
-    if vnet_hdr {
+    if make.vnet_hdr {
         flags |= libc::IFF_VNET_HDR;
+    }
+    if make.multi_queue {
+        flags |= libc::IFF_MULTI_QUEUE;
     }
     req.ifr_ifru.ifru_flags = flags as libc::c_short;
     // The ioctl number says `int`; the kernel copies a whole ifreq (`tun_chr_ioctl`).
@@ -64,7 +77,7 @@ pub(crate) fn is_attached(file: &OwnedFd) -> bool {
 }
 
 /// `TUNSETPERSIST`: whether the device outlives its last file.
-pub(crate) fn set_persist(file: &File, persist: bool) -> io::Result<()> {
+pub(crate) fn set_persist(file: &impl AsRawFd, persist: bool) -> io::Result<()> {
     // SAFETY: the file is open and the argument is a plain number.
     unsafe { tun_set_persist(file.as_raw_fd(), libc::c_ulong::from(persist)) }?;
     Ok(())

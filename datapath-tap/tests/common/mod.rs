@@ -152,8 +152,16 @@ impl Veth {
 
 pub fn tap_spec(device: &str, netns: Option<&Space>) -> PortSpec {
     let netns = netns.map(Space::netns);
-    let kind = PortKind::Tap { device: device.to_owned(), netns, persist: true };
+    let kind = PortKind::Tap { device: device.to_owned(), netns, persist: true, queues: None };
     PortSpec::new(device, kind, Some("br0"))
+}
+
+/// The same with one queue, which has one worker to receive from it.
+pub fn one_queue(mut spec: PortSpec) -> PortSpec {
+    if let PortKind::Tap { queues, .. } = &mut spec.kind {
+        *queues = Some(1);
+    }
+    spec
 }
 
 pub fn netdev_spec(device: &str) -> PortSpec {

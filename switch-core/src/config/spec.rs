@@ -131,6 +131,8 @@ pub enum PortKind {
         netns: Option<Netns>,
         /// Whether it outlives the switch. A persistent one is deleted with its port.
         persist: bool,
+        /// How many queues it has, at most one a worker; `None` is one a worker.
+        queues: Option<u16>,
     },
     /// A device that exists, or will.
     Netdev {

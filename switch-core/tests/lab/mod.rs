@@ -207,7 +207,8 @@ impl<D: LabDatapath> Lab<D> {
         setup.device.mtu = setup.conf.mtu;
         setup.device.caps = setup.conf.caps;
         self.backend.configure(&name, setup.device);
-        let kind = PortKind::Tap { device: name.clone(), netns: None, persist: false };
+        let kind =
+            PortKind::Tap { device: name.clone(), netns: None, persist: false, queues: None };
         let open = self.backend.open_port(id, &PortSpec::new(&name, kind, None)).unwrap();
         let wire = self.backend.wires().get(&name).unwrap();
         let mut all_counters = Vec::new();

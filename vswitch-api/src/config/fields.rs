@@ -117,6 +117,10 @@ pub(crate) fn of_bridge(spec: &BridgeSpec) -> Pairs {
     ]
 }
 
+fn queues(fields: &mut Fields) -> Option<u16> {
+    fields.int("queues").and_then(|n| u16::try_from(n).ok())
+}
+
 /// `None` if something that this type of port needs is not there.
 pub(crate) fn port(mut fields: Fields) -> Option<PortSpec> {
     let name = fields.text("name")?;
@@ -125,6 +129,7 @@ pub(crate) fn port(mut fields: Fields) -> Option<PortSpec> {
             device: fields.text("device").unwrap_or_else(|| name.clone()),
             netns: fields.text("netns").map(Netns),
             persist: fields.flag("persist").unwrap_or(true),
+            queues: queues(&mut fields),
         },
         PortType::Netdev => PortKind::Netdev {
             device: fields.text("device")?,
@@ -134,7 +139,7 @@ pub(crate) fn port(mut fields: Fields) -> Option<PortSpec> {
         PortType::VhostUser => PortKind::VhostUser {
             socket: fields.text("socket")?,
             mode: fields.text("mode").and_then(|m| VhostMode::from_name(&m)).unwrap_or_default(),
-            queues: fields.int("queues").and_then(|n| u16::try_from(n).ok()).unwrap_or(1),
+            queues: queues(&mut fields).unwrap_or(1),
         },
     };
     let default = PortSpec::new(name, kind, fields.text("bridge").as_deref());
@@ -170,9 +175,10 @@ pub(crate) fn of_port(spec: &PortSpec) -> Pairs {
         }
     }
     match &spec.kind {
-        PortKind::Tap { device, netns, .. } => {
+        PortKind::Tap { device, netns, queues, .. } => {
             out.push(("device", text(device)));
             out.extend(netns.as_ref().map(|netns| ("netns", text(&netns.0))));
+            out.extend(queues.map(|queues| ("queues", Value::Int(queues.into()))));
         }
         PortKind::Netdev { device, .. } => out.push(("device", text(device))),
         PortKind::Dpdk { devargs } => out.push(("devargs", text(devargs))),

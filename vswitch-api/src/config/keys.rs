@@ -151,6 +151,7 @@ const NETDEV: Applies = &[PortType::Netdev.name()];
 const DPDK: Applies = &[PortType::Dpdk.name()];
 const VHOST_USER: Applies = &[PortType::VhostUser.name()];
 const WITH_DEVICE: Applies = &[PortType::Tap.name(), PortType::Netdev.name()];
+const WITH_QUEUES: Applies = &[PortType::Tap.name(), PortType::VhostUser.name()];
 const WITH_MAC: Applies = &[PortType::Tap.name(), PortType::Dpdk.name()];
 const VXLAN: Applies = &[TunnelType::Vxlan.name()];
 const GENEVE: Applies = &[TunnelType::Geneve.name()];
@@ -244,9 +245,11 @@ pub const KEYS: &[Key] = keys! {
         "\"client\"",
         "Whether the switch connects to the socket that the VM's monitor serves (QEMU: \
          server=on), or serves it. Either side may come first, and come back.";
-    Port "queues": KeyType::Int { min: 1, max: MAX_QUEUES }, Is("1"), VHOST_USER, "1",
-        "Pairs of queues that the VM may use, and is given as its monitor's `queues`. A VM that \
-         uses fewer is served by those.";
+    Port "queues": KeyType::Int { min: 1, max: MAX_QUEUES },
+        Otherwise("for tap one a worker, for vhost-user 1"), WITH_QUEUES, "2",
+        "Queues of a TAP device: more than one a worker are not opened, and a device that was made \
+         with one keeps it. Pairs of queues that a VM may use, given as its monitor's `queues` \
+         too; one that uses fewer is served by those.";
     Port "mtu": KeyType::Int { min: 68, max: 65_521 }, Otherwise("the device's own"), &[], "1500",
         "Largest layer-3 packet, in bytes, that the device is set to.";
     Port "mac": KeyType::Mac, Otherwise("the device's own"), WITH_MAC,

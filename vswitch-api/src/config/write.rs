@@ -94,7 +94,7 @@ fn bridge_pairs(bridge: &BridgeSpec) -> Pairs {
 fn port_pairs(port: &PortSpec) -> Pairs {
     let kind = match &port.kind {
         PortKind::Tap { .. } => {
-            PortKind::Tap { device: port.name.clone(), netns: None, persist: true }
+            PortKind::Tap { device: port.name.clone(), netns: None, persist: true, queues: None }
         }
         PortKind::Netdev { .. } => PortKind::Netdev { device: String::new(), take_over: false },
         PortKind::Dpdk { .. } => PortKind::Dpdk { devargs: String::new() },

@@ -6,7 +6,6 @@
 //! deal. A port that moved stays for a while.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use switch_core::datapath::Backend;
@@ -43,8 +42,8 @@ struct Look {
     at: Instant,
     /// Nanoseconds each worker was busy, ever.
     busy: Vec<u64>,
-    /// What came in by each port, ever.
-    work: BTreeMap<PortId, u64>,
+    /// What came in by each port at each worker, ever.
+    work: BTreeMap<(PortId, usize), u64>,
 }
 
 /// A port with traffic.
@@ -54,7 +53,7 @@ struct Load {
     worker: usize,
     /// In units of one frame.
     work: u64,
-    /// It moved a moment ago.
+    /// It moved a moment ago, or has a queue at other workers, too.
     stays: bool,
 }
 
@@ -98,7 +97,7 @@ where
             return Ok(());
         }
         let busy = self.workers.each().map(|(.., counters)| counters.busy_ns.get()).collect();
-        let work = self.counted().map(|(port, _, counters)| (port, work_of(counters))).collect();
+        let work = self.counted().map(|(at, counters)| (at, work_of(counters))).collect();
         let look = Look { at: now, busy, work };
         let Some(last) = self.balance.last.replace(look) else { return Ok(()) };
         let (busy, loads) = self.since(&last, now);
@@ -109,26 +108,28 @@ where
         }
     }
 
-    /// Open ports with the workers that receive from them, and what is counted on them.
-    fn counted(&self) -> impl Iterator<Item = (PortId, WorkerId, &[Arc<PortCounters>])> {
+    /// Open ports and what each worker counts on them.
+    fn counted(&self) -> impl Iterator<Item = ((PortId, usize), &PortCounters)> {
         let ports = self.ports.values().map(|port| (port.id, &port.open, &port.counters));
         let vteps = self.vteps.values().map(|vtep| (vtep.id, &vtep.open, &vtep.counters));
-        ports.chain(vteps).filter_map(|(port, open, counters)| {
-            open.as_ref().map(|open| (port, open.owner, &counters[..]))
+        ports.chain(vteps).filter(|(_, open, _)| open.is_some()).flat_map(|(port, _, counters)| {
+            counters.iter().enumerate().map(move |(worker, counters)| ((port, worker), &**counters))
         })
     }
 
-    /// What of their time workers were busy since, and what came in by which ports.
+    /// What of their time workers were busy since, and what came in there by which ports.
     fn since(&self, last: &Look, now: Instant) -> (Vec<f64>, Vec<Load>) {
         let span = (now - last.at).as_nanos() as f64;
         let busy = self.workers.each().zip(&last.busy).map(|((.., counters), before)| {
             counters.busy_ns.get().saturating_sub(*before) as f64 / span
         });
-        let load = |(port, worker, counters): (PortId, WorkerId, &[_])| {
-            let before = *last.work.get(&port)?;
-            let work = work_of(counters).saturating_sub(before);
-            let stays = self.balance.moved.contains_key(&port);
-            (work > 0).then_some(Load { port, worker: worker.index(), work, stays })
+        let load = |(at, counters): ((PortId, usize), &PortCounters)| {
+            let work = work_of(counters).saturating_sub(*last.work.get(&at)?);
+            let (port, worker) = at;
+            let stays = || {
+                self.balance.moved.contains_key(&port) || self.backend.rx_workers(port).len() > 1
+            };
+            (work > 0).then(|| Load { port, worker, work, stays: stays() })
         };
         (busy.collect(), self.counted().filter_map(load).collect())
     }
@@ -164,11 +165,8 @@ where
 }
 
 /// What came in by a port, in units of one frame.
-fn work_of(counters: &[Arc<PortCounters>]) -> u64 {
-    let of = |counters: &Arc<PortCounters>| {
-        counters.rx_frames.get() + counters.rx_bytes.get() / BYTES_A_FRAME
-    };
-    counters.iter().map(of).sum()
+fn work_of(counters: &PortCounters) -> u64 {
+    counters.rx_frames.get() + counters.rx_bytes.get() / BYTES_A_FRAME
 }
 
 #[cfg(test)]

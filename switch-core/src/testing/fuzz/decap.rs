@@ -163,7 +163,8 @@ impl Rig {
         let mut open = |snapshot: &mut Snapshot, bridge| {
             let id = PortId::new(rig_counters.len() as u16).unwrap();
             let name = format!("p{}", id.index());
-            let kind = PortKind::Tap { device: name.clone(), netns: None, persist: false };
+            let kind =
+                PortKind::Tap { device: name.clone(), netns: None, persist: false, queues: None };
             let opened = backend.open_port(id, &PortSpec::new(&name, kind, None)).unwrap();
             let counters = Arc::<PortCounters>::default();
             rig_counters.push(Arc::clone(&counters));
