@@ -477,7 +477,7 @@ pub trait Backend: Send {
         Vec::new()
     }
 
-    /// Shows it the memory of the FDB, which nobody touched yet: it may ask the system for larger
+    /// Shows it the memory of the FDB, which nobody uses yet: it may ask the system for larger
     /// pages. Called once, before any port is opened.
     fn take_fdb(&mut self, memory: &[Bucket]) {
         let _ = memory;

@@ -80,7 +80,7 @@ const ATTEMPTS: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FdbConfig {
     /// Learned entries in all, 1 to [`FdbConfig::MAX_TOTAL`]; memory is reserved for as many
-    /// (about 30 bytes each), and used as they come.
+    /// (about 30 bytes each) at once.
     pub max_total: u32,
     /// Learned entries a bridge may hold, unless [`Fdb::set_bridge_limit`] says otherwise.
     pub max_per_bridge: u32,
