@@ -47,7 +47,10 @@ fn carried(report: &Value, sut: &str, rows: usize) -> Result<()> {
         ensure!(result["sut"] == sut, "{result}");
         ensure!(result["maximum"]["pps"].as_f64() > Some(0.0), "{result}");
         ensure!(result["maximum"]["duplicated"] == 0, "{result}");
-        let of_row = |ceiling: &&Value| ceiling["row"] == result["row"];
+        let same = |a: &Value, b: &Value, key: &str| a["row"][key] == b["row"][key];
+        let of_row = |ceiling: &&Value| {
+            ["shape", "size", "flows", "ports"].iter().all(|key| same(ceiling, result, key))
+        };
         let ceiling = report["ceilings"].as_array().and_then(|all| all.iter().find(of_row));
         ensure!(ceiling.is_some_and(|c| c["pps"].as_f64() > Some(0.0)), "{report}");
     }
@@ -80,23 +83,57 @@ fn vswitchd_in_every_shape() -> Result<()> {
     Ok(())
 }
 
+/// What was learned and what was left beside a flood, one row each.
+fn learned_and_flooded(report: &Value) -> Result<()> {
+    let one = |list: &str| report[list][0].as_object().context(list.to_owned());
+    let (learned, flooded) = (one("learned")?, one("flooded")?);
+    // On a busy machine some may be lost, and are not known then.
+    let known = learned["taught"].as_u64() > learned["unknown"].as_u64();
+    ensure!(known && learned["row"]["ports"] == 4, "{report}");
+    ensure!(flooded["random"].as_f64() > Some(0.0), "{report}");
+    ensure!(flooded["beside"]["pps"].as_f64() > Some(0.0), "{report}");
+    Ok(())
+}
+
+/// What was lost during changes, in one row of each of these switches.
+fn changed(report: &Value, suts: &[&str]) -> Result<()> {
+    let rows = report["reconfigured"].as_array().context("no changes")?;
+    ensure!(rows.iter().map(|row| &row["sut"]).eq(suts), "{report}");
+    for row in rows {
+        ensure!(row["changes"].as_u64() >= Some(8), "{row}");
+        ensure!(row["changing"]["pps"].as_f64() > Some(0.0), "{row}");
+    }
+    Ok(())
+}
+
+#[test]
+fn vswitchd_learns_is_flooded_and_changed() -> Result<()> {
+    need!("vswitchd_learns_is_flooded_and_changed", Need::Root, Need::Tun, Need::Dpdk);
+    let tests = "--test learn,flood,reconfigure --flows 5000";
+    let report = measured(&format!("--sut vswitchd {tests}"))?;
+    learned_and_flooded(&report)?;
+    changed(&report, &["vswitchd"])
+}
+
 #[test]
 fn the_kernels_bridge() -> Result<()> {
-    need!("the_kernels_bridge", Need::Root);
-    let report = measured("--sut linux-bridge --no-search --shape plain,vlan --flows 10")?;
-    carried(&report, "linux-bridge", 2)
+    need!("the_kernels_bridge", Need::Root, Need::Tun);
+    let how = "--test rate,learn,flood --flows 1000 --no-search";
+    let report = measured(&format!("--sut linux-bridge {how}"))?;
+    learned_and_flooded(&report)?;
+    carried(&report, "linux-bridge", 1)
 }
 
 #[test]
 fn open_vswitch_beside_ours() -> Result<()> {
     let packages = Need::Program("ovs-vsctl", "openvswitch-switch-dpdk");
     need!("open_vswitch_beside_ours", Need::Root, Need::Tun, Need::Dpdk, packages);
-    let how = "--compare --pairs 1 --no-search --flows 10 --hugepages 1536";
+    let how = "--test rate,reconfigure --compare --pairs 1 --no-search --flows 10 --hugepages 1536";
     let report = measured(&format!("--sut vswitchd,ovs-dpdk {how}"))?;
     let ratio = &report["ratios"][0];
     ensure!(ratio["sut"] == "vswitchd" && ratio["by"] == "ovs-dpdk", "{report}");
     ensure!(ratio["median"].as_f64() > Some(0.0), "{ratio}");
-    Ok(())
+    changed(&report, &["vswitchd", "ovs-dpdk"])
 }
 
 #[test]
@@ -109,6 +146,13 @@ fn what_is_wrong_is_said() -> Result<()> {
         ("--size 63".to_owned(), "64 to 9018 bytes"),
         ("--sut vswitchd --port net_null0 --port net_null1".to_owned(), "--sut-port"),
         ("--sut testpmd --shape vxlan --quick".to_owned(), "testpmd has no tunnels"),
+        ("--sut testpmd --test learn --quick".to_owned(), "testpmd learns nothing"),
+        ("--ports 3".to_owned(), "ports come in pairs"),
+        ("--workers 64".to_owned(), "each worker takes a CPU of --worker-cpus"),
+        (
+            format!("{external} --test flood --port net_null0 --port net_null1"),
+            "name more with --port",
+        ),
         ("--sut vswitchd --size 9018 --quick".to_owned(), "memif has no MTU"),
         ("--generator-cpus 4095".to_owned(), "CPU 4095 is not among those"),
         ("--json /nowhere/rate.json".to_owned(), "cannot write /nowhere/rate.json"),

@@ -38,19 +38,22 @@ mod with_dpdk {
     use nix::sched::{CpuSet, sched_getaffinity};
     use nix::unistd::Pid;
     use vswitch_bench::dpdk::hugepages;
+    use vswitch_bench::dpdk::rows::HOSTILE_RATE;
     use vswitch_bench::machine::{self, Machine};
     use vswitch_bench::pairs::PAIRS;
     use vswitch_bench::rate::generator::Environment;
-    use vswitch_bench::rate::result::{Ceiling, FORMAT, Measured, Report};
+    use vswitch_bench::rate::result::{FORMAT, Report};
+    use vswitch_bench::rate::row::{Direction, Grid, NETWORKS, Row, Shape, Sizes, Test, name};
     use vswitch_bench::rate::search::Plan;
     use vswitch_bench::rate::session::{Findings, Options, Session, Watcher, ratios};
     use vswitch_bench::rate::sut::{Kind, Launch};
     use vswitch_bench::rate::table;
-    use vswitch_bench::rate::traffic::{Direction, Row, Shape, Sizes, name};
     use vswitch_e2e::Hugepages;
 
     /// The most flows: a receiver keeps four bytes for each.
-    const FLOWS_MAX: i64 = 1_000_000;
+    const FLOWS_MAX: i64 = 2_000_000;
+    /// The most addresses.
+    const MACS_MAX: i64 = 8_000_000;
     /// Free hugepages that a switch needs beside the generator.
     const HUGEPAGES: u64 = 512;
     /// How long CPUs are watched before.
@@ -78,22 +81,42 @@ mod with_dpdk {
         /// With `--port`: what a switch that is started here has as its ports, in the same order.
         #[arg(long, value_name = "DEVARGS")]
         sut_port: Vec<String>,
-        /// How many ports, where none are named.
-        #[arg(long, default_value_t = 2)]
-        ports: usize,
+        /// How many ports: all that are named, or 2, unless told otherwise. Learning and floods take a
+        /// third one, and so four.
+        #[arg(long, value_delimiter = ',')]
+        ports: Vec<usize>,
+        /// What is measured.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "rate")]
+        test: Vec<Test>,
         /// Bytes of frames with FCS, 64 to 9018, or `imix`; of inner ones in tunnels, and without tags.
         #[arg(long, value_delimiter = ',', default_value = "64")]
         size: Vec<Sizes>,
-        /// Flows of each port that sends, each with addresses of its own.
-        #[arg(long, value_delimiter = ',', default_value = "1000",
+        /// Flows of each port that sends, each with addresses of its own: 1000, and 100000 addresses
+        /// where they are learned, unless told otherwise.
+        #[arg(long, value_delimiter = ',',
               value_parser = clap::value_parser!(u32).range(1..=FLOWS_MAX))]
         flows: Vec<u32>,
+        /// MAC addresses of all flows together, instead of flows: what look-up costs in large tables.
+        #[arg(long, value_delimiter = ',', conflicts_with = "flows",
+              value_parser = clap::value_parser!(u32).range(2..=MACS_MAX))]
+        macs: Vec<u32>,
         /// What is around the frames; tunnels are on the second port.
         #[arg(long, value_enum, value_delimiter = ',', default_value = "plain")]
         shape: Vec<Shape>,
         /// Who sends: `uni` is the first port of each pair (encap), `reverse` the second (decap).
         #[arg(long, value_enum, value_delimiter = ',', default_value = "bi")]
         direction: Vec<Direction>,
+        /// VNIs that flows in tunnels are spread over, each with a VLAN of its own on the other side.
+        #[arg(long, value_delimiter = ',', default_value = "1",
+              value_parser = clap::value_parser!(u16).range(1..=i64::from(NETWORKS)))]
+        vnis: Vec<u16>,
+        /// How many workers, of those on `--worker-cpus`: all, unless told otherwise.
+        #[arg(long, value_delimiter = ',')]
+        workers: Vec<usize>,
+        /// Frames a second between random addresses, where those flood a port; 64 bytes fill a gigabit
+        /// by default.
+        #[arg(long, value_name = "RATE", default_value_t = HOSTILE_RATE)]
+        flood_rate: u64,
         /// Seconds of a trial.
         #[arg(long, default_value_t = 2.0)]
         secs: f64,
@@ -155,18 +178,38 @@ mod with_dpdk {
     }
 
     impl Args {
-        fn rows(&self) -> Vec<Row> {
-            let mut rows = Vec::new();
-            for shape in self.shape.iter().copied() {
-                for size in self.size.iter().copied() {
-                    for flows in self.flows.iter().copied() {
-                        for direction in self.direction.iter().copied() {
-                            rows.push(Row { shape, size, flows, direction });
-                        }
-                    }
-                }
+        fn rows(&self, workers: usize) -> Result<Vec<Row>> {
+            let named = self.port.len();
+            let ports = match (self.ports.as_slice(), named) {
+                ([], 0) => vec![2],
+                ([], named) => vec![named],
+                (ports, _) => ports.to_vec(),
+            };
+            for ports in ports.iter().copied() {
+                ensure!(
+                    ports >= 2 && ports.is_multiple_of(2),
+                    "ports come in pairs, and these are {ports}"
+                );
+                ensure!(named == 0 || ports <= named, "--ports {ports}: --port names only {named}");
             }
-            rows
+            let wanted = if self.workers.is_empty() { vec![workers] } else { self.workers.clone() };
+            let most = wanted.iter().copied().max().unwrap_or(0);
+            ensure!(
+                most <= workers && !wanted.contains(&0),
+                "--workers {most}: each worker takes a CPU of --worker-cpus, which names {workers}"
+            );
+            let grid = Grid {
+                tests: self.test.clone(),
+                shapes: self.shape.clone(),
+                sizes: self.size.clone(),
+                flows: self.flows.clone(),
+                macs: self.macs.clone(),
+                directions: self.direction.clone(),
+                ports,
+                workers: wanted,
+                vnis: self.vnis.clone(),
+            };
+            Ok(grid.rows())
         }
 
         fn plan(&self) -> Result<Plan> {
@@ -250,14 +293,8 @@ mod with_dpdk {
             }
         }
 
-        fn ceiling(&self, ceiling: &Ceiling) {
-            self.line(&table::ceiling(ceiling));
-        }
-
-        fn measured(&self, measured: &Measured, ceiling: &Ceiling) {
-            for line in table::measured(measured, ceiling) {
-                self.line(&line);
-            }
+        fn measured(&self, lines: &[String]) {
+            lines.iter().for_each(|line| self.line(line));
         }
 
         fn skipped(&self, sut: Kind, row: &Row, why: &str) {
@@ -314,6 +351,9 @@ mod with_dpdk {
             ceilings: findings.ceilings,
             results: findings.results,
             ratios,
+            learned: findings.learned,
+            flooded: findings.flooded,
+            reconfigured: findings.reconfigured,
         };
         if let Some(mut file) = json {
             serde_json::to_writer_pretty(&file, &report)?;
@@ -345,16 +385,10 @@ mod with_dpdk {
             !args.port.is_empty() || !args.sut.contains(&Kind::External),
             "--sut external needs --port, twice or more: the ports that lead to the switch"
         );
-        let ports = if args.port.is_empty() { args.ports } else { args.port.len() };
-        ensure!(
-            ports >= 2 && ports.is_multiple_of(2),
-            "ports come in pairs, and these are {ports}"
-        );
         args.sut.iter().try_for_each(|sut| sut.installed())?;
         Ok(Options {
             suts: args.sut.clone(),
-            rows: args.rows(),
-            ports,
+            rows: args.rows(cpus.workers.len())?,
             named: (args.port.clone(), args.sut_port.clone()),
             cpus: cpus.generator.clone(),
             launch: Launch {
@@ -368,6 +402,7 @@ mod with_dpdk {
             search: !args.no_search,
             latency: !args.no_latency && !args.no_search,
             pairs: if args.compare { args.pairs } else { 1 },
+            random: args.flood_rate as f64,
         })
     }
 

@@ -197,27 +197,37 @@ pub fn neighbour(ovs: &Ovs) -> Result<()> {
     Ok(())
 }
 
-/// The words of `vswitchd` for a tunnel over port `p1`.
-pub fn overlay_config(tunnel: &str) -> String {
+/// What ports of tenants get in `vswitchd`, unless somebody says otherwise: the words of a port.
+pub const TENANT: &str = "bridge = \"br0\"\nmax-fdb = 1024\nstorm-limit = \"1000 pps\"\n";
+
+/// The words of `vswitchd` for a VTEP over that port.
+pub fn vtep_config(uplink: &str) -> String {
+    format!("[[vtep]]\nname = \"v4\"\nlocal = \"{LOCAL}\"\nuplink = \"{uplink}\"\n")
+}
+
+/// The words of `vswitchd` for one of several networks' tunnels to the remote; `vlan` is what it is
+/// on the bridge.
+pub fn tunnel_config(protocol: &str, network: u16, vlan: Option<u16>) -> String {
+    let vlan = vlan.map_or_else(String::new, |vlan| format!("vlan = {vlan}\n"));
     format!(
-        "[[vtep]]\nname = \"v4\"\nlocal = \"{LOCAL}\"\nuplink = \"p1\"\n\
-         [[tunnel]]\nname = \"t0\"\ntype = \"{tunnel}\"\nvtep = \"v4\"\nvni = {VNI}\n\
-         bridge = \"br0\"\nremotes = [\"{REMOTE}\"]\n"
+        "[[tunnel]]\nname = \"t{network}\"\ntype = \"{protocol}\"\nvtep = \"v4\"\nvni = {}\n\
+         bridge = \"br0\"\n{vlan}remotes = [\"{REMOTE}\"]\n",
+        VNI + u32::from(network)
     )
 }
 
-/// Gives the kernel's end of the uplink `p1` its address, and the remote's to the neighbour table.
+/// Gives the kernel's end of an uplink its address, and the remote's to the neighbour table.
 ///
 /// # Errors
 /// A command failed, or the daemon is not healthy then.
-pub fn prepare_uplink(daemon: &Daemon) -> Result<()> {
+pub fn prepare_uplink(daemon: &Daemon, port: &str) -> Result<()> {
     let netns = daemon.netns().context("no network namespace")?;
     let ip = |args: &str| vswitch_e2e::run(&format!("ip -n {netns} {args}"));
     // The device that stands for the uplink in the kernel.
-    ip(&format!("addr add {LOCAL}/24 dev p1"))?;
-    ip("link set p1 up")?;
+    ip(&format!("addr add {LOCAL}/24 dev {port}"))?;
+    ip(&format!("link set {port} up"))?;
     let mac = colons(REMOTE_MAC);
-    ip(&format!("neigh replace {REMOTE} lladdr {mac} dev p1 nud permanent"))?;
+    ip(&format!("neigh replace {REMOTE} lladdr {mac} dev {port} nud permanent"))?;
     daemon.wait_healthy()
 }
 
@@ -267,15 +277,13 @@ pub fn config(scene: Scene, hugepages: bool) -> String {
         config += &format!("[[port]]\nname = \"p{n}\"\ntype = \"dpdk\"\ndevargs = \"{device}\"\n");
         config += match (scene, n) {
             (Scene::Overlay { .. }, 1) => "",
-            // What ports of tenants get, unless somebody says otherwise.
-            (Scene::Hostile { .. }, 2) => {
-                "bridge = \"br0\"\nmax-fdb = 1024\nstorm-limit = \"1000 pps\"\n"
-            }
+            (Scene::Hostile { .. }, 2) => TENANT,
             _ => "bridge = \"br0\"\n",
         };
     }
     if let Scene::Overlay { tunnel, .. } = scene {
-        config += &overlay_config(tunnel.name());
+        config += &vtep_config("p1");
+        config += &tunnel_config(tunnel.name(), 0, None);
     }
     config
 }
@@ -320,7 +328,9 @@ impl Running {
     /// A command failed.
     pub fn prepare(&self, scene: Scene) -> Result<()> {
         match self {
-            Self::Ours(daemon) if matches!(scene, Scene::Overlay { .. }) => prepare_uplink(daemon),
+            Self::Ours(daemon) if matches!(scene, Scene::Overlay { .. }) => {
+                prepare_uplink(daemon, "p1")
+            }
             Self::Ovs(ovs, _) if matches!(scene, Scene::Overlay { .. }) => neighbour(ovs),
             _ => Ok(()),
         }

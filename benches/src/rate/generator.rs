@@ -15,9 +15,10 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use vswitch_e2e::{Hugepages, until};
 
-use super::lane::{self, Lane, Sink, Source};
-use super::traffic::{Row, Stream, Underlay};
-use super::trial::{Ask, Offer, Rig, Trial};
+use super::lane::{self, Lane, Part, Sink, Source};
+use super::row::Row;
+use super::traffic::{Pattern, Stream, Underlay};
+use super::trial::{Ask, Offer, Play, Rig, Trial};
 
 /// Descriptors of each queue.
 const DESCRIPTORS: u16 = 1024;
@@ -168,22 +169,33 @@ impl Generator {
         let flows = self.row.context("no row was prepared")?.flows;
         let all = rate * self.ports.len() as f64;
         let time = Duration::from_secs_f64((2.0 * f64::from(flows) / rate).max(0.05));
-        self.run(Ask { offer: Offer::Rate(all), time, latency: false }, |_| true).map(drop)
+        self.run(Ask::flows(Offer::Rate(all), time), |_| Some(Pattern::Flows)).map(drop)
     }
 
-    fn run(&mut self, ask: Ask, sends: impl Fn(usize) -> bool) -> Result<Trial> {
+    /// Runs a trial in which ports send what `sends` says, if anything.
+    fn run(&mut self, ask: Ask, sends: impl Fn(usize) -> Option<Pattern>) -> Result<Trial> {
         let row = self.row.context("no row was prepared")?;
         self.trial = self.trial.wrapping_add(1);
-        let senders = (0..self.ports.len()).filter(|port| sends(*port)).count();
+        let part = |port| match ask.play {
+            Play::Beside(_) | Play::Teach(_) | Play::Recall(_) if port > 1 => Part::Beside,
+            _ => Part::Measured,
+        };
+        let measured = |port: &usize| sends(*port).is_some() && part(*port) == Part::Measured;
+        let senders = (0..self.ports.len()).filter(measured).count();
         ensure!(senders > 0, "no port sends");
         let missed = self.missed();
         let mut groups: Vec<Vec<Lane<'_>>> = self.cpus.iter().map(|_| Vec::new()).collect();
         let threads = groups.len();
         let pool = self.environment.pool;
         for (n, (port, stream)) in self.ports.iter_mut().zip(&mut self.streams).enumerate() {
-            stream.begin(self.trial);
-            let source = sends(n).then(|| Source::new(stream, ask.offer, senders));
-            let sink = Sink::new(n, self.trial, row.flows, ask.latency);
+            let pattern = sends(n);
+            stream.begin(self.trial, pattern.unwrap_or(Pattern::Flows));
+            let (offer, share) = match ask.play {
+                Play::Beside(rate) if part(n) == Part::Beside => (Offer::Rate(rate), 1),
+                _ => (ask.offer, senders),
+            };
+            let source = pattern.map(|_| Source::new(stream, offer, share));
+            let sink = Sink::new(part(n), n, self.trial, row.flows, ask.latency);
             groups[n % threads].push(Lane::new(&mut port.rx, &mut port.tx, pool, source, sink));
         }
         groups.retain(|lanes| !lanes.is_empty());
@@ -227,7 +239,15 @@ impl Generator {
 impl Rig for Generator {
     fn trial(&mut self, ask: Ask) -> Result<Trial> {
         let direction = self.row.context("no row was prepared")?.direction;
-        self.run(ask, |port| direction.sends(port))
+        self.run(ask, |port| match (ask.play, port) {
+            (Play::Beside(rate), 2) => (rate > 0.0).then_some(Pattern::Random),
+            (Play::Flows, _) | (Play::Beside(_), 0 | 1) => {
+                direction.sends(port).then_some(Pattern::Flows)
+            }
+            (Play::Teach(set), 0) => Some(Pattern::From(set)),
+            (Play::Recall(set), 1) => Some(Pattern::To(set)),
+            _ => None,
+        })
     }
 }
 
@@ -242,9 +262,13 @@ fn open(environment: Environment, devargs: &str, (rx_queues, tx_queues): Queues)
     Ok(Port { device, rx, tx: first, _more: tx.collect() })
 }
 
-fn bind(cpu: u16) -> Result<()> {
+/// Binds this thread to a CPU.
+///
+/// # Errors
+/// This process may not use it.
+pub(super) fn bind(cpu: u16) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu.into()).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).with_context(
-        || format!("cannot bind the generator to CPU {cpu}: `nproc --all` says how many there are"),
+        || format!("cannot bind a thread to CPU {cpu}: `nproc --all` says how many there are"),
     )
 }

@@ -4,9 +4,9 @@ use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::plot::{Axes, Series, lines};
-use super::result::{BOUND, Ceiling, FIGURES, Measured, Rate, Report};
+use super::result::{BOUND, Ceiling, FIGURES, Measured, Of, Rate, Report};
+use super::row::{Row, Sizes, name};
 use super::sut::Kind;
-use super::traffic::{Row, Sizes, name};
 use crate::pairs::median;
 
 const STYLE: &str = "
@@ -18,7 +18,7 @@ th:first-child, td:first-child, th.l, td.l { text-align: left }
 td.bar { min-width: 7em }
 .warning { background: #fff4d6; border-left: 4px solid #d9a400; padding: .4em 1em; margin: .4em 0 }
 .bound { background: #fde3e1; color: #8f1d14; border-radius: .3em; padding: 0 .4em; white-space: nowrap }
-.note { color: #57606a }
+.note, .quiet { color: #57606a }
 code { background: #f3f5f7; padding: .1em .3em; border-radius: .3em }
 svg { max-width: 100%; height: auto }
 ";
@@ -42,6 +42,9 @@ pub fn page(report: &Report) -> Result<String> {
                 @for warning in &report.warnings { div.warning { (warning) } }
                 (rates(report))
                 (comparison(report))
+                (learning(report))
+                (floods(report))
+                (changes(report))
                 h2 { "Plots" }
                 (plots(report)?)
                 (delays(report))
@@ -69,10 +72,14 @@ fn bar(rate: Option<Rate>, ceiling: f64, bound: bool) -> Markup {
 }
 
 fn ceiling_of<'a>(report: &'a Report, measured: &Measured) -> Option<&'a Ceiling> {
-    report.ceilings.iter().find(|c| c.row == measured.row && c.ports == measured.ceiling_ports)
+    let row = measured.of.row.without_switch();
+    report.ceilings.iter().find(|c| c.row == row && c.ports == measured.ceiling_ports)
 }
 
 fn rates(report: &Report) -> Markup {
+    if report.results.is_empty() {
+        return html! {};
+    }
     let line = report.results.iter().any(|m| m.line_rate.is_some());
     html! {
         h2 { "Rates" }
@@ -92,8 +99,7 @@ fn rates(report: &Report) -> Markup {
                 @let ceiling = ceiling_of(report, m).map_or(f64::NAN, |c| c.pps);
                 @let bound = |figure| m.generator_bound.contains(&figure);
                 tr {
-                    td { (m.row.to_string()) }
-                    td.l { (name(m.sut)) @if m.pair > 1 { " (" (m.pair) ")" } }
+                    (who(&m.of))
                     (bar(Some(m.maximum), ceiling, bound("maximum")))
                     (bar(m.ndr, ceiling, bound("NDR")))
                     (bar(m.pdr, ceiling, bound("PDR")))
@@ -132,12 +138,107 @@ fn comparison(report: &Report) -> Markup {
     }
 }
 
+/// Row and switch at the beginning of a line.
+fn who(of: &Of) -> Markup {
+    html! {
+        td { (of.row.to_string()) }
+        td.l { (name(of.sut)) @if of.pair > 1 { " (" (of.pair) ")" } }
+    }
+}
+
+/// Lost frames, those of no loss in grey.
+fn lost(rate: &Rate) -> Markup {
+    html! {
+        td.quiet[rate.lost == 0] title=(format!("{} of {} frames", rate.lost, rate.offered)) {
+            @if rate.lost == 0 { "none" } @else { (rate.lost) " (" (format!("{:.4}", 100.0 * rate.loss)) " %)" }
+        }
+    }
+}
+
+fn learning(report: &Report) -> Markup {
+    html! {
+        @if !report.learned.is_empty() {
+            h2 { "Learning" }
+            p.note {
+                "Millions of new addresses a second at which all were known afterwards: a frame to each \
+                 went to its port alone, as a third port saw."
+            }
+            table {
+                tr { th { "Row" } th.l { "Switch" } th { "Learned" } th { "Addresses" } th { "Unknown" } th {} }
+                @for l in &report.learned {
+                    tr {
+                        (who(&l.of))
+                        td { (l.rate.map_or_else(|| "–".to_owned(), mpps)) }
+                        td { (l.taught) }
+                        td { (l.unknown) }
+                        td.l { @if l.generator_bound { span.bound { "generator-bound" } } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn floods(report: &Report) -> Markup {
+    html! {
+        @if !report.flooded.is_empty() {
+            h2 { "Beside a flood of addresses" }
+            p.note {
+                "Known flows of one pair of ports, in millions of frames a second, while a third port \
+                 sends frames between random addresses; and frames that they lose at half of their maximum."
+            }
+            table {
+                tr { th { "Row" } th.l { "Switch" } th { "Random frames" } th { "Alone" } th { "Beside" }
+                     th { "Left" } th { "Lost at half, alone" } th { "Beside" } }
+                @for f in &report.flooded {
+                    tr {
+                        (who(&f.of))
+                        td { (mpps(f.random)) }
+                        td { (mpps(f.alone.pps)) }
+                        td { (mpps(f.beside.pps)) }
+                        td { (format!("{:.0} %", 100.0 * f.left())) }
+                        (lost(&f.half_alone))
+                        (lost(&f.half_beside))
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn changes(report: &Report) -> Markup {
+    html! {
+        @if !report.reconfigured.is_empty() {
+            h2 { "While it is reconfigured" }
+            p.note {
+                "Frames that flows lose while other ports, VLANs and tunnels come and go, and in as long a \
+                 time without: at half of the maximum, and 0 is the goal."
+            }
+            table {
+                tr { th { "Row" } th.l { "Switch" } th { "Mpps" } th { "Changes" } th { "A second" }
+                     th { "Slowest" } th { "Lost" } th { "Without changes" } }
+                @for r in &report.reconfigured {
+                    tr {
+                        (who(&r.of))
+                        td { (mpps(r.changing.pps)) }
+                        td { (r.changes) }
+                        td { (format!("{:.1}", r.pace)) }
+                        td { (format!("{:.0} ms", r.slowest)) }
+                        (lost(&r.changing))
+                        (lost(&r.quiet))
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The switches, in order of appearance.
 fn suts(report: &Report) -> Vec<Kind> {
     let mut suts: Vec<Kind> = Vec::new();
     for m in &report.results {
-        if !suts.contains(&m.sut) {
-            suts.push(m.sut);
+        if !suts.contains(&m.of.sut) {
+            suts.push(m.of.sut);
         }
     }
     suts
@@ -146,7 +247,7 @@ fn suts(report: &Report) -> Vec<Kind> {
 /// Rows that differ in one thing only, each group as one of them.
 fn groups(report: &Report, same: impl Fn(&Row) -> Row) -> Vec<Row> {
     let mut groups: Vec<Row> = Vec::new();
-    for row in report.results.iter().map(|m| same(&m.row)) {
+    for row in report.results.iter().map(|m| same(&m.of.row)) {
         if !groups.contains(&row) {
             groups.push(row);
         }
@@ -165,11 +266,12 @@ fn by(
     for sut in suts(report) {
         for (figure, of) in &FIGURES[..2] {
             let mut points: Vec<(f64, f64)> = Vec::new();
-            for m in report.results.iter().filter(|m| m.sut == sut && within(&m.row)) {
-                let pairs = report.results.iter().filter(|o| o.sut == sut && o.row == m.row);
+            for m in report.results.iter().filter(|m| m.of.sut == sut && within(&m.of.row)) {
+                let pairs =
+                    report.results.iter().filter(|o| o.of.sut == sut && o.of.row == m.of.row);
                 let values: Vec<f64> = pairs.filter_map(of).collect();
-                if !values.is_empty() && !points.iter().any(|(at, _)| *at == x(&m.row)) {
-                    points.push((x(&m.row), y(median(&values))));
+                if !values.is_empty() && !points.iter().any(|(at, _)| *at == x(&m.of.row)) {
+                    points.push((x(&m.of.row), y(median(&values))));
                 }
             }
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -203,9 +305,9 @@ fn plots(report: &Report) -> Result<Markup> {
             let points = ceilings.map(|c| (c.row.size.mean(), mega(c.pps))).collect();
             series.push(Series { name: format!("ceiling over {kind}"), points });
         }
-        let line = report.results.iter().filter(|m| within(&m.row));
+        let line = report.results.iter().filter(|m| within(&m.of.row));
         let points: Vec<_> =
-            line.filter_map(|m| Some((m.row.size.mean(), mega(m.line_rate?)))).collect();
+            line.filter_map(|m| Some((m.of.row.size.mean(), mega(m.line_rate?)))).collect();
         if !points.is_empty() {
             series.push(Series { name: "line rate".into(), points });
         }
@@ -220,8 +322,7 @@ fn plots(report: &Report) -> Result<Markup> {
     let any_flows = |row: &Row| Row { flows: 0, ..*row };
     for group in groups(report, any_flows) {
         let cost = |pps: f64| 1e9 / pps;
-        // Each flow is two stations.
-        let macs = |row: &Row| 2.0 * f64::from(row.flows);
+        let macs = |row: &Row| row.macs() as f64;
         let series = by(report, |row| any_flows(row) == group, macs, cost);
         let title = format!(
             "Cost by number of MAC addresses: {}, {} bytes, {}",
@@ -231,12 +332,12 @@ fn plots(report: &Report) -> Result<Markup> {
         );
         add(title, Axes { x: "MAC addresses", y: "ns a frame", share: false }, series)?;
     }
-    for m in report.results.iter().filter(|m| m.pair == 1) {
+    for m in report.results.iter().filter(|m| m.of.pair == 1) {
         let series = m.latency.iter().map(|latency| Series {
             name: format!("{:.0} %: {:.3} Mpps", 100.0 * latency.load, mega(latency.pps)),
             points: latency.curve.clone(),
         });
-        let title = format!("Latency at shares of the NDR: {}, {}", name(m.sut), m.row);
+        let title = format!("Latency at shares of the NDR: {}, {}", name(m.of.sut), m.of.row);
         let y = "share of frames that fast";
         add(title, Axes { x: "microseconds", y, share: true }, series.collect())?;
     }
@@ -259,7 +360,7 @@ fn delays(report: &Report) -> Markup {
             @for (row, who, latency) in report.ceilings.iter()
                 .flat_map(|c| c.latency.iter().map(move |l| (c.row, "(back to back)".to_owned(), l)))
                 .chain(report.results.iter()
-                    .flat_map(|m| m.latency.iter().map(move |l| (m.row, name(m.sut), l)))) {
+                    .flat_map(|m| m.latency.iter().map(move |l| (m.of.row, name(m.of.sut), l)))) {
                 tr {
                     td { (row.to_string()) }
                     td.l { (who) }
@@ -276,13 +377,21 @@ fn delays(report: &Report) -> Markup {
 }
 
 fn remarks(report: &Report) -> Markup {
+    let rates = report.results.iter().map(|m| (&m.of, &m.notes));
+    let learned = report.learned.iter().map(|l| (&l.of, &l.notes));
+    let flooded = report.flooded.iter().map(|f| (&f.of, &f.notes));
+    let changed = report.reconfigured.iter().map(|r| (&r.of, &r.notes));
+    let all: Vec<(&Of, &String)> = rates
+        .chain(learned)
+        .chain(flooded)
+        .chain(changed)
+        .flat_map(|(of, notes)| notes.iter().map(move |note| (of, note)))
+        .collect();
     html! {
-        @if report.results.iter().any(|m| !m.notes.is_empty()) {
+        @if !all.is_empty() {
             h2 { "Remarks" }
             ul {
-                @for m in &report.results {
-                    @for note in &m.notes { li { (m.row.to_string()) ", " (name(m.sut)) ": " (note) } }
-                }
+                @for (of, note) in all { li { (of.row.to_string()) ", " (name(of.sut)) ": " (note) } }
             }
         }
     }

@@ -66,9 +66,19 @@ impl<'a> Source<'a> {
     }
 }
 
+/// What a port is in a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// What it sends and gets is measured.
+    Measured,
+    /// It disturbs those, or sees what is flooded.
+    Beside,
+}
+
 /// What a port makes of what comes.
 #[derive(Debug)]
 pub(super) struct Sink {
+    part: Part,
     port: u8,
     trial: u8,
     tally: Tally,
@@ -80,8 +90,9 @@ pub(super) struct Sink {
 
 impl Sink {
     /// For port `port`, which gets the frames of the other of its pair.
-    pub(super) fn new(port: usize, trial: u8, flows: u32, latency: bool) -> Self {
+    pub(super) fn new(part: Part, port: usize, trial: u8, flows: u32, latency: bool) -> Self {
         Self {
+            part,
             port: port as u8,
             trial,
             tally: Tally::new(flows, latency),
@@ -126,10 +137,14 @@ impl<'a> Lane<'a> {
         Self { rx, tx, pool, batch: Batch::with_limit(BURST), source, sink }
     }
 
-    fn send(&mut self, clock: Instant, start: Duration) {
-        let Some(source) = &mut self.source else { return };
-        let now = clock.elapsed();
-        let frames = source.due((now - start).as_nanos() as u64);
+    /// Sends what is due `nanos` after the start, at most one burst; how many frames the port took.
+    fn send(&mut self, clock: Instant, nanos: u64) -> usize {
+        let Some(source) = &mut self.source else { return 0 };
+        let frames = source.due(nanos);
+        if frames == 0 {
+            return 0;
+        }
+        let now = clock.elapsed().as_nanos() as u64;
         for n in 0..frames as u64 {
             let number = source.sent + n;
             // A dry pool is full rings: the switch does not take what it is given.
@@ -137,14 +152,22 @@ impl<'a> Lane<'a> {
             if frame.append(source.stream.template(number)).is_err() {
                 break;
             }
-            source.stream.fill_in(number, now.as_nanos() as u64, frame.head_mut());
+            source.stream.fill_in(number, now, frame.head_mut());
             // There is room: the batch was empty.
             let _ = self.batch.push(frame);
         }
-        if frames > 0 {
-            let sent = self.tx.tx_burst(&mut self.batch);
-            source.sent += sent.frames;
-            source.full = sent.frames < frames as u64;
+        let sent = self.tx.tx_burst(&mut self.batch);
+        source.sent += sent.frames;
+        source.full = sent.frames < frames as u64;
+        sent.frames as usize
+    }
+
+    /// Sends the rest of what is due in `time`, as far as the port takes it.
+    fn finish(&mut self, clock: Instant, time: Duration) {
+        let paced = self.source.as_ref().is_some_and(|source| source.rate.is_some());
+        while paced && self.send(clock, time.as_nanos() as u64) > 0 {}
+        if let Some(source) = &mut self.source {
+            source.end(time);
         }
     }
 
@@ -181,6 +204,12 @@ impl Ended {
     /// Adds its counts to the trial's.
     pub(super) fn add_to(self, trial: &mut Trial) {
         let [sent, blocked, late] = self.counts;
+        trial.strayed += self.sink.strayed;
+        if self.sink.part == Part::Beside {
+            trial.random += sent;
+            trial.watching += 1;
+            return;
+        }
         trial.due += sent + blocked + late;
         trial.sent += sent;
         trial.blocked += blocked;
@@ -189,7 +218,6 @@ impl Ended {
         trial.reordered += self.sink.tally.reordered;
         trial.duplicated += self.sink.tally.duplicated;
         trial.returned += self.sink.returned;
-        trial.strayed += self.sink.strayed;
         trial.foreign += self.sink.foreign;
         // What could not be passed on here is the sink's fault.
         trial.missed += self.sink.refused.frames();
@@ -208,16 +236,12 @@ pub(super) fn poll(lanes: &mut [Lane<'_>], clock: Instant, time: Duration) -> f6
     let start = clock.elapsed();
     while clock.elapsed() - start < time {
         for lane in &mut *lanes {
-            lane.send(clock, start);
+            lane.send(clock, (clock.elapsed() - start).as_nanos() as u64);
             lane.receive(clock);
         }
     }
+    lanes.iter_mut().for_each(|lane| lane.finish(clock, time));
     let stopped = clock.elapsed();
-    for lane in &mut *lanes {
-        if let Some(source) = &mut lane.source {
-            source.end(time);
-        }
-    }
     let mut last = stopped;
     loop {
         for lane in &mut *lanes {

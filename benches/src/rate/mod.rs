@@ -4,19 +4,24 @@
 //! | part | modules | needs DPDK |
 //! | --- | --- | --- |
 //! | method | [`trial`], [`search`], [`tally`] | no |
-//! | frames | [`traffic`] | no |
+//! | rows and frames | [`row`], [`traffic`] | no |
+//! | tables of addresses | [`fdb`] | no |
+//! | changes to a switch | [`reconfigure`] | no |
 //! | results | [`result`], [`table`], [`plot`], [`html`] | no |
 //! | switches and what lies before them | [`sut`], [`wiring`] | no |
 //! | generator and sink | `generator`, `lane` | yes |
 //! | a run | `session` | yes |
 
+pub mod fdb;
 #[cfg(feature = "dpdk")]
 pub mod generator;
 pub mod html;
 #[cfg(feature = "dpdk")]
 mod lane;
 pub mod plot;
+pub mod reconfigure;
 pub mod result;
+pub mod row;
 pub mod search;
 #[cfg(feature = "dpdk")]
 pub mod session;

@@ -3,9 +3,9 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::row::Row;
 use super::search::Found;
 use super::sut::Kind;
-use super::traffic::Row;
 use super::trial::Trial;
 
 /// The share of the generator's ceiling above which a figure says more of the generator.
@@ -42,6 +42,92 @@ pub struct Report {
     pub configurations: Vec<(Kind, String)>,
     /// Ratios of pairs, with `--compare`.
     pub ratios: Vec<Ratio>,
+    /// How fast addresses were learned.
+    pub learned: Vec<Learned>,
+    /// What was left of known flows beside a flood.
+    pub flooded: Vec<Flooded>,
+    /// What known flows lost while the switch was reconfigured.
+    pub reconfigured: Vec<Reconfigured>,
+}
+
+/// Which switch, and what was done to it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Of {
+    /// The switch.
+    pub sut: Kind,
+    /// Which of several pairs of runs.
+    pub pair: usize,
+    /// What was sent.
+    pub row: Row,
+}
+
+/// How fast a switch learned new addresses.
+#[derive(Clone, Debug, Serialize)]
+pub struct Learned {
+    /// Who.
+    #[serde(flatten)]
+    pub of: Of,
+    /// Between which ports its ceiling was measured.
+    pub ceiling_ports: &'static str,
+    /// Addresses a second at which all were known afterwards; nothing where some never were.
+    pub rate: Option<f64>,
+    /// Of the last trial: addresses that were taught.
+    pub taught: u64,
+    /// Those that were not known afterwards.
+    pub unknown: u64,
+    /// Whether that is above [`BOUND`] of what the generator sends.
+    pub generator_bound: bool,
+    /// Remarks.
+    pub notes: Vec<String>,
+}
+
+/// What is left of known flows while random addresses flood another port.
+#[derive(Clone, Debug, Serialize)]
+pub struct Flooded {
+    /// Who.
+    #[serde(flatten)]
+    pub of: Of,
+    /// Between which ports its ceiling was measured.
+    pub ceiling_ports: &'static str,
+    /// Frames between random addresses that the switch took, a second.
+    pub random: f64,
+    /// The known flows' maximum without them.
+    pub alone: Rate,
+    /// With them.
+    pub beside: Rate,
+    /// The known flows at half that maximum, without.
+    pub half_alone: Rate,
+    /// With.
+    pub half_beside: Rate,
+    /// Remarks.
+    pub notes: Vec<String>,
+}
+
+impl Flooded {
+    /// Share of the maximum that is left.
+    pub fn left(&self) -> f64 {
+        self.beside.pps / self.alone.pps
+    }
+}
+
+/// What known flows lost while ports, VLANs and tunnels came and went.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reconfigured {
+    /// Who.
+    #[serde(flatten)]
+    pub of: Of,
+    /// The flows for as long without changes.
+    pub quiet: Rate,
+    /// With changes.
+    pub changing: Rate,
+    /// How many changes that were.
+    pub changes: u32,
+    /// Of those, a second.
+    pub pace: f64,
+    /// The slowest one, milliseconds until the switch had done it.
+    pub slowest: f64,
+    /// Remarks.
+    pub notes: Vec<String>,
 }
 
 /// What the generator reaches with no switch.
@@ -60,12 +146,9 @@ pub struct Ceiling {
 /// One switch in one row.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
-    /// The switch.
-    pub sut: Kind,
-    /// Which of several pairs of runs.
-    pub pair: usize,
-    /// What was sent.
-    pub row: Row,
+    /// Who.
+    #[serde(flatten)]
+    pub of: Of,
     /// Between which ports its ceiling was measured.
     pub ceiling_ports: &'static str,
     /// Frames a second that fit the links, where they have a speed.

@@ -31,7 +31,7 @@ pub struct Found {
     pub tolerated: f64,
     /// The rate at which the confirmation passed, frames a second delivered; `None` if none did.
     pub rate: Option<f64>,
-    /// The confirmation.
+    /// The confirmation; where none passed, the last trial that did not.
     pub trial: Trial,
     /// Why the search could not go higher, if that was the generator's doing.
     pub limited: Option<String>,
@@ -60,8 +60,7 @@ impl<R: Rig + ?Sized> Search<'_, R> {
         let mut again = self.plan.again;
         loop {
             self.trials += 1;
-            let ask = Ask { offer: Offer::Rate(rate), time, latency: false };
-            let trial = self.rig.trial(ask)?;
+            let trial = self.rig.trial(Ask::flows(Offer::Rate(rate), time))?;
             let fault = trial.fault();
             if fault.is_none() && trial.loss() <= self.tolerated {
                 return Ok((trial, true));
@@ -91,7 +90,7 @@ pub fn search(
     let mut search = Search { rig, plan, tolerated, limited: None, trials: 0 };
     let (mut low, mut high) = (known.min(highest), highest);
     let mut limited = None;
-    let (_, passed) = search.passes(high, plan.trial)?;
+    let (mut last, passed) = search.passes(high, plan.trial)?;
     if passed {
         low = high;
     } else {
@@ -99,15 +98,15 @@ pub fn search(
     }
     while high - low > plan.precision * high && high > FLOOR * highest {
         let middle = f64::midpoint(low, high);
-        if search.passes(middle, plan.trial)?.1 {
+        let (trial, passed) = search.passes(middle, plan.trial)?;
+        if passed {
             low = middle;
         } else {
-            high = middle;
+            (high, last) = (middle, trial);
             limited = search.limited.take();
         }
     }
     let mut rate = low;
-    let mut last = Trial::default();
     for _ in 0..CONFIRMATIONS {
         if rate < FLOOR * highest {
             break;

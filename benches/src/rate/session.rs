@@ -6,11 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::generator::{Environment, Generator};
-use super::result::{BOUND, Ceiling, FIGURES, Latency, Measured, Rate, Ratio};
+use super::fdb;
+use super::generator::{Environment, Generator, Queues, bind};
+use super::reconfigure::{self, LOAD, PACE};
+use super::result::{
+    BOUND, Ceiling, FIGURES, Flooded, Latency, Learned, Measured, Of, Rate, Ratio, Reconfigured,
+};
+use super::row::{Row, Test, name};
 use super::search::{Found, Plan, search};
-use super::sut::{Kind, Launch};
-use super::traffic::{Row, Underlay, name};
+use super::sut::{Kind, Launch, Running};
+use super::table;
+use super::traffic::Underlay;
 use super::trial::{Ask, Offer, Rig, Trial};
 use super::wiring::Wiring;
 use crate::pairs::Compared;
@@ -35,8 +41,6 @@ pub struct Options {
     pub suts: Vec<Kind>,
     /// What is sent.
     pub rows: Vec<Row>,
-    /// How many ports, where none are named.
-    pub ports: usize,
     /// The generator's ports by name, and the switch's; empty for our own wiring.
     pub named: (Vec<String>, Vec<String>),
     /// CPUs of the generator.
@@ -51,16 +55,26 @@ pub struct Options {
     pub latency: bool,
     /// How often each switch is measured in each row, in turn.
     pub pairs: usize,
+    /// Frames a second between random addresses where those flood a port.
+    pub random: f64,
+}
+
+impl Options {
+    /// How many ports there are: those that are named, or as many as rows want.
+    pub fn ports(&self) -> usize {
+        match self.named.0.len() {
+            0 => self.rows.iter().map(|row| row.ports).max().unwrap_or(0),
+            named => named,
+        }
+    }
 }
 
 /// Who is told of progress.
 pub trait Watcher: std::fmt::Debug {
     /// What is being done.
     fn doing(&self, what: &str);
-    /// A ceiling is known.
-    fn ceiling(&self, ceiling: &Ceiling);
-    /// A switch was measured.
-    fn measured(&self, measured: &Measured, ceiling: &Ceiling);
+    /// Something was measured; how it stands in the table.
+    fn measured(&self, lines: &[String]);
     /// A switch cannot carry a row.
     fn skipped(&self, sut: Kind, row: &Row, why: &str);
 }
@@ -72,8 +86,22 @@ pub struct Findings {
     pub ceilings: Vec<Ceiling>,
     /// In the order of measurement.
     pub results: Vec<Measured>,
+    /// How fast addresses were learned.
+    pub learned: Vec<Learned>,
+    /// What was left beside floods.
+    pub flooded: Vec<Flooded>,
+    /// What was lost during changes.
+    pub reconfigured: Vec<Reconfigured>,
     /// What switches that take a configuration were given.
     pub configurations: Vec<(Kind, String)>,
+}
+
+/// What a switch is measured in.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a> {
+    of: Of,
+    wiring: &'a Wiring,
+    ceiling: &'a Ceiling,
 }
 
 /// A run.
@@ -118,43 +146,51 @@ impl<'a> Session<'a> {
         let wirings = self.wirings()?;
         if !options.named.0.is_empty() {
             // Before anything is measured.
-            self.open(&options.named.0, None)?;
+            self.open(&options.named.0, (1, 1))?;
         }
         for row in &options.rows {
-            let mut of_row: Vec<(usize, Ceiling)> = Vec::new();
             for pair in 1..=options.pairs {
                 for sut in &options.suts {
-                    if let Some(why) = sut.refuses(row, options.ports, options.named.0.is_empty()) {
-                        ensure!(options.suts.len() > 1, "{}: {why}", name(*sut));
+                    let ours = options.named.0.is_empty();
+                    if let Some(why) = sut.refuses(row, options.ports(), ours) {
+                        ensure!(options.suts.len() > 1, "{}, {row}: {why}", name(*sut));
                         self.watcher.skipped(*sut, row, why);
                         continue;
                     }
                     let at = usize::from(*sut == Kind::LinuxBridge && wirings.len() > 1);
-                    let known = of_row.iter().find(|(n, _)| *n == at).map(|(_, c)| c.clone());
-                    let ceiling = match known {
-                        Some(ceiling) => ceiling,
-                        None => {
-                            let ceiling = self.ceiling(row, &wirings[at])?;
-                            self.watcher.ceiling(&ceiling);
-                            findings.ceilings.push(ceiling.clone());
-                            of_row.push((at, ceiling.clone()));
-                            ceiling
-                        }
-                    };
+                    let wiring = &wirings[at];
+                    let ceiling = self.known_ceiling(row, wiring, findings)?;
                     if *sut == Kind::Vswitchd {
-                        let config = (*sut, options.launch.config(row, &wirings[at].switch));
+                        let ports = &wiring.switch[..row.ports];
+                        let config = (*sut, options.launch.config(row, ports));
                         if !findings.configurations.contains(&config) {
                             findings.configurations.push(config);
                         }
                     }
-                    let measured = self.measure(*sut, row, pair, &wirings[at], &ceiling);
-                    let measured = measured.with_context(|| format!("{}, {row}", name(*sut)))?;
-                    self.watcher.measured(&measured, &ceiling);
-                    findings.results.push(measured);
+                    let of = Of { sut: *sut, pair, row: *row };
+                    self.measure(Place { of, wiring, ceiling: &ceiling }, findings)
+                        .with_context(|| format!("{}, {row}", name(*sut)))?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The ceiling of a row's frames: measured at the first row that has them.
+    fn known_ceiling(
+        &self,
+        row: &Row,
+        wiring: &Wiring,
+        findings: &mut Findings,
+    ) -> Result<Ceiling> {
+        let same = |c: &&Ceiling| c.row == row.without_switch() && c.ports == wiring.kind;
+        if let Some(known) = findings.ceilings.iter().find(same) {
+            return Ok(known.clone());
+        }
+        let ceiling = self.ceiling(row, wiring)?;
+        self.watcher.measured(&[table::ceiling(&ceiling)]);
+        findings.ceilings.push(ceiling.clone());
+        Ok(ceiling)
     }
 
     /// The wiring of switches on DPDK, and that of the kernel's bridge behind it if both are wanted.
@@ -168,30 +204,36 @@ impl<'a> Session<'a> {
         if !generator.is_empty() {
             wirings.push(Wiring::named(generator, switch, dir, largest));
         } else if options.suts.iter().any(|sut| !of_kernel(&sut)) {
-            wirings.push(Wiring::memif(dir, options.ports, largest));
+            wirings.push(Wiring::memif(dir, options.ports(), largest));
         }
         if options.suts.iter().any(|sut| of_kernel(&sut)) {
-            wirings.push(Wiring::veth(options.ports)?);
+            wirings.push(Wiring::veth(options.ports())?);
         }
         Ok(wirings)
     }
 
-    /// Opens ports with the queues that a switch has at its ends, or with one.
-    fn open(&self, devices: &[String], sut: Option<Kind>) -> Result<Generator> {
-        let workers = self.options.launch.workers.len() as u16;
-        let sut = sut.filter(|_| self.options.named.0.is_empty());
-        let queues = sut.map_or((1, 1), |sut| sut.queues(workers));
+    fn open(&self, devices: &[String], queues: Queues) -> Result<Generator> {
         Generator::open(self.environment, devices, &self.options.cpus, queues)
     }
 
+    /// Opens the ports of a row, with the queues that a switch has at their other ends.
+    fn open_for(&self, place: &Place<'_>) -> Result<Generator> {
+        let Of { sut, row, .. } = place.of;
+        let queues = match self.options.named.0.is_empty() {
+            true => sut.queues(row.workers as u16),
+            false => (1, 1),
+        };
+        self.open(&place.wiring.generator[..row.ports], queues)
+    }
+
     fn ask(&self, offer: Offer) -> Ask {
-        Ask { offer, time: self.options.plan.trial, latency: false }
+        Ask::flows(offer, self.options.plan.trial)
     }
 
     fn ceiling(&self, row: &Row, wiring: &Wiring) -> Result<Ceiling> {
         self.watcher.doing("the generator back to back");
         let failed = "the generator back to back, with no switch";
-        let mut generator = self.open(&wiring.looped, None).context(failed)?;
+        let mut generator = self.open(&wiring.looped[..row.ports], (1, 1)).context(failed)?;
         generator.wait_link().context(failed)?;
         generator.prepare(*row, Underlay::LOOP);
         let mut rig = Stoppable { generator: &mut generator, stop: &self.stop };
@@ -201,37 +243,144 @@ impl<'a> Session<'a> {
         let ask = Ask { latency: true, ..self.ask(Offer::Rate(pps * LOADS[0])) };
         let latency =
             if self.options.latency { Latency::of(LOADS[0], &rig.trial(ask)?) } else { None };
-        Ok(Ceiling { row: *row, ports: wiring.kind, pps, latency })
+        Ok(Ceiling { row: row.without_switch(), ports: wiring.kind, pps, latency })
     }
 
-    fn measure(
-        &self,
-        sut: Kind,
-        row: &Row,
-        pair: usize,
-        wiring: &Wiring,
-        ceiling: &Ceiling,
-    ) -> Result<Measured> {
+    fn measure(&self, place: Place<'_>, findings: &mut Findings) -> Result<()> {
+        let Of { sut, row, .. } = place.of;
         let say = |what: &str| self.watcher.doing(&format!("{}, {row}: {what}", name(sut)));
         say("starting");
-        let mut generator = self.open(&wiring.generator, Some(sut))?;
-        let mut running = self.options.launch.start(sut, row, wiring)?;
+        let mut generator = self.open_for(&place)?;
+        let mut running = self.options.launch.start(sut, &row, place.wiring)?;
         generator.wait_link().or_else(|error| running.alive().and(Err(error)))?;
-        generator.prepare(*row, running.underlay(row)?);
+        generator.prepare(row, running.underlay(&row)?);
         say("learning");
         generator.teach(LESSON)?;
         let notes = self.look(&mut generator).or_else(|error| running.alive().and(Err(error)))?;
-        let mut measured = self.figures(sut, row, pair, &mut generator, ceiling, &say)?;
-        measured.notes.splice(0..0, notes);
-        running.stop()?;
-        Ok(measured)
+        let lines = match row.test {
+            Test::Rate => {
+                let mut measured = self.figures(&place, &mut generator, &say)?;
+                measured.notes.splice(0..0, notes);
+                let lines = table::measured(&measured, place.ceiling);
+                findings.results.push(measured);
+                lines
+            }
+            Test::Learn => {
+                let learned = self.learn(&place, &mut generator, &running, notes, &say)?;
+                let lines = table::learned(&learned, place.ceiling);
+                findings.learned.push(learned);
+                lines
+            }
+            Test::Flood => {
+                let flooded = self.flood(&place, &mut generator, notes, &say)?;
+                let lines = table::flooded(&flooded);
+                findings.flooded.push(flooded);
+                lines
+            }
+            Test::Reconfigure => {
+                let done = self.reconfigure(&place, &mut generator, &running, notes, &say)?;
+                let lines = table::reconfigured(&done);
+                findings.reconfigured.push(done);
+                lines
+            }
+        };
+        self.watcher.measured(&lines);
+        running.stop()
+    }
+
+    fn learn(
+        &self,
+        place: &Place<'_>,
+        generator: &mut Generator,
+        running: &Running,
+        mut notes: Vec<String>,
+        say: &dyn Fn(&str),
+    ) -> Result<Learned> {
+        say("new addresses");
+        let (of, ceiling) = (place.of, place.ceiling);
+        let mut rig = Stoppable { generator, stop: &self.stop };
+        let forget = || running.forget(place.wiring);
+        let plan = self.options.plan;
+        // The ceiling is of all pairs of ports, and one teaches.
+        let highest = ceiling.pps / (of.row.ports / 2) as f64;
+        let found = fdb::learn(&mut rig, &forget, of.row.flows, plan, highest)?;
+        notes.extend(found.limited.iter().map(|why| format!("not searched higher, as {why}")));
+        Ok(Learned {
+            of,
+            ceiling_ports: ceiling.ports,
+            rate: found.rate,
+            taught: found.trial.sent,
+            unknown: found.trial.lost(),
+            generator_bound: found.rate.is_some_and(|rate| rate > BOUND * highest),
+            notes,
+        })
+    }
+
+    fn flood(
+        &self,
+        place: &Place<'_>,
+        generator: &mut Generator,
+        mut notes: Vec<String>,
+        say: &dyn Fn(&str),
+    ) -> Result<Flooded> {
+        say("known flows beside a flood");
+        let mut rig = Stoppable { generator, stop: &self.stop };
+        let wanted = self.options.random;
+        let left = fdb::flood(&mut rig, wanted, self.options.plan)?;
+        if left.random < 0.99 * wanted {
+            notes.push(format!(
+                "of {:.3} million random frames a second the switch's port took {:.3}",
+                wanted / 1e6,
+                left.random / 1e6
+            ));
+        }
+        let ([alone, beside], [half_alone, half_beside]) = (left.maximum, left.half);
+        let (of, ceiling_ports, random) = (place.of, place.ceiling.ports, left.random);
+        Ok(Flooded { of, ceiling_ports, random, alone, beside, half_alone, half_beside, notes })
+    }
+
+    fn reconfigure(
+        &self,
+        place: &Place<'_>,
+        generator: &mut Generator,
+        running: &Running,
+        mut notes: Vec<String>,
+        say: &dyn Fn(&str),
+    ) -> Result<Reconfigured> {
+        let mut rig = Stoppable { generator, stop: &self.stop };
+        say("maximum receive rate");
+        let flood = rig.trial(self.ask(Offer::Flood))?;
+        let plan = self.options.plan;
+        let ask = Ask::flows(Offer::Rate(LOAD * flood.rate()), plan.confirm);
+        say("without changes");
+        let quiet = rig.trial(ask)?;
+        say("with changes");
+        let control = self.options.launch.control;
+        let (changing, changed) = reconfigure::during(
+            || rig.trial(ask),
+            || bind(control),
+            |change| running.change(change),
+        )?;
+        notes.extend(changing.fault());
+        let pace = f64::from(changed.changes) / changed.took.as_secs_f64();
+        if pace < 0.9 * PACE {
+            notes.push(format!("it takes {pace:.1} changes a second, and {PACE} were wanted"));
+        }
+        Ok(Reconfigured {
+            of: place.of,
+            quiet: Rate::of(&quiet),
+            changing: Rate::of(&changing),
+            changes: changed.changes,
+            pace,
+            slowest: changed.slowest.as_secs_f64() * 1e3,
+            notes,
+        })
     }
 
     /// Whether a switch does what one does, at a rate that all manage. Remarks.
     fn look(&self, generator: &mut Generator) -> Result<Vec<String>> {
         let mut rig = Stoppable { generator, stop: &self.stop };
-        let ask = Ask { offer: Offer::Rate(LOOK.0), time: LOOK.1, latency: false };
-        let trial = rig.trial(ask)?;
+        let trial = rig.trial(Ask::flows(Offer::Rate(LOOK.0), LOOK.1))?;
         let all = trial.sent;
         if trial.returned > 0 {
             bail!(
@@ -272,15 +421,12 @@ impl<'a> Session<'a> {
 
     fn figures(
         &self,
-        sut: Kind,
-        row: &Row,
-        pair: usize,
+        place: &Place<'_>,
         generator: &mut Generator,
-        ceiling: &Ceiling,
         say: &dyn Fn(&str),
     ) -> Result<Measured> {
-        let pairs = generator.ports() / 2;
-        let line_rate = generator.link_mbps().map(|mbps| row.line_rate(mbps, pairs));
+        let Place { of, ceiling, .. } = *place;
+        let line_rate = generator.link_mbps().map(|mbps| of.row.line_rate(mbps));
         let mut rig = Stoppable { generator, stop: &self.stop };
         say("maximum receive rate");
         let flood = rig.trial(self.ask(Offer::Flood))?;
@@ -322,11 +468,9 @@ impl<'a> Session<'a> {
         let figures = [("maximum", Some(maximum)), ("NDR", ndr), ("PDR", pdr)];
         let bound = |rate: Option<Rate>| rate.is_some_and(|rate| rate.pps > BOUND * ceiling.pps);
         let generator_bound = figures.into_iter().filter(|(_, r)| bound(*r)).map(|(n, _)| n);
-        let (row, generator_bound) = (*row, generator_bound.collect());
+        let generator_bound = generator_bound.collect();
         Ok(Measured {
-            sut,
-            pair,
-            row,
+            of,
             ceiling_ports: ceiling.ports,
             line_rate,
             maximum,
@@ -361,7 +505,8 @@ pub fn ratios(options: &Options, results: &[Measured]) -> Vec<Ratio> {
     for row in &options.rows {
         for by in others {
             for (figure, of) in FIGURES {
-                let all = |sut: Kind| results.iter().filter(move |m| m.sut == sut && m.row == *row);
+                let all =
+                    |sut: Kind| results.iter().filter(move |m| m.of.sut == sut && m.of.row == *row);
                 let values = |sut| all(sut).map(of).collect::<Option<Vec<f64>>>();
                 let (Some(ours), Some(theirs)) = (values(*first), values(*by)) else { continue };
                 let pairs = ours.len();

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::tally::Tally;
-use super::trial::{Ask, Offer, Rig, Trial};
+use super::trial::{Ask, Offer, Play, Rig, Trial};
 
 /// The switch, and the generator in front of it.
 #[derive(Clone, Debug)]
@@ -20,7 +20,18 @@ pub(super) struct Simulated {
     pub(super) missed: u64,
     /// Trials so far.
     pub(super) trials: u32,
+    /// Addresses a second it learns.
+    pub(super) learns: f64,
+    /// Addresses it has room for.
+    pub(super) table: u64,
+    /// The share of its capacity that a flood beside leaves.
+    pub(super) beside: f64,
+    /// The set of addresses it was taught last, and how many of it it knows.
+    pub(super) known: (u8, u64),
 }
+
+/// Ports that see what it floods.
+const WATCHING: u64 = 2;
 
 impl Simulated {
     /// A switch with that capacity and no fault.
@@ -32,6 +43,10 @@ impl Simulated {
             hiccup_every: 0,
             missed: 0,
             trials: 0,
+            learns: f64::INFINITY,
+            table: u64::MAX,
+            beside: 1.0,
+            known: (0, 0),
         }
     }
 }
@@ -46,12 +61,38 @@ impl Rig for Simulated {
         };
         let due = (wanted * secs) as u64;
         let sent = (wanted.min(self.generator) * secs) as u64;
+        let (capacity, random) = match ask.play {
+            Play::Beside(random) if random > 0.0 => (self.beside * self.capacity, random),
+            _ => (self.capacity, 0.0),
+        };
         let disturbed = self.hiccup_every != 0 && self.trials.is_multiple_of(self.hiccup_every);
-        let mut received = sent.min((self.capacity * secs) as u64);
+        let mut received = sent.min((capacity * secs) as u64);
         received -= received.checked_div(self.loss_one_in).unwrap_or(0);
         received -= if disturbed { received / 100 } else { 0 };
         let late = due - sent;
-        Ok(Trial { secs, due, sent, late, received, missed: self.missed, ..Trial::default() })
+        let strayed = self.learn_or_flood(ask.play, received, secs);
+        let (missed, random) = (self.missed, (random * secs) as u64);
+        let watching = WATCHING;
+        let trial = Trial { secs, due, sent, late, received, missed, ..Trial::default() };
+        Ok(Trial { strayed, random, watching, ..trial })
+    }
+}
+
+impl Simulated {
+    /// What frames do to its table, and how many arrive at ports that watch.
+    fn learn_or_flood(&mut self, play: Play, frames: u64, secs: f64) -> u64 {
+        match play {
+            Play::Teach(set) => {
+                let in_time = (self.learns * secs) as u64;
+                self.known = (set, frames.min(in_time).min(self.table));
+                0
+            }
+            Play::Recall(set) => {
+                let known = if self.known.0 == set { self.known.1 } else { 0 };
+                WATCHING * frames.saturating_sub(known)
+            }
+            Play::Flows | Play::Beside(_) => 0,
+        }
     }
 }
 

@@ -11,11 +11,13 @@ use serde::Serialize;
 use vswitch_e2e::ovs::Ovs;
 use vswitch_e2e::{Cmd, Daemon, DaemonSpec, Netns, Process};
 
-use super::traffic::{Row, Shape, Underlay, VLAN};
+use super::row::{Row, STANDARD, Shape, Test, VLAN, name};
+use super::traffic::Underlay;
 use super::wiring::Wiring;
 use crate::dpdk::frames::{LOCAL, REMOTE, REMOTE_MAC, VNI};
 use crate::dpdk::side::{
-    OVS, OVS_UPLINK, colons, neighbour, overlay_config, parse_mac, prepare_uplink, uplink_of,
+    OVS, OVS_UPLINK, TENANT, colons, neighbour, parse_mac, prepare_uplink, tunnel_config,
+    uplink_of, vtep_config,
 };
 
 /// What stands between the ports.
@@ -35,6 +37,12 @@ pub enum Kind {
     External,
 }
 
+/// The most addresses that Open vSwitch learns, whatever `mac-table-size` says
+/// (`mac_learning_set_max_entries`).
+const OVS_MACS: u64 = 1_000_000;
+/// The port and device that stand for an underlay, where changed tunnels are the only ones.
+const SPARE: (&str, &str) = ("up0", "net_null8,no-rx=1");
+
 const TESTPMD: &str = "/usr/bin/dpdk-testpmd";
 
 impl Kind {
@@ -51,7 +59,7 @@ impl Kind {
         ensure!(
             Path::new(program).exists(),
             "{} is not installed ({program}): `apt-get install {package}`",
-            super::traffic::name(self)
+            name(self)
         );
         Ok(())
     }
@@ -59,25 +67,38 @@ impl Kind {
     /// Queues that it sends to and receives from at each memif port.
     pub const fn queues(self, workers: u16) -> (u16, u16) {
         match self {
-            Self::Vswitchd => (workers, workers),
             // Its main thread sends, too.
             Self::OvsDpdk => (workers + 1, workers),
-            Self::Testpmd | Self::LinuxBridge | Self::External => (1, 1),
+            Self::Vswitchd | Self::Testpmd | Self::LinuxBridge | Self::External => (1, 1),
         }
     }
 
-    /// Whether it can carry a row, over ports of our making or named ones; why not.
+    /// Whether it can carry a row over so many ports, of our making or named ones; why not.
     pub fn refuses(self, row: &Row, ports: usize, ours: bool) -> Option<&'static str> {
         let tunnel = row.shape.tunnel().is_some();
-        match self {
-            Self::Testpmd if tunnel => Some("testpmd has no tunnels"),
-            Self::Vswitchd | Self::OvsDpdk if ours && row.size.largest() > 1518 => {
+        match (self, row.test) {
+            _ if row.ports > ports => Some(
+                "it takes four ports (a third one sees what is flooded): name more with --port",
+            ),
+            (Self::Testpmd, Test::Learn | Test::Flood) => Some("testpmd learns nothing"),
+            (Self::Testpmd | Self::External | Self::LinuxBridge, Test::Reconfigure) => {
+                Some("changes are made to vswitchd and Open vSwitch")
+            }
+            (_, Test::Learn | Test::Flood) if tunnel => {
+                Some("addresses are learned and flooded without tunnels here")
+            }
+            (Self::Testpmd, _) if tunnel => Some("testpmd has no tunnels"),
+            (Self::LinuxBridge, _) if row.vnis > 1 => Some("the bridge gets one VNI here"),
+            (Self::OvsDpdk, _) if row.macs() > OVS_MACS => {
+                Some("the MAC table of Open vSwitch holds at most 1,000,000 addresses")
+            }
+            (Self::Vswitchd | Self::OvsDpdk, _) if ours && row.size.largest() > STANDARD => {
                 Some("memif has no MTU to be set, so its ports carry frames of up to 1518 bytes")
             }
-            Self::LinuxBridge if row.size.largest() > 1518 => {
+            (Self::LinuxBridge, _) if row.size.largest() > STANDARD => {
                 Some("packet sockets of DPDK hold frames of up to 1518 bytes")
             }
-            _ if tunnel && ports != 2 => Some("tunnels are measured on one pair of ports"),
+            _ if tunnel && row.ports != 2 => Some("tunnels are measured on one pair of ports"),
             _ => None,
         }
     }
@@ -104,22 +125,32 @@ impl Launch {
     /// # Errors
     /// It is not installed, does not start, or cannot do it.
     pub fn start(&self, kind: Kind, row: &Row, wiring: &Wiring) -> Result<Running> {
+        let ports = &wiring.switch[..row.ports.min(wiring.switch.len())];
         let running = match kind {
-            Kind::Vswitchd => self.vswitchd(row, &wiring.switch),
-            Kind::OvsDpdk => self.ovs(row, &wiring.switch),
-            Kind::Testpmd => self.testpmd(&wiring.switch),
+            Kind::Vswitchd => self.vswitchd(row, ports),
+            Kind::OvsDpdk => self.ovs(row, ports),
+            Kind::Testpmd => self.testpmd(row, ports),
             Kind::LinuxBridge => bridge(row, wiring),
             Kind::External => Ok(Running::Nothing),
         };
-        running.with_context(|| format!("cannot start {}", super::traffic::name(kind)))
+        running.with_context(|| format!("cannot start {}", name(kind)))
+    }
+
+    /// The CPUs of the workers that a row has.
+    fn workers_of(&self, row: &Row) -> &[u16] {
+        &self.workers[..row.workers.min(self.workers.len())]
+    }
+
+    /// Those, and the one for control before them.
+    fn cpus_of(&self, row: &Row) -> Vec<u16> {
+        [&[self.control], self.workers_of(row)].concat()
     }
 
     fn vswitchd(&self, row: &Row, ports: &[String]) -> Result<Running> {
         // Warnings (say, of ordinary pages) are in the report's head.
         let mut spec = DaemonSpec::new(&self.config(row, ports)).allow("");
         spec.binaries.clone_from(&self.binaries);
-        let cpus: Vec<u16> = [&[self.control], &self.workers[..]].concat();
-        spec.before = vec!["taskset".into(), "-c".into(), list(&cpus)];
+        spec.before = vec!["taskset".into(), "-c".into(), list(&self.cpus_of(row))];
         let daemon = spec.start()?;
         let status = daemon.ctl("status")?;
         let ports = daemon.ctl_json("port show")?;
@@ -143,34 +174,46 @@ impl Launch {
             "version = 1\n[daemon]\ndatapath = \"dpdk\"\ncpus = \"{}\"\nidle = \"poll\"\n\
              max-fdb-total = {fdb}\n[dpdk]\nhugepages = \"{hugepages}\"\n\
              [[bridge]]\nname = \"br0\"\nmax-fdb = {fdb}\n",
-            list(&self.workers)
+            list(self.workers_of(row))
         );
+        let tunnel = row.shape.tunnel();
         for (n, devargs) in ports.iter().enumerate() {
-            config +=
-                &format!("[[port]]\nname = \"p{n}\"\ntype = \"dpdk\"\ndevargs = \"{devargs}\"\n");
-            if row.size.largest() > 1518 {
+            config += &port_config(&format!("p{n}"), devargs);
+            if row.size.largest() > STANDARD {
                 config += "mtu = 9000\n";
             }
-            config += match row.shape.tunnel() {
-                Some(_) if n == 1 => "",
+            config += match (row.test, n) {
+                _ if tunnel.is_some() && n == 1 => "",
+                (Test::Flood, 2) => TENANT,
                 _ => "bridge = \"br0\"\n",
             };
-            if row.shape == Shape::Vlan {
-                config += &format!("trunk = [{VLAN}]\n");
+            match row.vnis {
+                0 | 1 if row.shape != Shape::Vlan => {}
+                0 | 1 => config += &format!("trunk = [{VLAN}]\n"),
+                _ if n == 1 => {}
+                all => config += &format!("trunk = [\"{VLAN}-{}\"]\n", VLAN + all - 1),
             }
         }
-        if let Some(tunnel) = row.shape.tunnel() {
-            config += &overlay_config(tunnel.name());
+        if let Some(tunnel) = tunnel {
+            config += &vtep_config("p1");
+            for n in 0..row.vnis {
+                let vlan = (row.vnis > 1).then_some(VLAN + n);
+                config += &tunnel_config(tunnel.name(), n, vlan);
+            }
+        } else if row.test == Test::Reconfigure {
+            let (name, devargs) = SPARE;
+            config += &port_config(name, devargs);
+            config += &vtep_config(name);
         }
         config
     }
 
-    fn testpmd(&self, ports: &[String]) -> Result<Running> {
+    fn testpmd(&self, row: &Row, ports: &[String]) -> Result<Running> {
         let log = self.dir.join("testpmd.log");
         let out = File::create(&log)?;
-        let cpus: Vec<u16> = [&[self.control], &self.workers[..]].concat();
+        let workers = self.workers_of(row).len();
         let cmd = Cmd::new(TESTPMD)
-            .args(["-l", &list(&cpus), "--main-lcore", &self.control.to_string()])
+            .args(["-l", &list(&self.cpus_of(row)), "--main-lcore", &self.control.to_string()])
             .args(self.memory().split(' '))
             .args(["--log-level=3", "--no-telemetry"])
             .args(ports.iter().flat_map(|port| {
@@ -180,7 +223,7 @@ impl Launch {
                     .flat_map(move |option| [option.to_owned(), port.clone()])
             }))
             .args(if ports.iter().any(|port| pci(port)) { None } else { Some("--no-pci") })
-            .args(["--", "--forward-mode=io", &format!("--nb-cores={}", self.workers.len())])
+            .args(["--", "--forward-mode=io", &format!("--nb-cores={workers}")])
             .args(["--burst=32", "--rxd=1024", "--txd=1024", "--total-num-mbufs=20000"])
             // Without it the program ends with its standard input.
             .args(["--no-lsc-interrupt", "--stats-period=3600"]);
@@ -208,7 +251,7 @@ impl Launch {
             // To begin with: it takes more as it needs it.
             "dpdk-socket-mem=256".to_owned(),
             format!("dpdk-lcore-mask={:#x}", mask(&[self.control])),
-            format!("pmd-cpu-mask={:#x}", mask(&self.workers)),
+            format!("pmd-cpu-mask={:#x}", mask(self.workers_of(row))),
             format!("dpdk-extra=\"--in-memory{devices}\""),
             "flow-limit=2000000".to_owned(),
             "max-idle=100000".to_owned(),
@@ -220,7 +263,7 @@ impl Launch {
         // Its own limit grows only while it is quick.
         ovs.appctl(&["upcall/set-flow-limit", "2000000"])?;
         let add = |n: usize, bridge: &str| {
-            let mtu = if row.size.largest() > 1518 { 9000 } else { 1500 };
+            let mtu = if row.size.largest() > STANDARD { 9000 } else { 1500 };
             let mtu = mtu + if n == 1 { row.shape.extra() } else { 0 };
             ovs.vsctl(&format!(
                 "add-port {bridge} p{n} -- set Interface p{n} type=dpdk mtu_request={mtu} \
@@ -242,11 +285,15 @@ impl Launch {
             add(1, "phy")?;
             home.ip(&format!("addr add {LOCAL}/24 dev phy"))?;
             home.ip("link set phy up")?;
-            ovs.vsctl(&format!(
-                "add-port br0 tun0 -- set Interface tun0 type={} options:remote_ip={REMOTE} \
-                 options:key={VNI}",
-                tunnel.name()
-            ))?;
+            for n in 0..row.vnis {
+                let tag = if row.vnis > 1 { format!("tag={}", VLAN + n) } else { String::new() };
+                ovs.vsctl(&format!(
+                    "add-port br0 tun{n} {tag} -- set Interface tun{n} type={} \
+                     options:remote_ip={REMOTE} options:key={}",
+                    tunnel.name(),
+                    VNI + u32::from(n)
+                ))?;
+            }
             add(0, "br0")?;
             neighbour(&ovs)?;
         } else {
@@ -254,6 +301,11 @@ impl Launch {
         }
         Ok(Running::Ovs(Box::new(ovs), home))
     }
+}
+
+/// The words of `vswitchd` for a port, but for what follows of it.
+fn port_config(name: &str, devargs: &str) -> String {
+    format!("[[port]]\nname = \"{name}\"\ntype = \"dpdk\"\ndevargs = \"{devargs}\"\n")
 }
 
 /// Whether a device is a PCI address and no vdev.
@@ -281,6 +333,11 @@ fn bridge(row: &Row, wiring: &Wiring) -> Result<Running> {
         .context("the kernel has no bridge (module `bridge`)")?;
     let mtu = 1500 + row.shape.extra();
     for (n, end) in wiring.switch.iter().enumerate() {
+        // What a row before had.
+        home.ip(&format!("link set {end} nomaster"))?;
+        if n >= row.ports {
+            continue;
+        }
         home.ip(&format!("link set {end} mtu {mtu} up"))?;
         if row.shape.tunnel().is_none() || n != 1 {
             home.ip(&format!("link set {end} master br0"))?;
@@ -329,15 +386,41 @@ impl Running {
     /// The switch does not say.
     pub fn underlay(&self, row: &Row) -> Result<Underlay> {
         let mac = match self {
+            Self::Vswitchd(daemon)
+                if row.test == Test::Reconfigure && row.shape.tunnel().is_none() =>
+            {
+                prepare_uplink(daemon, SPARE.0)?;
+                OVS_UPLINK
+            }
             _ if row.shape.tunnel().is_none() => OVS_UPLINK,
             Self::Vswitchd(daemon) => {
-                prepare_uplink(daemon)?;
+                prepare_uplink(daemon, "p1")?;
                 uplink_of(daemon)?
             }
             Self::Bridge(mac) => *mac,
             _ => OVS_UPLINK,
         };
         Ok(Underlay { mac })
+    }
+
+    /// Has it forget all addresses it learned. One that was not started here keeps them.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub fn forget(&self, wiring: &Wiring) -> Result<()> {
+        match self {
+            Self::Vswitchd(daemon) => {
+                let (status, body) = daemon.http("POST", "/v1/fdb/flush", "{}")?;
+                ensure!(status == 200, "vswitchd answered {status}: {body}");
+            }
+            Self::Ovs(ovs, _) => drop(ovs.appctl(&["fdb/flush", "br0"])?),
+            Self::Bridge(_) => {
+                let home = wiring.home().context("no namespace")?;
+                home.ip("link set br0 type bridge fdb_flush")?;
+            }
+            Self::Testpmd(..) | Self::Nothing => {}
+        }
+        Ok(())
     }
 
     /// Fails if it does not run any more.

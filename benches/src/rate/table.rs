@@ -1,7 +1,7 @@
 //! The table that is printed while a run goes on.
 
-use super::result::{Ceiling, Latency, Measured, Rate, Ratio};
-use super::traffic::name;
+use super::result::{Ceiling, Flooded, Latency, Learned, Measured, Of, Rate, Ratio, Reconfigured};
+use super::row::name;
 
 /// Millions of frames a second.
 fn mpps(pps: f64) -> String {
@@ -34,9 +34,8 @@ pub fn ceiling(ceiling: &Ceiling) -> String {
 pub fn measured(measured: &Measured, ceiling: &Ceiling) -> Vec<String> {
     let rate = |rate: Option<Rate>| rate.map_or_else(|| format!("{:>8}", "-"), |r| mpps(r.pps));
     let mut lines = vec![format!(
-        "{:<36} {:<13} {} {} {} {:>8.3}% {:>8}{}",
-        measured.row.to_string(),
-        name(measured.sut),
+        "{} {} {} {} {:>8.3}% {:>8}{}",
+        who(&measured.of),
         mpps(measured.maximum.pps),
         rate(measured.ndr),
         rate(measured.pdr),
@@ -58,6 +57,75 @@ pub fn measured(measured: &Measured, ceiling: &Ceiling) -> Vec<String> {
     }
     lines.extend(measured.notes.iter().map(|note| format!("    {note}")));
     lines
+}
+
+/// Row and switch at the beginning of a line.
+fn who(of: &Of) -> String {
+    format!("{:<36} {:<13}", of.row.to_string(), name(of.sut))
+}
+
+fn with_notes(line: String, notes: &[String]) -> Vec<String> {
+    [line].into_iter().chain(notes.iter().map(|note| format!("    {note}"))).collect()
+}
+
+/// Lost frames in words.
+fn lost(rate: &Rate) -> String {
+    format!("{} of {} lost ({:.4} %)", rate.lost, rate.offered, 100.0 * rate.loss)
+}
+
+/// The lines of a learn rate.
+pub fn learned(learned: &Learned, ceiling: &Ceiling) -> Vec<String> {
+    let who = who(&learned.of);
+    let line = match learned.rate {
+        Some(rate) => format!(
+            "{who} {} million addresses a second, all {} known afterwards",
+            mpps(rate),
+            learned.taught
+        ),
+        None => format!(
+            "{who} {:>8} not all were known afterwards: {} of {} were not, taught as slowly as that",
+            "-", learned.unknown, learned.taught
+        ),
+    };
+    let mut lines = with_notes(line, &learned.notes);
+    if learned.generator_bound {
+        lines.push(format!(
+            "    generator-bound: one of its ports sends {:.3} Mpps: the switch may learn faster",
+            ceiling.pps / 1e6 / (learned.of.row.ports / 2) as f64
+        ));
+    }
+    lines
+}
+
+/// The lines of known flows beside a flood.
+pub fn flooded(flooded: &Flooded) -> Vec<String> {
+    let line = format!(
+        "{} {} alone, {} beside {:.3} million random frames a second: {:.0} % left; at half load {}, \
+         beside them {}",
+        who(&flooded.of),
+        mpps(flooded.alone.pps),
+        mpps(flooded.beside.pps).trim_start(),
+        flooded.random / 1e6,
+        100.0 * flooded.left(),
+        lost(&flooded.half_alone),
+        lost(&flooded.half_beside)
+    );
+    with_notes(line, &flooded.notes)
+}
+
+/// The lines of a switch that was changed.
+pub fn reconfigured(done: &Reconfigured) -> Vec<String> {
+    let line = format!(
+        "{} {} with {} changes ({:.1} a second, the slowest {:.0} ms): {}; without any {}",
+        who(&done.of),
+        mpps(done.changing.pps),
+        done.changes,
+        done.pace,
+        done.slowest,
+        lost(&done.changing),
+        lost(&done.quiet)
+    );
+    with_notes(line, &done.notes)
 }
 
 fn latency(latency: &Latency) -> String {

@@ -4,188 +4,15 @@
 //! addresses and UDP ports of their own; frame `n` of a stream is of flow `n % flows`. The payload
 //! begins with a stamp: which trial, which stream, which number, and when.
 
-use std::fmt;
-use std::str::FromStr;
+use super::row::{FCS, Row, TAG, VLAN};
+use crate::dpdk::frames::{self, Bytes, OUTER, VNI};
 
-use clap::ValueEnum;
-use serde::Serialize;
-
-use crate::dpdk::frames::{self, Bytes, OUTER, Tunnel};
-
-/// Bytes of the frame check sequence, which sizes count and mbufs do not hold.
-const FCS: usize = 4;
-/// Bytes on the wire beside a frame: preamble, start of frame, and gap.
-const WIRE: usize = 20;
 /// Bytes of the headers before the stamp: Ethernet, IPv4, UDP.
 const HEADERS: usize = 14 + 20 + 8;
-/// Bytes of an 802.1Q tag.
-const TAG: usize = 4;
-/// The VLAN of tagged frames.
-pub const VLAN: u16 = 100;
 /// Bytes of a stamp: what is left of the shortest frame.
 pub const STAMP: usize = 18;
-/// The smallest frame, bytes with FCS.
-pub const SMALLEST: u16 = 64;
-/// The largest: an MTU of 9,000 bytes.
-pub const LARGEST: u16 = 9018;
 /// Where stamps may be: behind the headers, a tag, and those of a tunnel.
 const PLACES: [usize; 4] = [HEADERS, HEADERS + TAG, HEADERS + OUTER, HEADERS + TAG + OUTER];
-
-/// What sizes frames have: bytes with FCS, of the inner frame in a tunnel and without its tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sizes {
-    /// All the same.
-    Fixed(u16),
-    /// 7 of 64 bytes, 4 of 570 and 1 of 1,518 (the simple Internet mix).
-    Imix,
-}
-
-/// The mix, in an order that spreads it.
-const IMIX: [u16; 12] = [64, 570, 64, 64, 570, 64, 1518, 64, 570, 64, 64, 570];
-
-impl Sizes {
-    /// One round of sizes.
-    pub fn round(self) -> Vec<u16> {
-        match self {
-            Self::Fixed(size) => vec![size],
-            Self::Imix => IMIX.to_vec(),
-        }
-    }
-
-    /// Bytes of a frame on average, with FCS.
-    pub fn mean(self) -> f64 {
-        let round = self.round();
-        round.iter().map(|size| f64::from(*size)).sum::<f64>() / round.len() as f64
-    }
-
-    /// The largest.
-    pub fn largest(self) -> u16 {
-        self.round().into_iter().max().unwrap_or(SMALLEST)
-    }
-}
-
-impl FromStr for Sizes {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.eq_ignore_ascii_case("imix") {
-            return Ok(Self::Imix);
-        }
-        let size = text.parse().ok().filter(|size| (SMALLEST..=LARGEST).contains(size));
-        size.map(Self::Fixed).ok_or_else(|| {
-            format!("a frame size is `imix` or {SMALLEST} to {LARGEST} bytes with FCS")
-        })
-    }
-}
-
-impl fmt::Display for Sizes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fixed(size) => size.fmt(f),
-            Self::Imix => f.pad("imix"),
-        }
-    }
-}
-
-impl Serialize for Sizes {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Fixed(size) => serializer.serialize_u16(*size),
-            Self::Imix => serializer.serialize_str("imix"),
-        }
-    }
-}
-
-/// What is around the frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Shape {
-    /// Nothing.
-    Plain,
-    /// An 802.1Q tag, VLAN 100, on both sides.
-    Vlan,
-    /// VXLAN on the second port of each pair.
-    Vxlan,
-    /// GENEVE on the second port of each pair.
-    Geneve,
-}
-
-impl Shape {
-    /// The tunnel, if it is one.
-    pub const fn tunnel(self) -> Option<Tunnel> {
-        match self {
-            Self::Plain | Self::Vlan => None,
-            Self::Vxlan => Some(Tunnel::Vxlan),
-            Self::Geneve => Some(Tunnel::Geneve),
-        }
-    }
-
-    /// Bytes that a frame has at the second port of a pair beside those of its size.
-    pub const fn extra(self) -> usize {
-        match self {
-            Self::Plain => 0,
-            Self::Vlan => TAG,
-            Self::Vxlan | Self::Geneve => OUTER,
-        }
-    }
-}
-
-/// Which ports of a pair send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// The first to the second; with a tunnel, encapsulation.
-    Uni,
-    /// The second to the first; with a tunnel, decapsulation.
-    Reverse,
-    /// Both.
-    Bi,
-}
-
-impl Direction {
-    /// Whether that port sends.
-    pub const fn sends(self, port: usize) -> bool {
-        match self {
-            Self::Uni => port.is_multiple_of(2),
-            Self::Reverse => !port.is_multiple_of(2),
-            Self::Bi => true,
-        }
-    }
-}
-
-/// The value's name on the command line.
-pub fn name(value: impl ValueEnum) -> String {
-    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
-/// What is measured in one row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Row {
-    /// What is around the frames.
-    pub shape: Shape,
-    /// Their sizes.
-    pub size: Sizes,
-    /// Flows of each stream.
-    pub flows: u32,
-    /// Which ports send.
-    pub direction: Direction,
-}
-
-impl Row {
-    /// Frames a second that fit on links of `mbps` megabits a second, one for each of `pairs`.
-    pub fn line_rate(&self, mbps: u32, pairs: usize) -> f64 {
-        let bits = 8.0 * (self.size.mean() + (self.shape.extra() + WIRE) as f64);
-        let ways = if self.direction == Direction::Bi { 2.0 } else { 1.0 };
-        ways * pairs as f64 * f64::from(mbps) * 1e6 / bits
-    }
-}
-
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shape, direction) = (name(self.shape), name(self.direction));
-        write!(f, "{shape:<7} {:>5} B {:>8} flows {direction}", self.size, self.flows)
-    }
-}
 
 /// What a sink reads from a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,12 +56,29 @@ impl Stamp {
     }
 }
 
+/// Which addresses the frames of a stream have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// Those of the flows.
+    Flows,
+    /// From the stations of a set, numbered from 1, one after the other, to the first station of the
+    /// other port.
+    From(u8),
+    /// From this port's first station to those.
+    To(u8),
+    /// Random ones at both ends.
+    Random,
+}
+
 /// What one port sends.
 #[derive(Clone, Debug)]
 pub struct Stream {
     number: u8,
     trial: u8,
+    pattern: Pattern,
     flows: u32,
+    /// Networks that flows are spread over.
+    vnis: u16,
     /// Between the stations of two flows in turn, so that switches do not see addresses in order.
     stride: u32,
     /// One for each size of a round, and the round as indexes of those.
@@ -266,9 +110,11 @@ impl Stream {
         distinct.sort_unstable();
         distinct.dedup();
         let tunnel = row.shape.tunnel().filter(|_| !port.is_multiple_of(2));
+        // A tunnel's VNI takes the place of the tag.
+        let tagged = row.tagged() && tunnel.is_none();
         let template = |size: &u16| {
             let mut frame = frames::stations(side(port), side(port ^ 1), usize::from(*size) - FCS);
-            if row.shape == Shape::Vlan {
+            if tagged {
                 let [a, b] = VLAN.to_be_bytes();
                 frame.splice(12..12, [0x81, 0, a, b]);
             }
@@ -282,19 +128,21 @@ impl Stream {
         Self {
             number: port as u8,
             trial: 0,
+            pattern: Pattern::Flows,
             flows: row.flows.max(1),
+            vnis: row.vnis.max(1),
             stride: stride(row.flows.max(1)),
             templates: distinct.iter().map(template).collect(),
             round: sizes.iter().map(index).collect(),
             inner,
-            ip: inner + 14 + if row.shape == Shape::Vlan { TAG } else { 0 },
+            ip: inner + 14 + if tagged { TAG } else { 0 },
             tunnel: tunnel.is_some(),
         }
     }
 
     /// The same stream in another trial, so that late frames of this one are not taken for its.
-    pub fn begin(&mut self, trial: u8) {
-        self.trial = trial;
+    pub fn begin(&mut self, trial: u8, pattern: Pattern) {
+        (self.trial, self.pattern) = (trial, pattern);
     }
 
     /// The bytes of frame `number`, before [`Stream::fill_in`].
@@ -308,9 +156,27 @@ impl Stream {
         let flow = (number % u64::from(self.flows)) as u32;
         let station = (u64::from(flow) * u64::from(self.stride) % u64::from(self.flows)) as u32;
         let [_, id @ ..] = station.to_be_bytes();
-        let (mac, ip) = (self.inner, self.ip);
-        frame[mac + 3..mac + 6].copy_from_slice(&id);
-        frame[mac + 9..mac + 12].copy_from_slice(&id);
+        let (to, from, ip) = (self.inner, self.inner + 6, self.ip);
+        match self.pattern {
+            Pattern::Flows => {
+                frame[to + 3..to + 6].copy_from_slice(&id);
+                frame[from + 3..from + 6].copy_from_slice(&id);
+            }
+            Pattern::From(set) => name_station(&mut frame[from..], set, id),
+            Pattern::To(set) => name_station(&mut frame[to..], set, id),
+            Pattern::Random => {
+                // The same numbers in every trial would soon be known addresses.
+                let seed = number << 8 | u64::from(self.trial);
+                frame[to + 1..to + 6].copy_from_slice(&random(seed)[..5]);
+                frame[from + 1..from + 6].copy_from_slice(&random(!seed)[..5]);
+            }
+        }
+        if self.vnis > 1 {
+            self.join_network(
+                (number % u64::from(self.flows) % u64::from(self.vnis)) as u16,
+                frame,
+            );
+        }
         frame[ip + 13..ip + 16].copy_from_slice(&id);
         frame[ip + 17..ip + 20].copy_from_slice(&id);
         frames::finish_ipv4(&mut frame[ip..ip + 20]);
@@ -327,12 +193,36 @@ impl Stream {
         }
     }
 
+    /// Moves a frame to a network: by its tag, or the tunnel's VNI.
+    fn join_network(&self, network: u16, frame: &mut [u8]) {
+        if self.tunnel {
+            let [_, vni @ ..] = (VNI + u32::from(network)).to_be_bytes();
+            frame[OUTER - 4..OUTER - 1].copy_from_slice(&vni);
+        } else {
+            frame[14..16].copy_from_slice(&(VLAN + network).to_be_bytes());
+        }
+    }
+
     /// A whole frame.
     pub fn frame(&self, number: u64, now: u64) -> Bytes {
         let mut frame = self.template(number).to_vec();
         self.fill_in(number, now, &mut frame);
         frame
     }
+}
+
+/// Writes the address of a station of a set, but for the first byte and the port's number.
+fn name_station(mac: &mut [u8], set: u8, id: [u8; 3]) {
+    mac[1] = set;
+    mac[3..6].copy_from_slice(&id);
+}
+
+/// Bytes that look random and are the same in each run: SplitMix64.
+fn random(seed: u64) -> [u8; 8] {
+    let mut x = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (x ^ x >> 31).to_be_bytes()
 }
 
 /// The number that the addresses of a port's stations have in them.
@@ -355,10 +245,16 @@ mod tests {
 
     use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
+    use super::super::row::tests::ROW;
+    use super::super::row::{Shape, Sizes};
     use super::*;
 
     fn row(shape: Shape, size: Sizes, flows: u32) -> Row {
-        Row { shape, size, flows, direction: Direction::Bi }
+        Row { shape, size, flows, ..ROW }
+    }
+
+    fn plain(size: u16, flows: u32, port: usize) -> Stream {
+        Stream::new(&row(Shape::Plain, Sizes::Fixed(size), flows), port, Underlay::LOOP)
     }
 
     #[test]
@@ -367,7 +263,7 @@ mod tests {
             for port in [0, 1] {
                 let mut stream =
                     Stream::new(&row(shape, Sizes::Fixed(64), 10), port, Underlay::LOOP);
-                stream.begin(7);
+                stream.begin(7, Pattern::Flows);
                 let frame = stream.frame(0x12_3456_789a, 42);
                 let (trial, stream, number, time) = (7, port as u8, 0x12_3456_789a, 42);
                 assert_eq!(Stamp::find(&frame), Some(Stamp { trial, stream, number, time }));
@@ -382,13 +278,11 @@ mod tests {
     #[test]
     fn each_flow_has_addresses_of_its_own_and_right_sums() {
         for flows in [1, 2, 6, 1_000, 4_096] {
-            let stream =
-                Stream::new(&row(Shape::Plain, Sizes::Fixed(128), flows), 0, Underlay::LOOP);
+            let stream = plain(128, flows, 0);
             let frames: Vec<_> = (0..u64::from(flows)).map(|n| stream.frame(n, 0)).collect();
             let pairs: HashSet<_> = frames.iter().map(|f| f[..12].to_vec()).collect();
             assert_eq!(pairs.len(), flows as usize);
-            let reverse =
-                Stream::new(&row(Shape::Plain, Sizes::Fixed(128), flows), 1, Underlay::LOOP);
+            let reverse = plain(128, flows, 1);
             let back: HashSet<_> = (0..u64::from(flows))
                 .map(|n| reverse.frame(n, 0))
                 .map(|f| [&f[6..12], &f[..6]].concat())
@@ -410,22 +304,57 @@ mod tests {
         let lengths: Vec<usize> = (0..24).map(|n| stream.frame(n, 0).len()).collect();
         let count = |len| lengths.iter().filter(|l| **l == len).count();
         assert_eq!((count(60), count(566), count(1514)), (14, 8, 2));
-        assert!((Sizes::Imix.mean() - 353.83).abs() < 0.01);
     }
 
     #[test]
-    fn line_rates_are_the_known_ones() {
-        let uni = |size| Row { direction: Direction::Uni, ..row(Shape::Plain, size, 1) };
-        assert!((uni(Sizes::Fixed(64)).line_rate(10_000, 1) - 14_880_952.0).abs() < 1.0);
-        assert!((uni(Sizes::Fixed(1518)).line_rate(10_000, 1) - 812_743.0).abs() < 1.0);
+    fn new_stations_speak_to_a_known_one_and_are_answered() {
+        let (mut from, mut to) = (plain(64, 500, 0), plain(64, 500, 1));
+        let known = plain(64, 500, 1).frame(0, 0)[6..12].to_vec();
+        let mut seen = HashSet::new();
+        for set in [1, 2] {
+            from.begin(set, Pattern::From(set));
+            to.begin(set, Pattern::To(set));
+            for n in 0..500 {
+                let (asks, answers) = (from.frame(n, 0), to.frame(n, 0));
+                assert_eq!((&asks[..6], &answers[6..12]), (&known[..], &known[..]));
+                assert_eq!(asks[6..12], answers[..6], "each is asked for");
+                seen.insert(asks[6..12].to_vec());
+                assert_eq!(Stamp::find(&asks).map(|s| s.number), Some(n));
+            }
+        }
+        let flows: HashSet<_> =
+            (0..500).map(|n| plain(64, 500, 0).frame(n, 0)[6..12].to_vec()).collect();
+        assert_eq!((seen.len(), seen.is_disjoint(&flows)), (1_000, true), "ever new ones");
     }
 
     #[test]
-    fn sizes_are_checked() {
-        assert_eq!("imix".parse(), Ok(Sizes::Imix));
-        assert_eq!("9018".parse(), Ok(Sizes::Fixed(9018)));
-        for wrong in ["63", "9019", "", "-1", "1500B"] {
-            assert!(wrong.parse::<Sizes>().unwrap_err().contains("64 to 9018"), "{wrong}");
+    fn a_flood_has_no_address_twice() {
+        let mut flood = plain(64, 10, 2);
+        let mut addresses = HashSet::new();
+        for trial in [1, 2] {
+            flood.begin(trial, Pattern::Random);
+            for n in 0..1_000 {
+                let frame = flood.frame(n, 0);
+                assert_eq!((frame[0], frame[6]), (2, 2), "unicast, locally administered");
+                addresses.extend([frame[..6].to_vec(), frame[6..12].to_vec()]);
+            }
+        }
+        assert_eq!(addresses.len(), 4_000);
+    }
+
+    #[test]
+    fn flows_are_spread_over_networks() {
+        let row = Row { vnis: 3, ..row(Shape::Geneve, Sizes::Fixed(64), 6) };
+        let (plain, tunnel) =
+            (Stream::new(&row, 0, Underlay::LOOP), Stream::new(&row, 1, Underlay::LOOP));
+        for n in 0..6u64 {
+            let (frame, outer) = (plain.frame(n, 0), tunnel.frame(n, 0));
+            let network = (n % 3) as u16;
+            assert_eq!(frame[12..16], [[0x81, 0], (VLAN + network).to_be_bytes()].concat());
+            assert_eq!(outer[46..49], (VNI + u32::from(network)).to_be_bytes()[1..]);
+            assert_eq!(outer[OUTER..OUTER + 6], frame[6..12], "the same flow on both sides");
+            assert_eq!((frame.len(), outer.len()), (64, 60 + OUTER));
+            assert!(Stamp::find(&frame).is_some() && Stamp::find(&outer).is_some());
         }
     }
 }

@@ -18,9 +18,25 @@ pub enum Offer {
     Flood,
 }
 
+/// Who sends what.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Play {
+    /// The ports of the row's direction send its flows.
+    Flows,
+    /// Those of the first pair do, while the third port sends that many frames a second between random
+    /// addresses.
+    Beside(f64),
+    /// The first port's stations of a set, numbered from 1, send to the second port's first one.
+    Teach(u8),
+    /// That one sends to those.
+    Recall(u8),
+}
+
 /// A trial to be run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ask {
+    /// Who sends.
+    pub play: Play,
     /// How much.
     pub offer: Offer,
     /// How long frames are sent. Those under way at the end are waited for.
@@ -29,7 +45,17 @@ pub struct Ask {
     pub latency: bool,
 }
 
+impl Ask {
+    /// The row's flows.
+    pub const fn flows(offer: Offer, time: Duration) -> Self {
+        Self { play: Play::Flows, offer, time, latency: false }
+    }
+}
+
 /// What became of the frames of a trial.
+///
+/// All but the last three are of the ports that are measured: not of the third one and those behind it
+/// unless all ports send flows.
 #[derive(Clone, Debug, Default)]
 pub struct Trial {
     /// Seconds in which frames were sent.
@@ -51,14 +77,18 @@ pub struct Trial {
     pub duplicated: u64,
     /// Frames that came back to the port that sent them.
     pub returned: u64,
-    /// Frames that arrived at a port of another pair: flooded.
-    pub strayed: u64,
     /// Frames that are not of this trial, such as what a host's stack sends.
     pub foreign: u64,
     /// Frames that the sink's own ports had no room for.
     pub missed: u64,
     /// Nanoseconds from before a frame is given to its port until it is fetched from the other.
     pub latency: Option<Histogram<u64>>,
+    /// Frames that arrived at a port of another pair: flooded.
+    pub strayed: u64,
+    /// Frames between random addresses that the third port took.
+    pub random: u64,
+    /// Ports at which nothing is to arrive.
+    pub watching: u64,
 }
 
 impl Trial {
