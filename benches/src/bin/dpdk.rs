@@ -16,7 +16,7 @@ use vswitch_bench::dpdk::hugepages;
 use vswitch_bench::dpdk::port;
 use vswitch_bench::dpdk::report::{self, Rates, Verdict};
 use vswitch_bench::dpdk::rows::{
-    self, COLD_SECS, COLD_SHARE, HOSTILE_RATE, HOSTILE_SHARE, ROWS, Row, Work,
+    COLD_SECS, COLD_SHARE, HOSTILE_RATE, HOSTILE_SHARE, ROWS, Row, Work,
 };
 use vswitch_bench::dpdk::run::{Runner, Times};
 use vswitch_bench::dpdk::scene::{Hostile, Scene, Store};
@@ -58,7 +58,7 @@ fn main() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = rows::chosen(&args.choice.only);
+    let rows = args.choice.rows(ROWS, |row| row.name);
     ensure!(!rows.is_empty(), "no such row: `--list` shows them");
     let words: Vec<String> = std::env::args().skip(1).collect();
     machine::print(&format!("cargo xtask bench dpdk {}", words.join(" ")));

@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vswitch_bench::choice::Choice;
 use vswitch_bench::kernel::forwarder;
 use vswitch_bench::kernel::report::{self, Found, Verdict};
-use vswitch_bench::kernel::rows::{self, ROWS, Row};
+use vswitch_bench::kernel::rows::{ROWS, Row};
 use vswitch_bench::kernel::scene::Scene;
 use vswitch_bench::kernel::side::Side;
 use vswitch_bench::machine::{self, Urgent};
@@ -69,7 +69,7 @@ fn main() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = rows::chosen(&args.choice.only);
+    let rows = args.choice.rows(ROWS, |row| row.name);
     ensure!(!rows.is_empty(), "no such row: `--list` shows them");
     ensure!(
         args.choice.pairs > 0 && args.secs > 0,

@@ -144,34 +144,9 @@ pub const HOSTILE_RATE: u64 = 1_488_095;
 /// Least part of their rate that is to be left to the other ports.
 pub const HOSTILE_SHARE: f64 = 0.9;
 
-/// The rows that are asked for, by their names or by how those begin; all if none is. A whole name
-/// means that row alone: `l2-1` is not `l2-1000`.
-pub fn chosen(only: &[String]) -> Vec<&'static Row> {
-    let is_name = |word: &str| ROWS.iter().any(|row| row.name == word);
-    let asked = |row: &&Row| {
-        let matches =
-            |word: &String| row.name == word || !is_name(word) && row.name.starts_with(&word[..]);
-        only.is_empty() || only.iter().any(matches)
-    };
-    ROWS.iter().filter(asked).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_are_chosen_by_name_or_by_how_names_begin() {
-        let names = |only: &[&str]| -> Vec<&str> {
-            let only: Vec<String> = only.iter().map(ToString::to_string).collect();
-            chosen(&only).into_iter().map(|row| row.name).collect()
-        };
-        assert_eq!(names(&[]).len(), ROWS.len());
-        assert_eq!(names(&["l2-1"]), ["l2-1"]);
-        assert_eq!(names(&["l2-5"]), ["l2-50000", "l2-500000"]);
-        assert_eq!(names(&["vxlan", "l2-1000"]).len(), 4);
-        assert!(names(&["nothing"]).is_empty());
-    }
 
     #[test]
     fn goals_are_about_peers_that_are_measured() {

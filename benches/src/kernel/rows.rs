@@ -189,12 +189,6 @@ pub const ROWS: &[Row] = &[
 
 const VXLAN_GOAL: &[Goal] = &[goal(0, 0.6, &[KernelVxlan])];
 
-/// Those whose name is one of `only` or begins so; all of them if that is empty.
-pub fn chosen(only: &[String]) -> Vec<&'static Row> {
-    let wanted = |row: &&Row| only.is_empty() || only.iter().any(|o| row.name.starts_with(o));
-    ROWS.iter().filter(wanted).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,16 +213,5 @@ mod tests {
         assert!(more.met(1.6, false) && !more.met(1.59, false));
         let limit = goal(0, 1.0, &[]);
         assert!(limit.met(1.0, true) && !limit.met(1.1, true));
-    }
-
-    #[test]
-    fn rows_are_chosen_by_how_they_begin() {
-        let names = |only: &[&str]| -> Vec<&str> {
-            let only: Vec<String> = only.iter().map(ToString::to_string).collect();
-            chosen(&only).iter().map(|row| row.name).collect()
-        };
-        assert_eq!(names(&["tap"]), ["tap-1", "tap-4"]);
-        assert_eq!(names(&["ping", "gre"]), ["ping", "gre"]);
-        assert_eq!(names(&[]).len(), ROWS.len());
     }
 }
