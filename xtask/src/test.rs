@@ -51,7 +51,7 @@ enum Part {
     E2eDpdk,
     /// The demo, to its end, interrupted, and kept; each time nothing may be left behind.
     Demo,
-    /// Ten seconds of each fuzz target, where the nightly compiler is there.
+    /// Five seconds of each fuzz target, where the nightly compiler is there.
     Fuzz,
     /// What a .deb holds.
     Dist,
@@ -306,7 +306,7 @@ fn fuzz(args: &Args) -> Result<Outcome> {
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     let targets: Vec<&str> =
         listed.lines().filter(|t| args.filter.as_deref().is_none_or(|f| t.contains(f))).collect();
-    let seconds = if args.full { 600 } else { 10 };
+    let seconds = if args.full { 600 } else { 5 };
     for target in &targets {
         note(&format!("{target}, {seconds} s"));
         // What is found new goes to a directory of its own: the tree's corpus stays as it is.
