@@ -85,14 +85,13 @@ impl DevicePort {
         }
     }
 
-    /// Lets in the multicast groups that an uplink's host is in; what the device refuses is told.
+    /// Lets in the multicast groups that an uplink's host is in; what the device refuses is told, until
+    /// it takes them.
     pub(crate) fn let_in(&mut self, groups: &[[u8; 6]]) {
-        if let Err(error) = self.device.set_groups(groups) {
-            let lost = format!("multicast: {error}");
-            if !self.lost.contains(&lost) {
-                self.lost.push(lost);
-            }
-        }
+        const WHAT: &str = "multicast: ";
+        self.lost.retain(|lost| !lost.starts_with(WHAT));
+        let refused = self.device.set_groups(groups).err();
+        self.lost.extend(refused.map(|error| format!("{WHAT}{error}")));
     }
 
     /// What happened since the last call.
