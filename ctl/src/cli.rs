@@ -8,8 +8,8 @@ use vswitch_api::client::DEFAULT_RUN_DIR;
 
 use crate::output::Format;
 use crate::{
-    bridge, bundle, capture, config, cpu, docs, doctor, drops, event, fdb, mtu, port, top, trace,
-    tunnel, vlan, vtep,
+    bridge, bundle, capture, config, cpu, docs, doctor, drops, event, fdb, mirror, mtu, port, top,
+    trace, tunnel, vlan, vtep,
 };
 
 const EXIT_CODES: &str = "Exit codes:\n  \
@@ -94,6 +94,11 @@ pub(crate) enum Noun {
     Vtep {
         #[command(subcommand)]
         verb: vtep::Verb,
+    },
+    /// Mirrors: copies of frames for whoever looks at traffic
+    Mirror {
+        #[command(subcommand)]
+        verb: mirror::Verb,
     },
     /// What fits through tunnels
     Mtu {

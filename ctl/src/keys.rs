@@ -1,4 +1,4 @@
-//! Options for the keys of bridges, ports, VTEPs and tunnels, from the configuration's key table.
+//! Options for the keys of bridges, ports, VTEPs, tunnels and mirrors, from the configuration's key table.
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
@@ -20,6 +20,10 @@ pub(crate) struct VtepKeys(pub(crate) Map<String, Json>);
 /// The keys of a tunnel that were given, with their values as in a request.
 #[derive(Debug)]
 pub(crate) struct TunnelKeys(pub(crate) Map<String, Json>);
+
+/// The keys of a mirror that were given, with their values as in a request.
+#[derive(Debug)]
+pub(crate) struct MirrorKeys(pub(crate) Map<String, Json>);
 
 macro_rules! options {
     ($name:ident, $section:expr) => {
@@ -50,6 +54,7 @@ options!(BridgeKeys, Section::Bridge);
 options!(PortKeys, Section::Port);
 options!(VtepKeys, Section::Vtep);
 options!(TunnelKeys, Section::Tunnel);
+options!(MirrorKeys, Section::Mirror);
 
 /// The name is an argument of its own.
 fn keys(section: Section) -> impl Iterator<Item = &'static Key> {
@@ -95,6 +100,7 @@ const fn placeholder(value: KeyType) -> &'static str {
         KeyType::Vlans => "VLANS|all",
         KeyType::Mac => "MAC",
         KeyType::Name => "NAME",
+        KeyType::Names => "NAMES",
         KeyType::Ip => "ADDRESS",
         KeyType::Ips => "ADDRESSES",
         KeyType::OrCopy { .. } => "N|copy",
@@ -124,7 +130,7 @@ fn json_value(value: KeyType, text: &str) -> Json {
         }
         KeyType::Texts => json!([text]),
         // Nothing is a list without anything in it, which is not the same as no list.
-        KeyType::Ips | KeyType::GeneveOptions => {
+        KeyType::Ips | KeyType::Names | KeyType::GeneveOptions => {
             text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect()
         }
         _ => json!(text),

@@ -19,6 +19,7 @@ mod failure;
 mod fdb;
 mod keys;
 mod metrics;
+mod mirror;
 mod mtu;
 mod object;
 mod output;
@@ -68,6 +69,7 @@ fn run(cli: Cli, output: &Output) -> Done {
         Noun::Fdb { verb } => fdb::run(&client()?, output, verb),
         Noun::Tunnel { verb } => tunnel::run(&client()?, output, verb),
         Noun::Vtep { verb } => vtep::run(&client()?, output, verb),
+        Noun::Mirror { verb } => mirror::run(&client()?, output, verb),
         Noun::Mtu { verb } => mtu::run(&client()?, output, verb),
         Noun::Drops { verb } => drops::run(&client()?, output, verb),
         Noun::Trace { verb } => trace::run(&client()?, output, verb),

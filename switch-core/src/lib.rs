@@ -24,6 +24,7 @@ pub mod fdb;
 pub mod frame;
 pub mod handover;
 pub mod ids;
+pub mod mirror;
 pub mod segment;
 pub mod stats;
 pub mod switch;

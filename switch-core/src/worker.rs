@@ -2,6 +2,7 @@
 
 mod burst;
 mod inner;
+mod mirrored;
 mod overlay;
 mod plan;
 mod ports;
@@ -79,6 +80,8 @@ pub struct Worker<D: Datapath> {
     datapath: D,
     switch: Arc<Switch>,
     snapshot: Cache<SwitchSource, Arc<Snapshot>>,
+    /// Revision of the snapshot that was used last.
+    adopted: u64,
     commands: Receiver<Command<D::Queue>>,
     counters: Arc<WorkerCounters>,
     ready: Ready,
@@ -128,6 +131,7 @@ impl<D: Datapath> Worker<D> {
             datapath,
             snapshot: Cache::new(SwitchSource(Arc::clone(&switch))),
             switch,
+            adopted: 0,
             commands,
             counters,
             ready: Ready::default(),
@@ -170,6 +174,9 @@ impl<D: Datapath> Worker<D> {
         self.count_busy(now);
         let snapshot = Arc::clone(self.snapshot.load());
         self.switch.observe(self.id, Some(snapshot.revision()));
+        if snapshot.revision() != self.adopted {
+            self.adopt(&snapshot);
+        }
         for port in &ready.handed_over {
             if let Some(slot) = self.egress.slot(*port) {
                 self.datapath.tx_handed_over(*port, &slot.counters);
@@ -186,6 +193,10 @@ impl<D: Datapath> Worker<D> {
         }
         self.passed.end_turn();
         self.egress.flush_all(&mut self.datapath);
+        if !self.egress.pending.copies.is_empty() {
+            self.send_copies(&snapshot, now);
+            self.egress.flush_all(&mut self.datapath);
+        }
         self.ready = ready;
         self.counters.turns.add(1);
         if frames > 0 {
@@ -257,7 +268,7 @@ impl<D: Datapath> Worker<D> {
             return 0;
         }
         let counters = Arc::clone(&slot.counters);
-        if !snapshot.watches().is_empty() {
+        if snapshot.is_watched() {
             return self.receive_watched(port, snapshot, &counters, now);
         }
         let received = self.datapath.rx_burst(in_port, &mut self.rx, &counters);

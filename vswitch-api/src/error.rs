@@ -83,6 +83,7 @@ codes! {
     NoSuchRevision "E0207" 404 NOT_FOUND, "There is no such revision.";
     NoSuchVtep "E0208" 404 NOT_FOUND, "There is no VTEP of that name.";
     NoSuchTunnel "E0209" 404 NOT_FOUND, "There is no tunnel of that name.";
+    NoSuchMirror "E0210" 404 NOT_FOUND, "There is no mirror of that name.";
     Exists "E0301" 409 REFUSED, "There is an object of that name already.";
     InUse "E0302" 409 REFUSED, "Something else refers to the object.";
     OriginConflict "E0303" 409 REFUSED, "The object belongs to another origin.";

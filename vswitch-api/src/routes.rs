@@ -1,7 +1,7 @@
 //! Every route of the API, once: what the OpenAPI document says and what the daemon's router is
 //! tested against.
 //!
-//! A bridge, port, VTEP or tunnel is added with the keys of its table in the file, and changed by a JSON merge
+//! A bridge, port, VTEP, tunnel or mirror is added with the keys of its table in the file, and changed by a JSON merge
 //! patch of them. Every list is an object with `items`; every error is an [`ErrorBody`].
 //!
 //! [`ErrorBody`]: crate::ErrorBody
@@ -215,6 +215,16 @@ routes! {
         Some(json::<PeersRequest>()) => json::<PeersReply>(), [NoSuchTunnel];
     GET "/v1/mtu" "mtu", "What fits through tunnels, and which ports ask for more", &[BY_TUNNEL],
         None => json::<MtuReply>(), [NoSuchTunnel];
+
+    GET "/v1/mirrors" "mirrors", "All mirrors", NONE, None => list::<MirrorStatus>(), [];
+    POST "/v1/mirrors" "add-mirror", "Adds a mirror", NONE,
+        Some(json::<MirrorConfig>()) => json::<MutationReply>(), [InvalidConfig, Exists];
+    GET "/v1/mirrors/{name}" "mirror", "One mirror", NONE,
+        None => json::<MirrorStatus>(), [NoSuchMirror];
+    PATCH "/v1/mirrors/{name}" "set-mirror", "Changes keys of a mirror; null resets one", NONE,
+        Some(Shape::Object) => json::<MutationReply>(), [InvalidConfig, NoSuchMirror];
+    DELETE "/v1/mirrors/{name}" "delete-mirror", "Deletes a mirror", NONE,
+        None => json::<MutationReply>(), [NoSuchMirror];
 
     GET "/v1/fdb" "fdb", "The forwarding database",
         &[BY_BRIDGE, BY_PORT, BY_REMOTE, BY_VLAN, BY_MAC, BY_TYPE], None => list::<FdbEntry>(), [];

@@ -33,6 +33,7 @@ pub struct Sample {
     pub workers: Vec<WorkerSample>,
     pub tunnels: Vec<OverlaySample>,
     pub peers: Vec<OverlaySample>,
+    pub mirrors: Vec<MirrorSample>,
     /// How often an address was held because it kept moving between remotes.
     pub held: u64,
     pub churn: FdbChurn,
@@ -69,6 +70,16 @@ pub struct OverlaySample {
     pub labels: Vec<(&'static str, String)>,
     /// What it counted.
     pub totals: OverlayTotals,
+}
+
+/// One mirror: what it copied.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each field is the metric of its name")]
+pub struct MirrorSample {
+    pub name: String,
+    pub frames: u64,
+    pub bytes: u64,
+    pub failed: u64,
 }
 
 /// Most bridges, most tunnels, and most peers, that are shown by themselves: labels are kept in memory by whoever
@@ -190,6 +201,7 @@ pub fn render(sample: &Sample) -> String {
 
     overlays(&mut out, "tunnel", &sample.tunnels);
     overlays(&mut out, "peer", &sample.peers);
+    mirrors(&mut out, &sample.mirrors);
     let help = "Addresses held where they are because they kept moving between remotes.";
     out.single("fdb_held_total", "counter", help, sample.held);
     let FdbChurn { learned, moved, aged, evicted } = sample.churn;
@@ -261,6 +273,24 @@ fn overlays(out: &mut Text, what: &str, rows: &[OverlaySample]) {
             let mut labels: Vec<_> = row.labels.iter().map(|(key, text)| (*key, &**text)).collect();
             labels.push(("reason", reason.name()));
             out.line(&name, &labels, frames);
+        }
+    }
+}
+
+/// A metric of a mirror: name, help, value.
+type OfMirror = (&'static str, &'static str, fn(&MirrorSample) -> u64);
+
+const OF_MIRRORS: &[OfMirror] = &[
+    ("mirror_copied_frames_total", "Copies given to the port of a mirror.", |m| m.frames),
+    ("mirror_copied_bytes_total", "Bytes of these copies.", |m| m.bytes),
+    ("mirror_failed_copies_total", "Copies that were not made.", |m| m.failed),
+];
+
+fn mirrors(out: &mut Text, mirrors: &[MirrorSample]) {
+    for (name, help, value) in OF_MIRRORS {
+        out.head(name, "counter", help);
+        for mirror in mirrors {
+            out.line(name, &[("mirror", &mirror.name)], value(mirror));
         }
     }
 }
@@ -384,6 +414,7 @@ mod tests {
             workers: vec![worker],
             tunnels: vec![overlay("tunnel", 0)],
             peers: vec![overlay("remote", 0)],
+            mirrors: vec![MirrorSample { name: "span".to_owned(), frames: 1, bytes: 2, failed: 3 }],
             held: 0,
             churn: FdbChurn::default(),
             retired: totals,

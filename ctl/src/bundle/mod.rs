@@ -35,7 +35,7 @@ pub(crate) struct Args {
 }
 
 /// Answers of the daemon: file and path.
-const ANSWERS: [(&str, &str); 12] = [
+const ANSWERS: [(&str, &str); 13] = [
     ("version.json", "/v1/version"),
     ("status.json", "/v1/status"),
     ("config-history.json", "/v1/config/history"),
@@ -44,6 +44,7 @@ const ANSWERS: [(&str, &str); 12] = [
     ("port-stats.json", "/v1/stats"),
     ("vlans.json", "/v1/vlans"),
     ("vteps.json", "/v1/vteps"),
+    ("mirrors.json", "/v1/mirrors"),
     ("tunnels.json", "/v1/tunnels"),
     ("mtu.json", "/v1/mtu"),
     ("drops.json", "/v1/drops"),

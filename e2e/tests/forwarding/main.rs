@@ -8,6 +8,7 @@ mod isolation;
 mod lab;
 mod learning;
 mod loops;
+mod mirror;
 mod model;
 mod monitor;
 mod ovs;

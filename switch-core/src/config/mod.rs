@@ -1,11 +1,13 @@
 //! Desired state, typed, and the snapshot of it that workers read.
 
 mod flood;
+mod mirror;
 pub mod pci;
 mod snapshot;
 mod spec;
 mod tunnel;
 
+pub use mirror::{Direction, MirrorSpec};
 pub use snapshot::{
     BridgeConf, Egress, PortConf, PortState, PortVlans, Snapshot, VID_MAX, VlanSet,
 };

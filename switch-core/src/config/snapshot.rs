@@ -10,6 +10,7 @@ use super::flood::FloodLists;
 use crate::clock::Nanos;
 use crate::datapath::Caps;
 use crate::ids::{BridgeId, PortId, TunnelId};
+use crate::mirror::MirrorConf;
 use crate::tunnel::{Overlay, PeerConf, TunnelConf};
 use crate::watch::{Watch, Watches};
 
@@ -26,6 +27,7 @@ pub struct Snapshot {
     bridges: Vec<Option<Arc<BridgeConf>>>,
     overlay: Arc<Overlay>,
     watches: Watches,
+    mirrors: Arc<[Arc<MirrorConf>]>,
 }
 
 impl Snapshot {
@@ -54,6 +56,23 @@ impl Snapshot {
         self.bridges.iter().flatten()
     }
 
+    /// Whether there is anything that looks at frames and does not forward them.
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        !self.watches.is_empty() | !self.mirrors.is_empty()
+    }
+
+    /// Whose frames are copied, and where the copies go.
+    #[inline]
+    pub fn mirrors(&self) -> &[Arc<MirrorConf>] {
+        &self.mirrors
+    }
+
+    /// Replaces the mirrors.
+    pub fn set_mirrors(&mut self, mirrors: Vec<Arc<MirrorConf>>) {
+        self.mirrors = mirrors.into();
+    }
+
     /// Who wants to see frames that pass.
     #[inline]
     pub fn watches(&self) -> &Watches {
@@ -69,7 +88,8 @@ impl Snapshot {
     pub(crate) fn rehearsed(&self, watch: Arc<Watch>) -> Self {
         let mut watches = Watches::default();
         watches.add(watch);
-        Self { overlay: Arc::new(self.overlay.rehearsed()), watches, ..self.clone() }
+        let (overlay, mirrors) = (Arc::new(self.overlay.rehearsed()), Arc::default());
+        Self { overlay, watches, mirrors, ..self.clone() }
     }
 
     /// VTEPs, peers and tunnels.

@@ -57,9 +57,22 @@ impl Facts {
             facts.levels.extend(inner.map(|(head, len)| Level::of_frame(head, len, None)));
         } else {
             let pvid = snapshot.port(port).and_then(|port| port.vlans.pvid);
-            facts.levels.push(Level::of_frame(head, len, pvid));
+            return Self::of_frame(head, len, pvid);
         }
         facts
+    }
+
+    /// Of a frame of a bridge of `len` bytes that begins with `head`. `pvid` is the VLAN of frames
+    /// without a tag where it is.
+    pub(crate) fn of_frame(head: &[u8], len: usize, pvid: Option<u16>) -> Self {
+        let mut facts = Self::default();
+        facts.levels.push(Level::of_frame(head, len, pvid));
+        facts
+    }
+
+    /// The VLAN that the frame itself is in, if it is in one.
+    pub(crate) fn vlan(&self) -> Option<u16> {
+        self.levels.first()?.vlan
     }
 
     /// What a tunnel's packet carries, with its length.

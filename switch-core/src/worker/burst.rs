@@ -254,10 +254,10 @@ impl<D: Datapath> Burst<'_, D> {
         n: usize,
     ) {
         // There is one: `way` looked.
-        let Some((slot, dirty)) = self.egress.slot_mut(out) else { return };
+        let Some((slot, pending)) = self.egress.slot_mut(out) else { return };
         self.counters.forwarded.add(n as u64);
         slot.counters.offered.add(n as u64);
-        slot.send_all(frames, n, dirty, self.datapath);
+        slot.send_all(frames, n, pending, self.datapath);
     }
 
     /// The last pass, for a frame that something has to be done about or asked of.
@@ -394,7 +394,7 @@ impl<D: Datapath> Burst<'_, D> {
     #[inline(always)]
     fn output(&mut self, frame: D::Frame, meta: &FrameMeta, out: &PortConf) {
         let mut frame = frame;
-        let Some((slot, dirty)) = self.egress.slot_mut(out.id) else {
+        let Some((slot, _)) = self.egress.slot_mut(out.id) else {
             // Attached to other workers already, to this one in a moment.
             self.counters.count_drop(DropReason::NoDestination, 1);
             return;
@@ -411,13 +411,23 @@ impl<D: Datapath> Burst<'_, D> {
         if egress::retag(&mut frame, meta, egress).is_err() {
             return self.egress.refuse(out.id, None, DropReason::NoHeadroom);
         }
+        self.send_finished(frame, out);
+    }
+
+    /// Puts a frame that was offered to a port into its batch, if it fits, with what is left undone
+    /// about it done as far as the port needs it.
+    #[inline(always)]
+    pub(super) fn send_finished(&mut self, frame: D::Frame, out: &PortConf) {
+        let mut frame = frame;
         if !egress::fits_mtu(&frame, out.mtu) {
             return self.egress.refuse(out.id, None, DropReason::MtuExceeded);
         }
+        // There is one: it was offered to the port.
+        let Some((slot, pending)) = self.egress.slot_mut(out.id) else { return };
         match egress::to_finish(&frame.offload(), out.caps) {
-            Finish::Nothing => slot.send(frame, dirty, self.datapath),
+            Finish::Nothing => slot.send(frame, pending, self.datapath),
             Finish::Checksum => match segment::finish_checksum(&mut frame) {
-                Ok(()) => slot.send(frame, dirty, self.datapath),
+                Ok(()) => slot.send(frame, pending, self.datapath),
                 Err(_) => self.egress.refuse(out.id, None, DropReason::SegmentFailed),
             },
             Finish::Segment => self.segment(frame, out.id),
@@ -428,9 +438,9 @@ impl<D: Datapath> Burst<'_, D> {
     #[inline(never)]
     fn segment(&mut self, frame: D::Frame, out: PortId) {
         let mut segments = self.cut(&frame, out);
-        if let Some((slot, dirty)) = self.egress.slot_mut(out) {
+        if let Some((slot, pending)) = self.egress.slot_mut(out) {
             for segment in segments.drain(..) {
-                slot.send(segment, dirty, self.datapath);
+                slot.send(segment, pending, self.datapath);
             }
         }
         self.egress.segments = segments;

@@ -20,6 +20,7 @@ use crate::egress;
 use crate::event::{OptionsSeen, WorkerEvent};
 use crate::fdb::{Dest, Hash, Key, Tick};
 use crate::frame::{Frame, FrameMeta, InTag, Options};
+use crate::ids::Domain;
 use crate::stats::PortCounters;
 use crate::switch::Switch;
 use crate::tunnel::{self, Known, Opened, OverlayCounters, PeerConf, Refused};
@@ -87,11 +88,20 @@ impl<D: Datapath> Worker<D> {
             && let Some(origin) = run.origin()
         {
             run.settle(self.id.index());
+            if !snapshot.mirrors().is_empty() {
+                let vid = origin.tunnel.vlans.pvid.unwrap_or(0);
+                let domain = Some(Domain::new(origin.bridge.id, vid));
+                self.mirror_inner(port.id, snapshot, std::iter::repeat(domain));
+            }
             return self.forward_run(snapshot, port, counters, now, &origin);
         }
         let mut arrivals = ArrayVec::new();
         let begun = Begun { known, run, taken, refused };
         self.take_out(snapshot, vtep, counters, begun, &mut arrivals);
+        if !snapshot.mirrors().is_empty() {
+            let domains = arrivals.iter().map(|it| it.as_ref().map(|it| it.src.0.domain()));
+            self.mirror_inner(port.id, snapshot, domains);
+        }
         if self.egress.is_watched
             && let Some(Some(arrived)) = arrivals.first()
         {

@@ -132,7 +132,7 @@ impl<D: Datapath> Burst<'_, D> {
         } else {
             tunnel::encap(&mut frame, tunnel, peer, &fields)
         };
-        let Some((slot, dirty)) = self.egress.slot_mut(out.id) else { return };
+        let Some((slot, pending)) = self.egress.slot_mut(out.id) else { return };
         let result = result.and_then(|()| match egress::to_finish(&frame.offload(), out.caps) {
             Finish::Nothing => Ok(()),
             _ => segment::finish_checksum(&mut frame).map_err(|_| DropReason::SegmentFailed),
@@ -145,7 +145,7 @@ impl<D: Datapath> Burst<'_, D> {
                         counters.tx_bytes.add(len);
                     }
                 }
-                slot.send(frame, dirty, self.datapath);
+                slot.send(frame, pending, self.datapath);
             }
             Err(reason) => {
                 self.egress.refuse(out.id, Some(peer.id), reason);
@@ -173,11 +173,11 @@ impl<D: Datapath> Burst<'_, D> {
             return;
         }
         // It is tagged as the frame was, hence as the port sends.
-        if let Some((slot, dirty)) = self.egress.slot_mut(self.port.id) {
+        if let Some((slot, pending)) = self.egress.slot_mut(self.port.id) {
             self.counters.originated.add(1);
             self.counters.forwarded.add(1);
             slot.counters.offered.add(1);
-            slot.send(reply, dirty, self.datapath);
+            slot.send(reply, pending, self.datapath);
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::mirrored::{Copies, Mirrored};
 use super::rest::{Passed, Rest};
 use crate::batch::Batch;
 use crate::bridge::StormBucket;
+use crate::config::{Direction, Snapshot};
 use crate::datapath::Datapath;
 use crate::drop::DropReason;
 use crate::frame::Frame;
@@ -21,45 +23,53 @@ pub(super) struct PortSlot<F> {
     full: usize,
     storm: StormBucket,
     pub(super) rest: Rest,
+    /// Who gets copies of its frames.
+    mirrored: Option<Box<Mirrored>>,
 }
 
-impl<F> PortSlot<F> {
-    /// Adds a frame to the batch, which is sent when full. `dirty` is the list that came with it.
+/// What is left to be done before a turn is over.
+pub(super) struct Pending<F> {
+    /// Ports whose batch is not empty. A port that was sent in between is there twice.
+    dirty: Vec<PortId>,
+    /// For mirrors.
+    pub(super) copies: Copies<F>,
+}
+
+impl<F: Frame> PortSlot<F> {
+    /// Adds a frame to the batch, which is sent when full. `pending` came with it.
     #[inline(always)]
     pub(super) fn send<D: Datapath<Frame = F>>(
         &mut self,
         frame: F,
-        dirty: &mut Vec<PortId>,
+        pending: &mut Pending<F>,
         datapath: &mut D,
     ) {
         if self.tx.is_empty() {
-            dirty.push(self.port);
+            pending.dirty.push(self.port);
         } else if self.tx.is_full() {
-            datapath.tx_burst(self.port, &mut self.tx, &self.counters);
+            self.transmit(&mut pending.copies, datapath);
             self.full += 1;
         }
         // A batch takes at least one frame, and tx_burst leaves it empty.
         let _ = self.tx.push(frame);
     }
-}
 
-impl<F> PortSlot<F> {
     /// The same for the first `n` frames.
     #[inline(always)]
     pub(super) fn send_all<D: Datapath<Frame = F>>(
         &mut self,
         frames: &mut impl Iterator<Item = F>,
         n: usize,
-        dirty: &mut Vec<PortId>,
+        pending: &mut Pending<F>,
         datapath: &mut D,
     ) {
         if self.tx.is_empty() {
-            dirty.push(self.port);
+            pending.dirty.push(self.port);
         }
         let mut left = n;
         while left > 0 {
             if self.tx.is_full() {
-                datapath.tx_burst(self.port, &mut self.tx, &self.counters);
+                self.transmit(&mut pending.copies, datapath);
             }
             // A batch takes at least one frame, and tx_burst leaves it empty.
             let now = left.min(self.tx.room());
@@ -67,13 +77,27 @@ impl<F> PortSlot<F> {
             left -= now.max(1);
         }
     }
+
+    /// Sends the batch.
+    #[inline(always)]
+    fn transmit<D: Datapath<Frame = F>>(&mut self, copies: &mut Copies<F>, datapath: &mut D) {
+        self.mirror_sent(copies);
+        datapath.tx_burst(self.port, &mut self.tx, &self.counters);
+    }
+
+    /// Copies what mirrors want of the batch, which is about to be sent.
+    #[inline(always)]
+    fn mirror_sent(&mut self, copies: &mut Copies<F>) {
+        if let Some(mirrored) = &self.mirrored {
+            mirrored.take((self.port, Direction::Out), self.tx.as_mut_slice(), copies);
+        }
+    }
 }
 
 /// The ports of a worker.
 pub(super) struct Ports<F> {
     slots: Vec<Option<Box<PortSlot<F>>>>,
-    /// Ports whose batch is not empty. A port that was sent in between is there twice.
-    dirty: Vec<PortId>,
+    pub(super) pending: Pending<F>,
     /// Empty but for the moment in which a super-frame is cut; kept for its memory.
     pub(super) segments: Vec<F>,
     /// What is noted about the frame at hand, and whether anything is.
@@ -85,7 +109,7 @@ impl<F> Default for Ports<F> {
     fn default() -> Self {
         Self {
             slots: Vec::new(),
-            dirty: Vec::new(),
+            pending: Pending { dirty: Vec::new(), copies: Copies::default() },
             segments: Vec::new(),
             record: Box::new(Record::with_snap(SNAP_MAX)),
             is_watched: false,
@@ -98,14 +122,11 @@ impl<F: Frame> Ports<F> {
         self.slots.get(port.index())?.as_deref()
     }
 
-    /// The port, and the list that [`PortSlot::send`] wants.
+    /// The port, and what [`PortSlot::send`] wants.
     #[inline]
-    pub(super) fn slot_mut(
-        &mut self,
-        port: PortId,
-    ) -> Option<(&mut PortSlot<F>, &mut Vec<PortId>)> {
+    pub(super) fn slot_mut(&mut self, port: PortId) -> Option<(&mut PortSlot<F>, &mut Pending<F>)> {
         let slot = self.slots.get_mut(port.index())?.as_deref_mut()?;
-        Some((slot, &mut self.dirty))
+        Some((slot, &mut self.pending))
     }
 
     pub(super) fn add(&mut self, port: PortId, counters: Arc<PortCounters>, burst: usize) {
@@ -117,8 +138,9 @@ impl<F: Frame> Ports<F> {
             Some(slot) => slot.counters = counters,
             free => {
                 let (tx, storm) = (Batch::with_limit(burst), StormBucket::default());
-                let rest = Rest::default();
-                *free = Some(Box::new(PortSlot { port, counters, tx, full: 0, storm, rest }));
+                let (rest, mirrored) = (Rest::default(), None);
+                let slot = PortSlot { port, counters, tx, full: 0, storm, rest, mirrored };
+                *free = Some(Box::new(slot));
             }
         }
     }
@@ -127,6 +149,25 @@ impl<F: Frame> Ports<F> {
         // Its batch is empty: every turn ends with a flush.
         if let Some(slot) = self.slots.get_mut(port.index()) {
             *slot = None;
+        }
+    }
+
+    /// Has the frames of ports copied for the mirrors of a snapshot.
+    pub(super) fn set_mirrors(&mut self, snapshot: &Snapshot, worker: usize) {
+        if !snapshot.mirrors().is_empty() {
+            self.pending.copies.make_room();
+        }
+        for slot in self.slots.iter_mut().flatten() {
+            slot.mirrored = Mirrored::of(snapshot, slot.port, worker);
+        }
+    }
+
+    /// Copies what mirrors want of frames that came in on a port.
+    pub(super) fn mirror(&mut self, port: PortId, frames: &mut [F]) {
+        if let Some(Some(slot)) = self.slots.get(port.index())
+            && let Some(mirrored) = &slot.mirrored
+        {
+            mirrored.take((port, Direction::In), frames, &mut self.pending.copies);
         }
     }
 
@@ -150,12 +191,13 @@ impl<F: Frame> Ports<F> {
 
     /// Sends what is left in every batch.
     pub(super) fn flush_all<D: Datapath<Frame = F>>(&mut self, datapath: &mut D) {
-        for port in self.dirty.drain(..) {
+        let Pending { dirty, copies } = &mut self.pending;
+        for port in dirty.drain(..) {
             if let Some(Some(slot)) = self.slots.get_mut(port.index())
                 && !slot.tx.is_empty()
             {
                 slot.full = 0;
-                datapath.tx_burst(port, &mut slot.tx, &slot.counters);
+                slot.transmit(copies, datapath);
             }
         }
     }
@@ -173,8 +215,10 @@ impl<F: Frame> Ports<F> {
     /// Sends what is left in every batch frame by frame, and notes what becomes of each.
     #[cold]
     pub(super) fn flush_watched<D: Datapath<Frame = F>>(&mut self, datapath: &mut D) {
-        for port in self.dirty.drain(..) {
+        let Pending { dirty, copies } = &mut self.pending;
+        for port in dirty.drain(..) {
             let Some(Some(slot)) = self.slots.get_mut(port.index()) else { continue };
+            slot.mirror_sent(copies);
             let mut one = Batch::with_limit(1);
             let full = std::mem::take(&mut slot.full);
             self.record.unseen(full * (slot.tx.len() + slot.tx.room()));

@@ -60,10 +60,10 @@ impl<'a, D: Datapath> Burst<'a, D> {
             return Some(frame);
         };
         // There is one: `way_to` looked.
-        if let Some((slot, dirty)) = self.egress.slot_mut(out) {
+        if let Some((slot, pending)) = self.egress.slot_mut(out) {
             self.counters.forwarded.add(1);
             slot.counters.offered.add(1);
-            slot.send(frame, dirty, self.datapath);
+            slot.send(frame, pending, self.datapath);
         }
         None
     }

@@ -1,4 +1,4 @@
-//! Bursts that somebody watches: frames that a watch selects go their way one by one, and what they
+//! Bursts that somebody looks at. Mirrors get their copies before anything else happens. Of watches: frames that a watch selects go their way one by one, and what they
 //! met is noted; the others go as they always do. Nothing is decided here.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ type Wanted = u32;
 const _: () = assert!(WATCHES_MAX <= Wanted::BITS as usize);
 
 impl<D: Datapath> Worker<D> {
-    /// A burst from one port, where there are watches.
+    /// A burst from one port, where there are watches or mirrors.
     #[cold]
     #[inline(never)]
     pub(super) fn receive_watched(
@@ -37,6 +37,7 @@ impl<D: Datapath> Worker<D> {
         if received == 0 {
             return 0;
         }
+        self.mirror_received(port.id, snapshot, now);
         let looking = |watch: &&Arc<Watch>| watch.may_look(received, now);
         let looking = bits(snapshot.watches().iter().map(|watch| {
             watch.spec().in_port.is_none_or(|wanted| wanted == port.id) && looking(&watch)

@@ -21,6 +21,7 @@ use switch_core::datapath::{Backend, Datapath, Wait};
 use switch_core::event::WorkerEvent;
 use switch_core::fdb::{Dest, Entry, FdbConfig, Flags, Flush, Key, Tick};
 use switch_core::frame::{FramePool, HeapFrame, PoolConfig};
+use switch_core::mirror::MirrorConf;
 use switch_core::stats::{PortCounters, PortTotals, WorkerCounters};
 use switch_core::switch::{Housekeeper, Switch};
 use switch_core::testing::loopback::LoopbackQueue;
@@ -106,6 +107,8 @@ pub(crate) struct Lab<D: LabDatapath = Loopback> {
     cables: Vec<(Port, Port)>,
     overlay: overlay::LabOverlay,
     onlooker: Option<Onlooker>,
+    /// Ports that had copies of mirrors, which nobody watches.
+    mirror_ends: BTreeSet<usize>,
 }
 
 impl Lab {
@@ -136,6 +139,7 @@ impl<D: LabDatapath> Lab<D> {
         let onlooker = Onlooker::begin(&switch);
         Self {
             onlooker,
+            mirror_ends: BTreeSet::new(),
             keeper: Housekeeper::new(Arc::clone(&switch), config.guard),
             switch,
             // Not zero, so that "never" and "at the start" differ.
@@ -233,6 +237,14 @@ impl<D: LabDatapath> Lab<D> {
         change(conf);
         let mut next = self.switch.snapshot().next();
         next.set_port(conf.clone());
+        self.switch.publish(next);
+    }
+
+    /// Replaces the mirrors.
+    pub(crate) fn set_mirrors(&mut self, mirrors: Vec<Arc<MirrorConf>>) {
+        self.mirror_ends.extend(mirrors.iter().map(|mirror| mirror.to.index()));
+        let mut next = self.switch.snapshot().next();
+        next.set_mirrors(mirrors);
         self.switch.publish(next);
     }
 
@@ -502,7 +514,7 @@ impl<D: LabDatapath> Lab<D> {
         assert_eq!(forwarded, offered, "what ports forwarded is what ports were offered");
         assert_eq!(came, went, "received + copied + originated = sent + dropped + consumed");
         if let Some(onlooker) = &self.onlooker {
-            onlooker.compare(&self.all());
+            onlooker.compare(&self.all(), &self.mirror_ends);
         }
         self.audit_overlay();
         assert_eq!(self.in_use(), 0, "frames that nobody freed");

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use switch_core::config::{PortKind, PortSpec};
 use switch_core::ids::{BridgeId, PortId, TunnelId};
+use switch_core::mirror::MIRRORS_MAX;
 
 use super::desired::{Datapath, Desired};
 use super::problem::{Problem, Problems};
 use super::value::nearest;
 
+mod mirror;
 mod overlay;
+pub(crate) use mirror::mirror;
 pub(crate) use overlay::tunnel;
 
 /// Names that are in a file but whose objects have problems of their own, so that what refers to
@@ -17,6 +20,7 @@ pub(crate) use overlay::tunnel;
 #[derive(Debug, Default)]
 pub(crate) struct Declared {
     pub(crate) bridges: BTreeSet<String>,
+    pub(crate) ports: BTreeSet<String>,
     pub(crate) vteps: BTreeSet<String>,
 }
 
@@ -42,6 +46,7 @@ pub(crate) fn all(desired: &Desired, declared: &Declared) -> Vec<Problem> {
         ("port", desired.ports.len(), PortId::MAX_PORTS),
         ("vtep", desired.vteps.len(), PortId::MAX_PORTS),
         ("tunnel", desired.tunnels.len(), TunnelId::MAX_TUNNELS),
+        ("mirror", desired.mirrors.len(), MIRRORS_MAX),
     ];
     for (section, have, most) in counts {
         if have > most {
@@ -66,6 +71,7 @@ pub(crate) fn all(desired: &Desired, declared: &Declared) -> Vec<Problem> {
         }
     }
     overlay::all(desired, declared, &mut out);
+    mirror::all(desired, declared, &mut out);
     out
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use switch_core::config::{BridgeSpec, PortSpec, TunnelSpec, VtepSpec};
+use switch_core::config::{BridgeSpec, MirrorSpec, PortSpec, TunnelSpec, VtepSpec};
 
 use super::cpus::CpuList;
 use super::keys::VERSION;
@@ -26,6 +26,8 @@ pub struct Desired {
     pub vteps: BTreeMap<String, VtepSpec>,
     /// Tunnels by name.
     pub tunnels: BTreeMap<String, TunnelSpec>,
+    /// Mirrors by name.
+    pub mirrors: BTreeMap<String, MirrorSpec>,
 }
 
 impl Default for Desired {
@@ -38,6 +40,7 @@ impl Default for Desired {
             ports: BTreeMap::new(),
             vteps: BTreeMap::new(),
             tunnels: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
         }
     }
 }

@@ -27,7 +27,8 @@ pub enum ChangeKind {
 pub struct Change {
     /// What happens.
     pub change: ChangeKind,
-    /// To what kind of object: `daemon`, `dpdk`, `bridge`, `port`, `vtep` or `tunnel`.
+    /// To what kind of object: `daemon`, `dpdk`, `bridge`, `port`, `vtep`, `tunnel` or
+    /// `mirror`.
     pub object: String,
     /// Its name; empty for `daemon` and `dpdk`.
     pub name: String,
@@ -82,6 +83,9 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
         }
         for (name, tunnel) in &desired.tunnels {
             out.insert((5, "tunnel", name.clone()), fields::of_tunnel(tunnel));
+        }
+        for (name, mirror) in &desired.mirrors {
+            out.insert((6, "mirror", name.clone()), fields::of_mirror(mirror));
         }
         out
     };

@@ -27,7 +27,7 @@ pub fn example() -> String {
             let _ = writeln!(out, "{mark}{} = {}", key.name, key.example);
         }
     }
-    out.push_str(SECOND_PORT);
+    out.push_str(MORE_PORTS);
     out
 }
 
@@ -35,12 +35,14 @@ pub fn example() -> String {
 fn shown(key: &Key) -> bool {
     matches!(
         (key.section, key.name),
-        (Section::Port, "bridge" | "access") | (Section::Tunnel, "vni" | "vlan" | "remotes")
+        (Section::Port, "bridge" | "access")
+            | (Section::Tunnel, "vni" | "vlan" | "remotes")
+            | (Section::Mirror, "ports")
     )
 }
 
 /// A guest, as most who read the example have one.
-const SECOND_PORT: &str = r#"
+const MORE_PORTS: &str = r#"
 # A guest whose TAP device QEMU or libvirt makes and owns.
 [[port]]
 name = "vm7"
@@ -49,6 +51,11 @@ device = "vnet7"
 bridge = "br0"
 trunk = [10, "20-29"]
 native = 1
+
+# Where the copies of the mirror go: a TAP device, for tcpdump.
+[[port]]
+name = "probe"
+type = "tap"
 "#;
 
 /// The sentence for a key with whom it is for and what holds without it.

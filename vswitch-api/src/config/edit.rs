@@ -1,14 +1,14 @@
 //! Changes to single objects.
 
 use serde_json::Value as Json;
-use switch_core::config::{BridgeSpec, PortSpec, TunnelSpec, VlanSpec, VtepSpec};
+use switch_core::config::{BridgeSpec, MirrorSpec, PortSpec, TunnelSpec, VlanSpec, VtepSpec};
 use switch_core::wire::vlan::VlanId;
 
 use super::problem::{Problem, Problems};
 use super::value::vlan_ranges;
 use super::{
-    bridge_from_json, bridge_to_json, port_from_json, port_to_json, tunnel_from_json,
-    tunnel_to_json, vtep_from_json, vtep_to_json,
+    bridge_from_json, bridge_to_json, mirror_from_json, mirror_to_json, port_from_json,
+    port_to_json, tunnel_from_json, tunnel_to_json, vtep_from_json, vtep_to_json,
 };
 use crate::types::VlanMode;
 
@@ -61,6 +61,16 @@ pub fn patch_tunnel(tunnel: &TunnelSpec, patch: &Json) -> Result<TunnelSpec, Pro
     let object = tunnel_to_json(tunnel);
     fixed(&object, patch, &format!("tunnel.{}", tunnel.name), &["name"])?;
     tunnel_from_json(&merge(object, patch))
+}
+
+/// Changes some keys of a mirror, as [`patch_port`] does.
+///
+/// # Errors
+/// Everything that is wrong with the result, and a change of the name.
+pub fn patch_mirror(mirror: &MirrorSpec, patch: &Json) -> Result<MirrorSpec, Problems> {
+    let object = mirror_to_json(mirror);
+    fixed(&object, patch, &format!("mirror.{}", mirror.name), &["name"])?;
+    mirror_from_json(&merge(object, patch))
 }
 
 /// What names an object is not changed: it would be another object.

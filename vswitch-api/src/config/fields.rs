@@ -7,7 +7,9 @@ use switch_core::config::{BridgeSpec, Netns, PortKind, PortSpec, PortType, Vhost
 use super::desired::{DaemonSpec, Datapath, DpdkSpec, Idle};
 use super::value::Value;
 
+mod mirror;
 mod overlay;
+pub(crate) use mirror::{mirror, of_mirror};
 pub(crate) use overlay::{of_tunnel, of_vtep, tunnel, vtep};
 
 /// The values of one table, each already of its key's type.

@@ -47,6 +47,9 @@ pub fn fuzz_request(bytes: &[u8]) {
     if let Ok(tunnel) = super::tunnel_from_json(&value) {
         assert_eq!(super::tunnel_from_json(&super::tunnel_to_json(&tunnel)).as_ref(), Ok(&tunnel));
     }
+    if let Ok(mirror) = super::mirror_from_json(&value) {
+        assert_eq!(super::mirror_from_json(&super::mirror_to_json(&mirror)).as_ref(), Ok(&mirror));
+    }
     let bridge = switch_core::config::BridgeSpec::new("br0");
     let _ = super::patch_bridge(&bridge, &value);
 }

@@ -26,15 +26,26 @@ pub enum Section {
     Vtep,
     /// `[[tunnel]]`.
     Tunnel,
+    /// `[[mirror]]`.
+    Mirror,
 }
 
 impl Section {
     /// All of them, in the order of the file.
-    pub const ALL: [Self; 7] =
-        [Self::Top, Self::Daemon, Self::Dpdk, Self::Bridge, Self::Port, Self::Vtep, Self::Tunnel];
+    pub const ALL: [Self; 8] = [
+        Self::Top,
+        Self::Daemon,
+        Self::Dpdk,
+        Self::Bridge,
+        Self::Port,
+        Self::Vtep,
+        Self::Tunnel,
+        Self::Mirror,
+    ];
 
     /// Those of objects: lists of tables that each have a name.
-    pub const OBJECTS: [Self; 4] = [Self::Bridge, Self::Port, Self::Vtep, Self::Tunnel];
+    pub const OBJECTS: [Self; 5] =
+        [Self::Bridge, Self::Port, Self::Vtep, Self::Tunnel, Self::Mirror];
 
     /// Its key at the top of the file; empty for the top itself.
     #[must_use]
@@ -47,6 +58,7 @@ impl Section {
             Self::Port => "port",
             Self::Vtep => "vtep",
             Self::Tunnel => "tunnel",
+            Self::Mirror => "mirror",
         }
     }
 
@@ -61,6 +73,7 @@ impl Section {
             Self::Port => "[[port]]",
             Self::Vtep => "[[vtep]]",
             Self::Tunnel => "[[tunnel]]",
+            Self::Mirror => "[[mirror]]",
         }
     }
 
@@ -78,6 +91,9 @@ impl Section {
             }
             Self::Tunnel => {
                 "A tunnel: one tenant network that crosses hosts. May stand any number of times."
+            }
+            Self::Mirror => {
+                "A mirror: copies of frames for whoever looks at traffic. May stand up to 64 times."
             }
         }
     }
@@ -139,6 +155,7 @@ pub const MAX_CONFIG_BYTES: usize = 32 << 20;
 /// The one version of the format that there is.
 pub const VERSION: u32 = 1;
 
+const MAX_SNAP: u32 = switch_core::watch::SNAP_MAX as u32;
 const MAX_FDB: u32 = 16_777_216;
 /// What libdpdk has room for is more; a VM has no more CPUs to serve them with.
 const MAX_QUEUES: u32 = 64;
@@ -220,7 +237,8 @@ pub const KEYS: &[Key] = keys! {
         "\"tap\"",
         "What is behind it: a TAP device that the switch makes, a device that exists, a DPDK \
          device, or a VM's vhost-user socket. The last two need datapath = \"dpdk\".";
-    Port "bridge": KeyType::Name, Otherwise("required, except for dpdk"), &[], "\"br0\"",
+    Port "bridge": KeyType::Name, Otherwise("none: it carries nothing but the copies of a mirror or, \
+         for dpdk, is an uplink"), &[], "\"br0\"",
         "The bridge it is in.";
     Port "access": KeyType::Vlan, Otherwise("no VLANs: untagged frames are in none and tagged \
          ones pass as they are"), &[], "10",
@@ -354,4 +372,26 @@ pub const KEYS: &[Key] = keys! {
          the RFC says.";
     Tunnel "mss-clamp": KeyType::Bool, Is("false"), &[], "false",
         "Whether the MSS of TCP connections through the tunnel is lowered to what fits.";
+
+    Mirror "name": KeyType::Name, Required, &[], "\"span\"",
+        "Its name, unique among mirrors.";
+    Mirror "ports": KeyType::Names, Is("[]"), &[], "[\"web\"]",
+        "Ports whose frames are copied. Each is in a bridge.";
+    Mirror "bridges": KeyType::Names, Is("[]"), &[], "[\"br0\"]",
+        "Bridges of which the frames of all ports are copied. With direction \"in\" also what comes in \
+         through their tunnels, so that each frame is copied once.";
+    Mirror "direction": KeyType::Choice(&["in", "out", "both"]), Is("\"both\""), &[], "\"both\"",
+        "Which frames: those that come in on these ports, as they were received; those that leave by \
+         them, with the VLAN tag that they leave with; or all.";
+    Mirror "vlans": KeyType::Vlans, Otherwise("frames of every VLAN and of none"), &[], "[10, \"20-29\"]",
+        "Only frames in these VLANs, by their tag or by the VLAN of the port's untagged frames.";
+    Mirror "filter": KeyType::Text, Otherwise("all frames"), &[], "\"tcp port 443\"",
+        "Only frames that meet this, in the words of tcpdump as in `vswitch-ctl capture`.";
+    Mirror "snap": KeyType::Int { min: 64, max: MAX_SNAP }, Otherwise("whole frames"), &[], "128",
+        "Most bytes of each frame that are copied.";
+    Mirror "one-in": KeyType::Int { min: 1, max: 1_000_000 }, Is("1"), &[], "1",
+        "Of the frames that meet all this, one in so many is copied.";
+    Mirror "to": KeyType::Name, Required, &[], "\"probe\"",
+        "The port that copies leave by. It is in no bridge, carries nothing else, and belongs to one \
+         mirror.";
 };

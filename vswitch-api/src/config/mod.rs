@@ -25,16 +25,18 @@ pub use desired::{DaemonSpec, Datapath, Desired, DpdkSpec, Idle};
 pub use diff::{Change, ChangeKind, diff};
 pub use doc::{example, manual};
 pub use edit::{
-    VlanDelError, patch_bridge, patch_port, patch_tunnel, patch_vtep, vlan_add, vlan_del,
-    vlan_memberships, vlan_words,
+    VlanDelError, patch_bridge, patch_mirror, patch_port, patch_tunnel, patch_vtep, vlan_add,
+    vlan_del, vlan_memberships, vlan_words,
 };
 pub use fuzz::{fuzz_config, fuzz_request};
 pub use keys::{Key, MAX_CONFIG_BYTES, Section, VERSION};
 pub use problem::{Problem, Problems};
 pub use read::{
-    bridge_from_json, from_json, from_toml, from_toml_bytes, port_from_json, tunnel_from_json,
-    vtep_from_json,
+    bridge_from_json, from_json, from_toml, from_toml_bytes, mirror_from_json, port_from_json,
+    tunnel_from_json, vtep_from_json,
 };
 pub use schema::schema;
 pub use value::{Hugepages, KeyType};
-pub use write::{bridge_to_json, port_to_json, to_json, to_toml, tunnel_to_json, vtep_to_json};
+pub use write::{
+    bridge_to_json, mirror_to_json, port_to_json, to_json, to_toml, tunnel_to_json, vtep_to_json,
+};

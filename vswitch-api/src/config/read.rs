@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::btree_map::{BTreeMap, Entry as MapEntry};
 
-use switch_core::config::{BridgeSpec, PortSpec, PortType, TunnelSpec, VtepSpec};
+use switch_core::config::{BridgeSpec, MirrorSpec, PortSpec, PortType, TunnelSpec, VtepSpec};
 use toml_edit::Document;
 
 use super::check::{self, Declared};
@@ -102,6 +102,17 @@ pub fn tunnel_from_json(value: &serde_json::Value) -> Result<TunnelSpec, Problem
     reader.finish(tunnel)
 }
 
+/// Reads one mirror from JSON, with the keys of `[[mirror]]`. Whether there is what it copies, and where
+/// copies go, is for [`super::check()`] to say.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn mirror_from_json(value: &serde_json::Value) -> Result<MirrorSpec, Problems> {
+    let mut reader = Reader::new(None);
+    let mirror = reader.mirror(&tree::from_json(value), 0);
+    reader.finish(mirror)
+}
+
 fn too_large(size: usize) -> Problems {
     let message = format!("the configuration has {size} bytes; {MAX_CONFIG_BYTES} are the limit");
     Problems(vec![Problem::new("", message)])
@@ -190,6 +201,7 @@ impl<'a> Reader<'a> {
                 }
                 "port" => {
                     for (index, node) in self.list(entry, Section::Port).iter().enumerate() {
+                        declared.ports.extend(name_of(node).map(str::to_owned));
                         if let Some(port) = self.port(node, index) {
                             self.add(&mut desired.ports, port.name.clone(), port, "port", node);
                         }
@@ -208,6 +220,14 @@ impl<'a> Reader<'a> {
                         if let Some(tunnel) = self.tunnel(node, index) {
                             let name = tunnel.name.clone();
                             self.add(&mut desired.tunnels, name, tunnel, "tunnel", node);
+                        }
+                    }
+                }
+                "mirror" => {
+                    for (index, node) in self.list(entry, Section::Mirror).iter().enumerate() {
+                        if let Some(mirror) = self.mirror(node, index) {
+                            let name = mirror.name.clone();
+                            self.add(&mut desired.mirrors, name, mirror, "mirror", node);
                         }
                     }
                 }
@@ -397,10 +417,9 @@ impl<'a> Reader<'a> {
             }
         }
         let needed: &[&str] = match type_name {
-            "tap" => &["bridge"],
-            "netdev" => &["bridge", "device"],
+            "netdev" => &["device"],
             "dpdk" => &["devargs"],
-            "vhost-user" => &["bridge", "socket"],
+            "vhost-user" => &["socket"],
             "vxlan" | "geneve" | "nvgre" => &["vni"],
             _ => &[],
         };
@@ -422,6 +441,16 @@ impl<'a> Reader<'a> {
             self.report(Problem::new(format!("{path}.local"), message), place_of(node, "local"));
         }
         fields::vtep(fields)
+    }
+
+    fn mirror(&mut self, node: &Node, index: usize) -> Option<MirrorSpec> {
+        let path = path_of(node, Section::Mirror, index);
+        let mirror = fields::mirror(self.table(node, Section::Mirror, &path)?)?;
+        for (key, problem) in check::mirror(&mirror) {
+            let problem = Problem { key: format!("{path}.{key}"), ..problem };
+            self.report(problem, place_of(node, key));
+        }
+        Some(mirror)
     }
 
     fn tunnel(&mut self, node: &Node, index: usize) -> Option<TunnelSpec> {

@@ -89,6 +89,7 @@ fn type_schema(value: KeyType) -> Json {
         KeyType::Netns | KeyType::Text => json!({ "type": "string", "minLength": 1 }),
         KeyType::Path => text("^/"),
         KeyType::Texts => json!({ "type": "array", "items": { "type": "string", "minLength": 1 } }),
+        KeyType::Names => json!({ "type": "array", "items": type_schema(KeyType::Name) }),
         KeyType::Vlan => json!({ "type": "integer", "minimum": 1, "maximum": 4094 }),
         KeyType::Vlans => json!({ "oneOf": [
             { "type": "string", "enum": ["all"] },

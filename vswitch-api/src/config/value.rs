@@ -1,5 +1,6 @@
 //! The values that keys can have: how each type is read, bounded and written.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -62,6 +63,8 @@ pub enum KeyType {
     Text,
     /// A list of such texts.
     Texts,
+    /// A list of different names of bridges or ports.
+    Names,
     /// A VLAN, 1 to 4094.
     Vlan,
     /// A list of VLANs and ranges, as `[10, "20-29"]`, or `"all"`.
@@ -226,6 +229,7 @@ impl KeyType {
                     .map(Value::Texts),
                 _ => Err(expected()),
             },
+            Self::Names => names(node).map(Value::Texts),
             Self::Vlan => vlan(node).map(Value::Vlan),
             Self::Vlans => vlans(node).map(Value::Vlans),
             Self::Cpus => match &node.tree {
@@ -291,6 +295,7 @@ impl fmt::Display for KeyType {
             Self::Path => f.write_str("an absolute path"),
             Self::Text => f.write_str("text on one line"),
             Self::Texts => f.write_str("a list of texts"),
+            Self::Names => f.write_str("a list of names as in [\"web\", \"db\"]"),
             Self::Vlan => f.write_str("a VLAN from 1 to 4094"),
             Self::Vlans => f.write_str("a list of VLANs as in [10, \"20-29\"], or \"all\""),
             Self::Cpus => f.write_str("a list of CPUs as in \"0-1,4\""),
@@ -371,6 +376,25 @@ fn name(text: &str) -> Result<(), BadValue> {
         return Err(BadValue::new(format!("the name {shown:?} starts with '.' or '-'")));
     }
     Ok(())
+}
+
+fn names(node: &Node) -> Result<Vec<String>, BadValue> {
+    let expected =
+        |found: String| BadValue::new(format!("expected {}, found {found}", KeyType::Names));
+    let Tree::List(items) = &node.tree else { return Err(expected(node.found())) };
+    let mut seen = HashSet::with_capacity(items.len());
+    let mut out = Vec::with_capacity(items.len());
+    for item in items {
+        let Tree::Text(text) = &item.tree else {
+            return Err(expected(format!("{} in it", item.found())));
+        };
+        name(text)?;
+        if !seen.insert(text) {
+            return Err(BadValue::new(format!("{text:?} is in the list twice")));
+        }
+        out.push(text.clone());
+    }
+    Ok(out)
 }
 
 /// The kernel's rule for device names (`dev_valid_name` in net/core/dev.c).

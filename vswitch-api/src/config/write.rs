@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json, json};
 use switch_core::config::{
-    BridgeSpec, PortKind, PortSpec, TunnelKind, TunnelSpec, VhostMode, VtepSpec,
+    BridgeSpec, MirrorSpec, PortKind, PortSpec, TunnelKind, TunnelSpec, VhostMode, VtepSpec,
 };
 
 use super::desired::{DaemonSpec, Desired, DpdkSpec};
@@ -34,6 +34,9 @@ pub fn to_toml(desired: &Desired) -> String {
     for tunnel in desired.tunnels.values() {
         table(&mut out, "[[tunnel]]", &tunnel_pairs(tunnel));
     }
+    for mirror in desired.mirrors.values() {
+        table(&mut out, "[[mirror]]", &mirror_pairs(mirror));
+    }
     out
 }
 
@@ -53,7 +56,14 @@ pub fn to_json(desired: &Desired) -> Json {
     let ports: Vec<_> = desired.ports.values().map(port_to_json).collect();
     let vteps: Vec<_> = desired.vteps.values().map(vtep_to_json).collect();
     let tunnels: Vec<_> = desired.tunnels.values().map(tunnel_to_json).collect();
-    let lists = [("bridge", bridges), ("port", ports), ("vtep", vteps), ("tunnel", tunnels)];
+    let mirrors: Vec<_> = desired.mirrors.values().map(mirror_to_json).collect();
+    let lists = [
+        ("bridge", bridges),
+        ("port", ports),
+        ("vtep", vteps),
+        ("tunnel", tunnels),
+        ("mirror", mirrors),
+    ];
     for (name, list) in lists {
         if !list.is_empty() {
             out.insert(name.into(), list.into());
@@ -84,6 +94,12 @@ pub fn vtep_to_json(vtep: &VtepSpec) -> Json {
 #[must_use]
 pub fn tunnel_to_json(tunnel: &TunnelSpec) -> Json {
     object(&tunnel_pairs(tunnel))
+}
+
+/// One mirror with the keys of `[[mirror]]`, defaults left out.
+#[must_use]
+pub fn mirror_to_json(mirror: &MirrorSpec) -> Json {
+    object(&mirror_pairs(mirror))
 }
 
 /// What differs from the defaults, and always what has none.
@@ -123,6 +139,10 @@ fn tunnel_pairs(tunnel: &TunnelSpec) -> Pairs {
     };
     let default = TunnelSpec::new("", kind, "");
     changed(fields::of_tunnel(tunnel), fields::of_tunnel(&default))
+}
+
+fn mirror_pairs(mirror: &MirrorSpec) -> Pairs {
+    changed(fields::of_mirror(mirror), fields::of_mirror(&MirrorSpec::new("", "")))
 }
 
 fn daemon_defaults() -> Pairs {

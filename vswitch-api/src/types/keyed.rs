@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use switch_core::config::{BridgeSpec, PortSpec, TunnelSpec, VtepSpec};
+use switch_core::config::{BridgeSpec, MirrorSpec, PortSpec, TunnelSpec, VtepSpec};
 use utoipa::openapi::{RefOr, schema::Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -61,4 +61,9 @@ from_key_table! {
 from_key_table! {
     /// A tunnel as it was asked for, with the keys of `[[tunnel]]`, defaults left out.
     TunnelConfig(TunnelSpec), Tunnel, config::tunnel_from_json, config::tunnel_to_json
+}
+
+from_key_table! {
+    /// A mirror as it was asked for, with the keys of `[[mirror]]`, defaults left out.
+    MirrorConfig(MirrorSpec), Mirror, config::mirror_from_json, config::mirror_to_json
 }

@@ -4,6 +4,7 @@
 mod config;
 mod fdb;
 mod keyed;
+mod mirror;
 mod port;
 mod reply;
 mod status;
@@ -18,7 +19,8 @@ pub use fdb::{
     FdbBatch, FdbBatchReply, FdbEntry, FdbEvent, FdbEventKind, FdbFilter, FdbFlush, FdbKey,
     FdbKind, FdbRefused, FdbSelector,
 };
-pub use keyed::{BridgeConfig, PortConfig, TunnelConfig, VtepConfig};
+pub use keyed::{BridgeConfig, MirrorConfig, PortConfig, TunnelConfig, VtepConfig};
+pub use mirror::MirrorStatus;
 pub use port::{
     BridgeStatus, CopyCounters, DeviceCounter, DeviceStatus, DropCount, Offloads, PortCounters,
     PortState, PortStats, PortStatus,

@@ -54,6 +54,8 @@ pub enum ObjectKind {
     Vtep,
     /// A tunnel.
     Tunnel,
+    /// A mirror.
+    Mirror,
 }
 
 impl ObjectKind {
@@ -67,6 +69,7 @@ impl ObjectKind {
             Self::Port => "port",
             Self::Vtep => "vtep",
             Self::Tunnel => "tunnel",
+            Self::Mirror => "mirror",
         }
     }
 }

@@ -8,6 +8,7 @@
 mod bridges;
 mod config;
 mod fdb;
+mod mirrors;
 mod object;
 mod patience;
 mod ports;
@@ -86,6 +87,7 @@ pub fn router(app: App) -> Router {
         .merge(vlans::routes())
         .merge(vteps::routes())
         .merge(tunnels::routes())
+        .merge(mirrors::routes())
         .merge(fdb::routes())
         .merge(config::routes())
         .merge(streams::routes())

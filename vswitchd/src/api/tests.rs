@@ -53,6 +53,13 @@ vtep = "v4"
 vni = 10
 bridge = "br0"
 remotes = ["192.0.2.7"]
+[[port]]
+name = "probe"
+type = "tap"
+[[mirror]]
+name = "span"
+bridges = ["br0"]
+to = "probe"
 "#;
 
 impl Server {
@@ -146,6 +153,8 @@ fn request(operation: &str) -> (Option<&'static str>, Json) {
         "add-port" => (None, json!({"name": "c", "type": "tap", "bridge": "br0"})),
         "delete-port" => (Some("/v1/ports/c"), Json::Null),
         "add-vtep" => (None, json!({"name": "new", "local": "192.0.2.2"})),
+        "add-mirror" => (None, json!({"name": "new", "bridges": ["br0"], "to": "probe2"})),
+        "delete-mirror" => (Some("/v1/mirrors/new"), Json::Null),
         "delete-vtep" => (Some("/v1/vteps/new"), Json::Null),
         "add-tunnel" => {
             let keys = json!({"name": "new", "type": "gre", "vtep": "v4", "bridge": "br0"});
@@ -153,7 +162,7 @@ fn request(operation: &str) -> (Option<&'static str>, Json) {
         }
         "delete-tunnel" => (Some("/v1/tunnels/new"), Json::Null),
         "add-tunnel-peers" | "delete-tunnel-peers" => (None, json!({"remotes": ["192.0.2.9"]})),
-        "set-bridge" | "set-port" | "set-vtep" | "set-tunnel" => (None, json!({})),
+        "set-bridge" | "set-port" | "set-vtep" | "set-tunnel" | "set-mirror" => (None, json!({})),
         "add-vlan" => (None, json!({"port": "b", "vlan": 10, "mode": "access"})),
         "delete-vlan" => (Some("/v1/vlans/b/10"), Json::Null),
         "add-fdb" => (None, json!({"entries": []})),
@@ -172,6 +181,9 @@ fn request(operation: &str) -> (Option<&'static str>, Json) {
 fn every_route_of_the_document_answers_and_no_other_does() {
     let server = Server::start();
     let document = server.get("/v1/openapi.json");
+    // For a second mirror.
+    let (status, _) = server.json("POST", "/v1/ports", &json!({"name": "probe2", "type": "tap"}));
+    assert_eq!(status, 200);
     for route in ROUTES {
         let (path, body) = request(route.operation);
         let path = path.map_or_else(
@@ -180,6 +192,7 @@ fn every_route_of_the_document_answers_and_no_other_does() {
                     .path
                     .replace("/bridges/{name}", "/bridges/br0")
                     .replace("/vteps/{name}", "/vteps/v4")
+                    .replace("/mirrors/{name}", "/mirrors/span")
                     .replace("/tunnels/{name}", "/tunnels/t")
                     .replace("{name}", "a")
                     .replace("{revision}", "1")

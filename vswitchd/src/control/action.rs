@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use crossbeam::channel::{Sender, TrySendError};
 use serde_json::Value as Json;
-use switch_core::config::{BridgeSpec, PortSpec, TunnelSpec, VtepSpec};
+use switch_core::config::{BridgeSpec, MirrorSpec, PortSpec, TunnelSpec, VtepSpec};
 use switch_core::watch::Watch;
 use tokio::sync::oneshot;
 use vswitch_api::config::Change;
 use vswitch_api::types::{
     BridgeStatus, ConfigReply, CpuStatus, DiffReply, DropRow, FdbBatch, FdbBatchReply, FdbFilter,
-    FdbFlush, FdbSelector, HistoryEntry, MtuReply, MutationReply, PeersReply, PeersRequest,
-    PortStats, PortStatus, StatusReply, Trace, TunnelPeer, TunnelStatus, VlanRequest, VlanRow,
-    VtepStatus,
+    FdbFlush, FdbSelector, HistoryEntry, MirrorStatus, MtuReply, MutationReply, PeersReply,
+    PeersRequest, PortStats, PortStatus, StatusReply, Trace, TunnelPeer, TunnelStatus, VlanRequest,
+    VlanRow, VtepStatus,
 };
 use vswitch_api::{ApiError, Code};
 
@@ -56,6 +56,12 @@ pub enum Mutation {
     SetTunnel(String, Json),
     /// A tunnel goes.
     RemoveTunnel(String),
+    /// A new mirror.
+    AddMirror(MirrorSpec),
+    /// Other values for some keys of a mirror; `null` is the default.
+    SetMirror(String, Json),
+    /// A mirror goes.
+    RemoveMirror(String),
     /// A port joins a VLAN.
     AddVlan(VlanRequest),
     /// A port leaves a VLAN.
@@ -90,6 +96,7 @@ pub enum Action {
     PortStats(Reply<Vec<PortStats>>),
     Vteps(Reply<Vec<VtepStatus>>),
     Tunnels(TunnelFilter, Reply<Vec<TunnelStatus>>),
+    Mirrors(Reply<Vec<MirrorStatus>>),
     TunnelPeers(String, Reply<Vec<TunnelPeer>>),
     PeersAdd(String, PeersRequest, Reply<PeersReply>),
     PeersRemove(String, PeersRequest, Reply<PeersReply>),

@@ -186,6 +186,7 @@ where
                 ],
                 totals: totals(&peer.counters),
             })),
+            mirrors: self.mirror_samples(),
             held: self.damped,
             churn: self.churn,
         }

@@ -10,6 +10,7 @@
 //! - `ports.rs`: one port's life: opened, watched, closed
 //! - `overlay.rs`, `tunnels.rs`, `peers.rs`, `mtu.rs`: the same for VTEPs, tunnels and their peers
 //! - `tick.rs`: what happens by itself
+//! - `mirrors.rs`: whose frames are copied
 //! - `balance.rs`: ports that move between workers
 //! - `watch.rs`: who wants to see frames
 //! - `view.rs`, `counters.rs`, `fdb.rs`: answers
@@ -18,6 +19,7 @@ mod action;
 mod balance;
 mod counters;
 mod fdb;
+mod mirrors;
 mod mtu;
 mod mutate;
 mod overlay;
@@ -51,7 +53,9 @@ use vswitch_api::types::FdbChurn;
 pub use action::{Action, Author, Control, Mutation, Reply};
 pub(crate) use counters::drop_row;
 pub use fdb::FdbTable;
-pub(crate) use mutate::{no_such_bridge, no_such_port, no_such_tunnel, no_such_vtep};
+pub(crate) use mutate::{
+    no_such_bridge, no_such_mirror, no_such_port, no_such_tunnel, no_such_vtep,
+};
 pub use overlay_view::TunnelFilter;
 
 use crate::events::Events;
@@ -101,6 +105,7 @@ pub struct Controller<B: Backend> {
     ports: BTreeMap<String, Port>,
     vteps: BTreeMap<String, Port<UnderlaySpec>>,
     tunnels: Tunnels,
+    mirrors: BTreeMap<String, mirrors::Counters>,
     /// When the peers were last asked about in a round, and when the seen ones were looked through.
     asked_at: Nanos,
     seen_at: Nanos,
@@ -184,6 +189,7 @@ where
             ports: BTreeMap::new(),
             vteps: BTreeMap::new(),
             tunnels: Tunnels::new(plan.count()),
+            mirrors: BTreeMap::new(),
             asked_at: Nanos::default(),
             seen_at: Nanos::default(),
             damped: 0,
@@ -237,6 +243,7 @@ where
             Action::Ports(reply) => drop(reply.send(Ok(self.ports_status()))),
             Action::Vteps(reply) => drop(reply.send(Ok(self.vteps_status()))),
             Action::Tunnels(filter, reply) => drop(reply.send(self.tunnels_status(&filter))),
+            Action::Mirrors(reply) => drop(reply.send(Ok(self.mirrors_status()))),
             Action::TunnelPeers(name, reply) => drop(reply.send(self.tunnel_peers(&name))),
             Action::PeersAdd(name, peers, reply) => {
                 let answer = self.peers_add(&name, &peers)?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
+use switch_core::config::MirrorSpec;
 use switch_core::datapath::Backend;
 use switch_core::wire::vlan::VlanId;
 use vswitch_api::config::{self, Desired, Problem, Problems, VlanDelError};
@@ -111,7 +112,7 @@ where
             hint: None,
         };
         match id.kind {
-            ObjectKind::Port | ObjectKind::Vtep | ObjectKind::Tunnel => {
+            ObjectKind::Port | ObjectKind::Vtep | ObjectKind::Tunnel | ObjectKind::Mirror => {
                 if let Some(trouble) = self.trouble_of(id) {
                     result.realised = false;
                     result.reason = Some(trouble.reason.clone());
@@ -128,7 +129,8 @@ where
         result
     }
 
-    /// What keeps a port or VTEP from being as it is asked for; a tunnel is as its VTEP.
+    /// What keeps a port or VTEP from being as it is asked for; a tunnel is as its VTEP, and a mirror as
+    /// the port that copies leave by.
     fn trouble_of(&self, id: &ObjectId) -> Option<&Trouble> {
         match id.kind {
             ObjectKind::Port => self.ports.get(&id.name)?.trouble.as_ref(),
@@ -136,6 +138,10 @@ where
             ObjectKind::Tunnel => {
                 let vtep = vtep_of(&self.desired, self.desired.tunnels.get(&id.name)?)?;
                 self.vteps.get(&vtep.name)?.trouble.as_ref()
+            }
+            ObjectKind::Mirror => {
+                let mirror = self.desired.mirrors.get(&id.name)?;
+                self.ports.get(&mirror.to)?.trouble.as_ref()
             }
             ObjectKind::Daemon | ObjectKind::Dpdk | ObjectKind::Bridge => None,
         }
@@ -238,6 +244,7 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
     let port_id = |name: &str| ObjectId::new(ObjectKind::Port, name);
     let vtep_id = |name: &str| ObjectId::new(ObjectKind::Vtep, name);
     let tunnel_id = |name: &str| ObjectId::new(ObjectKind::Tunnel, name);
+    let mirror_id = |name: &str| ObjectId::new(ObjectKind::Mirror, name);
     match mutation {
         Mutation::AddBridge(spec) => {
             let id = bridge_id(&spec.name);
@@ -269,6 +276,7 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
                 let hint = "delete them first, or put them into another bridge";
                 return Err(ApiError::new(Code::InUse, message).with_hint(hint));
             }
+            unmirrored(desired, &bridge_id(&name), |mirror| mirror.bridges.contains(&name))?;
             Ok(("del", bridge_id(&name)))
         }
         Mutation::AddPort(spec) => {
@@ -286,6 +294,8 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
         }
         Mutation::RemovePort(name) => {
             desired.ports.remove(&name).ok_or_else(|| no_such_port(&name))?;
+            let uses = |mirror: &MirrorSpec| mirror.to == name || mirror.ports.contains(&name);
+            unmirrored(desired, &port_id(&name), uses)?;
             Ok(("del", port_id(&name)))
         }
         Mutation::AddVtep(spec) => {
@@ -332,6 +342,23 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
             desired.tunnels.remove(&name).ok_or_else(|| no_such_tunnel(&name))?;
             Ok(("del", tunnel_id(&name)))
         }
+        Mutation::AddMirror(spec) => {
+            let id = mirror_id(&spec.name);
+            match desired.mirrors.insert(spec.name.clone(), spec) {
+                Some(_) => Err(exists(&id)),
+                None => Ok(("add", id)),
+            }
+        }
+        Mutation::SetMirror(name, patch) => {
+            let old = desired.mirrors.get(&name).ok_or_else(|| no_such_mirror(&name))?;
+            let spec = config::patch_mirror(old, keys(&patch)?)?;
+            desired.mirrors.insert(name.clone(), spec);
+            Ok(("set", mirror_id(&name)))
+        }
+        Mutation::RemoveMirror(name) => {
+            desired.mirrors.remove(&name).ok_or_else(|| no_such_mirror(&name))?;
+            Ok(("del", mirror_id(&name)))
+        }
         Mutation::AddVlan(VlanRequest { port, vlan, mode }) => {
             let spec = desired.ports.get_mut(&port).ok_or_else(|| no_such_port(&port))?;
             spec.vlan = config::vlan_add(&spec.vlan, vlan_id(vlan)?, mode);
@@ -351,6 +378,21 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
             Err(ApiError::new(Code::Internal, "not a change of one object"))
         }
     }
+}
+
+/// Refuses to delete what mirrors name.
+fn unmirrored(
+    desired: &Desired,
+    object: &ObjectId,
+    uses: impl Fn(&MirrorSpec) -> bool,
+) -> Result<(), ApiError> {
+    let using = desired.mirrors.values().filter(|mirror| uses(mirror));
+    let names: Vec<_> = using.map(|mirror| mirror.name.as_str()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let message = format!("mirrors name {object}: {}", named(&names));
+    Err(ApiError::new(Code::InUse, message).with_hint("delete them first, or take it out of them"))
 }
 
 /// How many names are told of those that are in the way.
@@ -422,6 +464,11 @@ pub(crate) fn no_such_vtep(name: &str) -> ApiError {
 pub(crate) fn no_such_tunnel(name: &str) -> ApiError {
     let message = format!("there is no tunnel {name:?}");
     ApiError::new(Code::NoSuchTunnel, message).with_hint("vswitch-ctl tunnel show")
+}
+
+pub(crate) fn no_such_mirror(name: &str) -> ApiError {
+    let message = format!("there is no mirror {name:?}");
+    ApiError::new(Code::NoSuchMirror, message).with_hint("vswitch-ctl mirror show")
 }
 
 fn exists(id: &ObjectId) -> ApiError {

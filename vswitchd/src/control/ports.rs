@@ -32,6 +32,8 @@ pub(super) struct Port<S = PortSpec> {
     pub(super) spec: S,
     /// The MTU of the tunnels it shares VLANs with, told to a device that names none.
     pub(super) told_mtu: Option<u16>,
+    /// Whether the copies of a mirror leave by it.
+    pub(super) ends_mirror: bool,
     /// As its device was opened and adjusted last.
     pub(super) applied: S,
     /// Set while it is attached to the workers.
@@ -97,6 +99,7 @@ impl<S: Clone> Port<S> {
         Self {
             id,
             told_mtu: None,
+            ends_mirror: false,
             applied: spec.clone(),
             spec,
             open: None,
@@ -189,8 +192,9 @@ impl Port {
     pub(super) fn device_spec(&self) -> PortSpec {
         // A DPDK device in no bridge is an uplink, whether a VTEP uses it yet or not: so its
         // addresses can be there before, and VTEPs come and go without opening it again.
-        let is_uplink =
-            self.spec.bridge.is_none() && matches!(self.spec.kind, PortKind::Dpdk { .. });
+        let is_uplink = self.spec.bridge.is_none()
+            && !self.ends_mirror
+            && matches!(self.spec.kind, PortKind::Dpdk { .. });
         let exception = self.spec.exception.as_ref().unwrap_or(&self.spec.name);
         PortSpec {
             mtu: self.spec.mtu.or(self.told_mtu),

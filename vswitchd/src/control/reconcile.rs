@@ -13,9 +13,11 @@ use switch_core::PortId;
 use switch_core::config::{BridgeConf, PortConf, PortSpec, Snapshot};
 use switch_core::datapath::Backend;
 use switch_core::fdb::{Dest, Entry, Flush, Key};
+use switch_core::mirror::MirrorConf;
 use switch_core::switch::Switch;
 use vswitch_api::config::Desired;
 
+use super::mirrors;
 use super::ports::Port;
 use super::tunnels::Change;
 use super::{Controller, Queue, owner_key};
@@ -133,6 +135,7 @@ where
             self.ports.keys().filter(|p| !self.desired.ports.contains_key(*p)).cloned().collect();
         let mut to_adjust = Vec::new();
         let mtus = self.inner_mtus();
+        let ends_mirror: BTreeSet<&str> = self.desired.mirrors.values().map(|m| &*m.to).collect();
         for (name, spec) in &self.desired.ports {
             if !self.ports.contains_key(name) {
                 // The check of the whole configuration bounds their number.
@@ -143,9 +146,11 @@ where
             let Some(port) = self.ports.get_mut(name) else { continue };
             self.switch.fdb().set_port_limit(port.id, spec.max_fdb);
             let told = port.mtu_to_tell(mtus.get(&**name).copied());
-            if port.spec == *spec && port.told_mtu == told {
+            let ends_mirror = ends_mirror.contains(&**name);
+            if port.spec == *spec && port.told_mtu == told && port.ends_mirror == ends_mirror {
                 continue;
             }
+            port.ends_mirror = ends_mirror;
             port.spec = spec.clone();
             port.told_mtu = told;
             // Whatever the trouble was, this is asked for anew: it is tried at once.
@@ -212,23 +217,25 @@ where
     /// The same without some ports, which are about to be closed. Bridges stay as they are, so
     /// that what becomes of one port costs the same whatever their number.
     pub(super) fn publish_without(&mut self, away: &[PortId]) -> u64 {
-        publish(&self.switch, self.open_ports_without(away), None, Change::default())
+        publish(&self.switch, self.open_ports_without(away), None, None, Change::default())
     }
 
     /// The same with another picture of overlays.
     pub(super) fn publish_change(&mut self, change: Change) -> u64 {
-        publish(&self.switch, self.open_ports_without(&[]), None, change)
+        publish(&self.switch, self.open_ports_without(&[]), None, None, change)
     }
 
-    /// The same with the bridges that are desired now.
+    /// The same with the bridges and mirrors that are desired now.
     fn publish_desired(&mut self, away: &[PortId], change: Change) -> u64 {
+        let mirrors = self.mirror_confs();
         let bridges = self
             .desired
             .bridges
             .iter()
             .filter_map(|(name, spec)| Some((*self.bridges.get(name)?, &**name, spec.learning)))
             .collect();
-        publish(&self.switch, self.open_ports_without(away), Some(bridges), change)
+        let ports = self.open_ports_without(away);
+        publish(&self.switch, ports, Some(bridges), Some(mirrors), change)
     }
 
     fn open_ports_without(&self, away: &[PortId]) -> Vec<PortConf> {
@@ -323,12 +330,13 @@ where
     }
 }
 
-/// Publishes a snapshot with exactly these ports and bridges (`None`: the present ones) and this
-/// change of overlays, if it differs from the present one. What did not change is shared with it.
+/// Publishes a snapshot with exactly these ports, bridges and mirrors (`None`: the present ones) and
+/// this change of overlays, if it differs from the present one. What did not change is shared with it.
 fn publish(
     switch: &Arc<Switch>,
     ports: Vec<PortConf>,
     bridges: Option<Vec<(BridgeId, &str, bool)>>,
+    mirrors: Option<Vec<Arc<MirrorConf>>>,
     change: Change,
 ) -> u64 {
     let present = switch.snapshot();
@@ -358,7 +366,9 @@ fn publish(
         touched.extend(known.filter(|id| !wanted.contains(id)));
     }
     touched.extend(change.bridges(&present));
-    if touched.is_empty() && changed.is_empty() && gone.is_empty() && change.is_empty() {
+    let mirrors = mirrors.filter(|mirrors| mirrors::differ(&present, mirrors));
+    let stays = touched.is_empty() && changed.is_empty() && gone.is_empty() && change.is_empty();
+    if stays && mirrors.is_none() {
         return present.revision();
     }
     // Flood lists are made when a bridge is set, and again with each of its ports. So the touched
@@ -373,6 +383,9 @@ fn publish(
         next.set_port(port);
     }
     change.apply(&mut next);
+    if let Some(mirrors) = mirrors {
+        next.set_mirrors(mirrors);
+    }
     let bridges = bridges.unwrap_or_else(|| {
         let known = touched.iter().filter_map(|id| present.bridge(*id));
         known.map(|bridge| (bridge.id, &*bridge.name, bridge.learning)).collect()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use switch_core::config::PortKind;
 use switch_core::datapath::{Backend, BackendWarning, PoolUse, PortInfo};
 use switch_core::{BridgeId, PortId};
 use vswitch_api::ApiError;
@@ -92,6 +93,13 @@ where
                 let message = format!("blocked by the loop guard for another {left} s");
                 let hint = "find the second way between this port and another, and remove it";
                 out.push(warning(subject.clone(), message, Some(hint)));
+            }
+            let is_uplink = matches!(port.spec.kind, PortKind::Dpdk { .. });
+            if port.spec.bridge.is_none() && !port.ends_mirror && !is_uplink {
+                let message =
+                    "it is in no bridge, and no mirror leads to it: its frames are dropped";
+                let hint = format!("vswitch-ctl port set {name} --bridge BRIDGE");
+                out.push(warning(subject.clone(), message.to_owned(), Some(&hint)));
             }
             let used = fdb.port_count(port.id);
             if let Some(max) = port.spec.max_fdb

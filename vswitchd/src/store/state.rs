@@ -78,6 +78,9 @@ pub fn specs(desired: &Desired) -> Specs {
     for (name, tunnel) in &desired.tunnels {
         out.insert(ObjectId::new(ObjectKind::Tunnel, name.clone()), config::tunnel_to_json(tunnel));
     }
+    for (name, mirror) in &desired.mirrors {
+        out.insert(ObjectId::new(ObjectKind::Mirror, name.clone()), config::mirror_to_json(mirror));
+    }
     out
 }
 
@@ -90,7 +93,7 @@ pub fn desired<'a>(
 ) -> Result<Desired, Problems> {
     let mut whole = json!({"version": config::VERSION});
     let (mut bridges, mut ports) = (Vec::new(), Vec::new());
-    let (mut vteps, mut tunnels) = (Vec::new(), Vec::new());
+    let (mut vteps, mut tunnels, mut mirrors) = (Vec::new(), Vec::new(), Vec::new());
     for (id, spec) in objects {
         match id.kind {
             ObjectKind::Daemon | ObjectKind::Dpdk => whole[id.kind.name()] = spec.clone(),
@@ -98,12 +101,14 @@ pub fn desired<'a>(
             ObjectKind::Port => ports.push(spec.clone()),
             ObjectKind::Vtep => vteps.push(spec.clone()),
             ObjectKind::Tunnel => tunnels.push(spec.clone()),
+            ObjectKind::Mirror => mirrors.push(spec.clone()),
         }
     }
     whole["bridge"] = bridges.into();
     whole["port"] = ports.into();
     whole["vtep"] = vteps.into();
     whole["tunnel"] = tunnels.into();
+    whole["mirror"] = mirrors.into();
     config::from_json(&whole)
 }
 

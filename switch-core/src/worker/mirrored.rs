@@ -1,0 +1,191 @@
+//! Copies for mirrors: taken where a frame comes in and where it leaves, and sent when the frame is
+//! on its way.
+
+use std::sync::Arc;
+
+use super::Worker;
+use super::burst::Burst;
+use crate::clock::Nanos;
+use crate::config::{Direction, PortConf, Snapshot};
+use crate::datapath::Datapath;
+use crate::frame::{Frame, Offload};
+use crate::ids::{Domain, PortId};
+use crate::mirror::{self, MirrorConf};
+
+/// Most copies that wait to be sent. They do so for a burst, or until the end of a turn.
+const WAITING_MAX: usize = 4096;
+
+/// The mirrors of one port.
+pub(super) struct Mirrored {
+    /// Each with its place in the snapshot.
+    mirrors: Vec<(usize, Arc<MirrorConf>)>,
+    /// The VLAN of frames without a tag.
+    pvid: Option<u16>,
+    worker: usize,
+}
+
+/// A copy that waits to be sent.
+struct Copy<F> {
+    /// The port whose frame it is.
+    of: PortId,
+    /// The place of its mirror in the snapshot.
+    mirror: usize,
+    frame: F,
+}
+
+/// Copies that wait to be sent: none, between two turns.
+pub(super) struct Copies<F>(Vec<Copy<F>>);
+
+impl<F> Default for Copies<F> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<F: Frame> Copies<F> {
+    #[inline(always)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Has the memory for as many as may wait, as there are mirrors now.
+    pub(super) fn make_room(&mut self) {
+        self.0.reserve_exact(WAITING_MAX);
+    }
+
+    /// Copies a frame of a port for a mirror, if it is the one in so many.
+    fn take(
+        &mut self,
+        of: PortId,
+        frame: &mut F,
+        (place, mirror): (usize, &MirrorConf),
+        worker: usize,
+    ) {
+        let Some(counters) = mirror.counters.get(worker) else { return };
+        if !counters.is_next(mirror.one_in) {
+            return;
+        }
+        let room = self.0.len() < WAITING_MAX;
+        let Some(mut copy) = room.then(|| frame.share()).flatten() else {
+            return counters.failed.add(1);
+        };
+        if let Some(snap) = mirror.snap.filter(|snap| copy.len() > *snap) {
+            copy.truncate(snap);
+            // A piece of a frame is not finished by anybody.
+            copy.set_offload(Offload::NONE);
+        }
+        self.0.push(Copy { of, mirror: place, frame: copy });
+    }
+}
+
+impl Mirrored {
+    /// The mirrors that copy frames of a port in that snapshot, if there are any.
+    pub(super) fn of(snapshot: &Snapshot, port: PortId, worker: usize) -> Option<Box<Self>> {
+        let conf = snapshot.port(port)?;
+        let of_port = mirror::of_port(snapshot, conf);
+        let mirrors: Vec<_> = of_port.map(|(at, mirror)| (at, Arc::clone(mirror))).collect();
+        let pvid = conf.vlans.pvid;
+        (!mirrors.is_empty()).then(|| Box::new(Self { mirrors, pvid, worker }))
+    }
+
+    /// Copies what mirrors want of frames that come in on a port, or leave by it.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn take<F: Frame>(
+        &self,
+        (port, way): (PortId, Direction),
+        frames: &mut [F],
+        copies: &mut Copies<F>,
+    ) {
+        for frame in frames {
+            let here = self.mirrors.iter().filter(|(_, mirror)| mirror.direction.has(way));
+            for (place, mirror) in here {
+                if mirror.wants(frame.head(), frame.len(), self.pvid) {
+                    copies.take(port, frame, (*place, mirror), self.worker);
+                }
+            }
+        }
+    }
+}
+
+impl<D: Datapath> Worker<D> {
+    /// Another snapshot holds from now on: whose frames are copied may have changed.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn adopt(&mut self, snapshot: &Snapshot) {
+        self.adopted = snapshot.revision();
+        self.egress.set_mirrors(snapshot, self.id.index());
+    }
+
+    /// Copies what mirrors want of the burst that was received on a port.
+    pub(super) fn mirror_received(&mut self, port: PortId, snapshot: &Snapshot, now: Nanos) {
+        self.egress.mirror(port, self.rx.as_mut_slice());
+        self.send_copies(snapshot, now);
+    }
+
+    /// Copies what mirrors of bridges want of what came out of tunnels: frame by frame of the burst
+    /// at hand, with the domains they come into; `None` for one that does not.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn mirror_inner(
+        &mut self,
+        vtep: PortId,
+        snapshot: &Snapshot,
+        domains: impl Iterator<Item = Option<Domain>>,
+    ) {
+        let worker = self.id.index();
+        for (frame, domain) in self.rx.as_mut_slice().iter_mut().zip(domains) {
+            let Some(domain) = domain else { continue };
+            for (place, mirror) in mirror::of_tunnels_in(snapshot, domain.bridge()) {
+                if mirror.wants(frame.head(), frame.len(), Some(domain.vid())) {
+                    self.egress.pending.copies.take(vtep, frame, (place, mirror), worker);
+                }
+            }
+        }
+    }
+
+    /// Gives the copies that wait to the ports they leave by.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn send_copies(&mut self, snapshot: &Snapshot, now: Nanos) {
+        let mut waiting = std::mem::take(&mut self.egress.pending.copies);
+        let mut copies = waiting.0.drain(..).peekable();
+        while let Some(of) = copies.peek().map(|copy| copy.of) {
+            let run = std::iter::from_fn(|| copies.next_if(|copy| copy.of == of));
+            let (Some(port), Some(slot)) = (snapshot.port(of), self.egress.slot(of)) else {
+                // Cannot be: they were taken in this turn.
+                run.for_each(drop);
+                continue;
+            };
+            let counters = Arc::clone(&slot.counters);
+            let worker = self.id.index();
+            let (mut burst, ..) = self.burst(snapshot, port, &counters, now);
+            for copy in run {
+                let mirror = snapshot.mirrors().get(copy.mirror);
+                let out = mirror.and_then(|mirror| snapshot.port(mirror.to));
+                if let (Some(mirror), Some(out)) = (mirror, out) {
+                    burst.output_copy(copy.frame, mirror, out, worker);
+                }
+            }
+        }
+        drop(copies);
+        self.egress.pending.copies = waiting;
+    }
+}
+
+impl<D: Datapath> Burst<'_, D> {
+    /// Sends a copy out of the port of its mirror: as it is, but for what that port cannot take.
+    fn output_copy(&mut self, frame: D::Frame, mirror: &MirrorConf, out: &PortConf, worker: usize) {
+        let Some(counters) = mirror.counters.get(worker) else { return };
+        let Some((slot, _)) = self.egress.slot_mut(out.id) else {
+            // Attached to other workers already, to this one in a moment.
+            return counters.failed.add(1);
+        };
+        self.counters.copied.add(1);
+        self.counters.forwarded.add(1);
+        slot.counters.offered.add(1);
+        counters.frames.add(1);
+        counters.bytes.add(frame.len() as u64);
+        self.send_finished(frame, out);
+    }
+}

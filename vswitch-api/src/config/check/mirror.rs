@@ -1,0 +1,103 @@
+//! Mirrors: what each must hold, and what only all objects show.
+
+use std::collections::HashMap;
+
+use switch_core::config::MirrorSpec;
+use switch_core::watch::Filter;
+
+use super::{CANDIDATES, Declared, Desired, Problem, nearest};
+
+/// What is wrong with a mirror by itself: the key, and the problem without its path.
+pub(crate) fn mirror(spec: &MirrorSpec) -> Vec<(&'static str, Problem)> {
+    let mut out = Vec::new();
+    let mut add = |key, message: String, hint: &str| {
+        out.push((key, Problem::new("", message).with_hint(hint)));
+    };
+    if spec.ports.is_empty() && spec.bridges.is_empty() {
+        let message = "a mirror needs something to copy: ports or bridges";
+        add("ports", message.into(), "add ports = [\"web\"] or bridges = [\"br0\"]");
+    }
+    if spec.ports.contains(&spec.to) {
+        let message = format!("port {:?} would be mirrored to itself", spec.to);
+        add("to", message, "name a port that carries nothing else");
+    }
+    if let Some(Err(bad)) = spec.filter.as_deref().map(str::parse::<Filter>) {
+        add("filter", bad.to_string(), "vswitch-ctl capture --help has examples");
+    }
+    out
+}
+
+/// Adds what is wrong with mirrors among all else.
+pub(super) fn all(desired: &Desired, declared: &Declared, out: &mut Vec<Problem>) {
+    let mut taken: HashMap<&str, &str> = HashMap::new();
+    for (name, spec) in &desired.mirrors {
+        let key = |key: &str| format!("mirror.{name}.{key}");
+        for bridge in &spec.bridges {
+            if !desired.bridges.contains_key(bridge) && !declared.bridges.contains(bridge) {
+                let known = desired.bridges.keys().map(String::as_str);
+                out.push(missing(key("bridges"), "bridge", bridge, known));
+            }
+        }
+        for port in &spec.ports {
+            match desired.ports.get(port) {
+                Some(source) if source.bridge.is_none() => {
+                    let message =
+                        format!("port {port:?} is in no bridge, so that nothing is copied");
+                    let hint =
+                        "mirrors copy frames of bridges; a VTEP and its uplink carry packets";
+                    out.push(Problem::new(key("ports"), message).with_hint(hint));
+                }
+                None if !declared.ports.contains(port) => {
+                    let known = desired.ports.keys().map(String::as_str);
+                    out.push(missing(key("ports"), "port", port, known));
+                }
+                _ => {}
+            }
+        }
+        if let Some(other) = taken.insert(&spec.to, name) {
+            let message = format!("port {:?} has the copies of mirror {other:?} already", spec.to);
+            let hint = "one mirror can copy several ports and bridges";
+            out.push(Problem::new(key("to"), message).with_hint(hint));
+        }
+        out.extend(cannot_take(desired, declared, spec, key("to")));
+    }
+}
+
+/// Why copies cannot leave by the port of a mirror.
+fn cannot_take(
+    desired: &Desired,
+    declared: &Declared,
+    spec: &MirrorSpec,
+    key: String,
+) -> Option<Problem> {
+    let Some(port) = desired.ports.get(&spec.to) else {
+        let known = desired.ports.keys().map(String::as_str);
+        let unknown = !declared.ports.contains(&spec.to);
+        return unknown.then(|| missing(key, "port", &spec.to, known));
+    };
+    if let Some(bridge) = &port.bridge {
+        let message = format!(
+            "port {:?} is in bridge {bridge:?}, and the port of a mirror carries nothing else",
+            spec.to
+        );
+        let hint = format!("leave bridge out of port {:?}, or name another port", spec.to);
+        return Some(Problem::new(key, message).with_hint(hint));
+    }
+    let is_uplink = |uplink: &Option<String>| uplink.as_ref() == Some(&spec.to);
+    let (vtep, _) = desired.vteps.iter().find(|(_, vtep)| is_uplink(&vtep.uplink))?;
+    let message = format!("port {:?} is the uplink of VTEP {vtep:?}", spec.to);
+    Some(Problem::new(key, message).with_hint("name a port that carries nothing else"))
+}
+
+fn missing<'d>(
+    key: String,
+    kind: &str,
+    name: &str,
+    known: impl Iterator<Item = &'d str>,
+) -> Problem {
+    let problem = Problem::new(key, format!("there is no {kind} {name:?}"));
+    match nearest(name, known.take(CANDIDATES)) {
+        Some(near) => problem.with_hint(format!("did you mean {near:?}?")),
+        None => problem.with_hint(format!("add a [[{kind}]] with name = {name:?}")),
+    }
+}
