@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_ring};
 
@@ -82,6 +82,8 @@ struct Open {
     copy_into: Option<Mempool>,
     /// What the device refused and goes without, in words.
     refused: Option<String>,
+    /// The MTU that a driver without the notion was told; 0 is the driver's own.
+    told_mtu: AtomicU16,
     tx_offloads: u64,
     rx_queues: u16,
     tx_queues: u16,
@@ -167,6 +169,7 @@ impl Device {
             own_pool: None,
             copy_into: None,
             refused: None,
+            told_mtu: AtomicU16::new(0),
             tx_offloads: 0,
             rx_queues: 0,
             tx_queues: 0,
@@ -262,6 +265,10 @@ impl Device {
 
     /// Largest layer-3 packet in bytes.
     pub fn mtu(&self) -> u16 {
+        let told = self.open.told_mtu.load(Ordering::Relaxed);
+        if told != 0 {
+            return told;
+        }
         let mut mtu = 0;
         // SAFETY: an open port; the MTU is written.
         unsafe { dpdk_sys::rte_eth_dev_get_mtu(self.open.port, &mut mtu) };
@@ -472,8 +479,10 @@ impl Open {
     fn set_mtu(&self, mtu: u16) -> Result<(), DpdkError> {
         // SAFETY: an own port.
         let code = unsafe { dpdk_sys::rte_eth_dev_set_mtu(self.port, mtu) };
-        // Drivers without the notion carry any size.
+        // Drivers without the notion (`net_memif`, `net_ring`) carry any size, and DPDK goes on saying
+        // 1,500: what is sent is held to what was asked for.
         if code == -ENOTSUP {
+            self.told_mtu.store(mtu, Ordering::Relaxed);
             return Ok(());
         }
         self.check(SETTING_MTU, code)
