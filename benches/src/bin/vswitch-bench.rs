@@ -42,6 +42,7 @@ mod with_dpdk {
     use vswitch_bench::machine::{self, Machine};
     use vswitch_bench::pairs::PAIRS;
     use vswitch_bench::rate::generator::Environment;
+    use vswitch_bench::rate::inproc::Inproc;
     use vswitch_bench::rate::result::{FORMAT, Report};
     use vswitch_bench::rate::row::{Direction, Grid, NETWORKS, Row, Shape, Sizes, Test, name};
     use vswitch_bench::rate::search::Plan;
@@ -117,6 +118,10 @@ mod with_dpdk {
         /// by default.
         #[arg(long, value_name = "RATE", default_value_t = HOSTILE_RATE)]
         flood_rate: u64,
+        /// Sources and sinks in the switch's own process instead of a generator, for machines without a
+        /// NIC: the maximum by CPU time of the workers, and nothing else.
+        #[arg(long, conflicts_with_all = ["port", "sut_port", "generator_cpus"])]
+        inproc: bool,
         /// Seconds of a trial.
         #[arg(long, default_value_t = 2.0)]
         secs: f64,
@@ -242,7 +247,8 @@ mod with_dpdk {
                 named => named.to_vec(),
             };
             let second = usize::from(allowed.len() > 2);
-            let generator = or(&self.generator_cpus, allowed.get(second).copied());
+            let generator = allowed.get(second).copied().filter(|_| !self.inproc);
+            let generator = or(&self.generator_cpus, generator);
             let workers = or(&self.worker_cpus, allowed.last().copied());
             let control = self.control_cpu.or_else(|| allowed.first().copied());
             let control = control.context("this process may use no CPU")?;
@@ -308,7 +314,10 @@ mod with_dpdk {
         let command = format!("vswitch-bench {command}");
         let cpus = args.cpus()?;
         let (json, html) = (output(args.json.as_deref())?, output(args.html.as_deref())?);
-        let dir = tempfile::Builder::new().prefix("vswitch-bench-").tempdir()?;
+        let mut dir = tempfile::Builder::new();
+        dir.prefix("vswitch-bench-");
+        // In memory, so that counters of sources and sinks never wait for a disk.
+        let dir = if args.inproc { dir.tempdir_in("/dev/shm") } else { dir.tempdir() }?;
         let options = options(&args, &cpus, dir.path())?;
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -316,18 +325,26 @@ mod with_dpdk {
         }
         machine::print(&command);
         let _pages = args.hugepages.map(hugepages::ensure).transpose()?;
-        let environment = Environment::start(&cpus.generator)?;
+        let environment = match args.inproc {
+            true => None,
+            false => Some(Environment::start(&cpus.generator)?),
+        };
         let mut options = options;
-        options.launch.hugepages =
-            environment.has_hugepages() && Hugepages::free().unwrap_or(0) >= HUGEPAGES;
-        let mut warnings = warnings(&args, &cpus, environment, options.launch.hugepages);
+        let generator_has = environment.is_none_or(Environment::has_hugepages);
+        options.launch.hugepages = generator_has && Hugepages::free().unwrap_or(0) >= HUGEPAGES;
+        let mut warnings = warnings(&args, &cpus, generator_has, options.launch.hugepages);
         for warning in &warnings {
             println!("warning: {warning}");
         }
         println!("{}", table::head());
         let screen = Screen { terminal: std::io::stderr().is_terminal() };
         let mut findings = Findings::default();
-        let done = Session::new(&options, environment, &screen, stop).run(&mut findings);
+        let done = match environment {
+            Some(environment) => {
+                Session::new(&options, environment, &screen, stop).run(&mut findings)
+            }
+            None => Inproc::new(&options, &screen, stop).and_then(|run| run.run(&mut findings)),
+        };
         screen.clear();
         if let Err(error) = &done {
             // What was measured before is not lost.
@@ -341,11 +358,11 @@ mod with_dpdk {
             format: FORMAT,
             machine: Machine::here(),
             command,
-            dpdk: dpdk(environment),
+            dpdk: dpdk(options.launch.hugepages),
             ports: ports(&options, &findings),
             generator_cpus: cpus.generator,
             worker_cpus: cpus.workers,
-            method: method(&options),
+            method: method(&options, args.inproc),
             warnings,
             configurations: findings.configurations,
             ceilings: findings.ceilings,
@@ -382,7 +399,7 @@ mod with_dpdk {
             );
         }
         ensure!(
-            !args.port.is_empty() || !args.sut.contains(&Kind::External),
+            args.inproc || !args.port.is_empty() || !args.sut.contains(&Kind::External),
             "--sut external needs --port, twice or more: the ports that lead to the switch"
         );
         args.sut.iter().try_for_each(|sut| sut.installed())?;
@@ -397,6 +414,7 @@ mod with_dpdk {
                 dir: dir.to_owned(),
                 binaries: args.binaries.clone(),
                 hugepages: false,
+                under: Vec::new(),
             },
             plan: args.plan()?,
             search: !args.no_search,
@@ -410,7 +428,10 @@ mod with_dpdk {
     fn ports(options: &Options, findings: &Findings) -> Vec<String> {
         match options.named.0.as_slice() {
             [] => {
-                let mut kinds: Vec<_> = findings.ceilings.iter().map(|c| c.ports.into()).collect();
+                let generator = findings.ceilings.iter().map(|c| c.ports);
+                let inside = findings.results.iter().map(|m| m.ceiling_ports);
+                let mut kinds: Vec<String> = generator.chain(inside).map(Into::into).collect();
+                kinds.sort_unstable();
                 kinds.dedup();
                 kinds
             }
@@ -418,29 +439,29 @@ mod with_dpdk {
         }
     }
 
-    fn dpdk(environment: Environment) -> String {
-        let memory = if environment.has_hugepages() { "hugepages" } else { "ordinary pages" };
+    fn dpdk(hugepages: bool) -> String {
+        let memory = if hugepages { "hugepages" } else { "ordinary pages" };
         format!("{}, {memory}", Eal::version())
     }
 
     fn warnings(
         args: &Args,
         cpus: &Cpus,
-        environment: Environment,
+        generator_has_hugepages: bool,
         hugepages: bool,
     ) -> Vec<String> {
         let mut warnings = Vec::new();
         if args.quick {
             warnings.push("--quick: trials are too short, these figures mean nothing".to_owned());
         }
-        if cfg!(debug_assertions) {
+        if cfg!(debug_assertions) && !args.inproc {
             warnings.push(
                 "the generator was built without optimisation, these figures mean nothing: \
                  `cargo xtask bench rate`"
                     .to_owned(),
             );
         }
-        if !environment.has_hugepages() {
+        if !generator_has_hugepages {
             warnings.push(
                 "the generator has no hugepages, which makes it slower: --hugepages 1024"
                     .to_owned(),
@@ -458,13 +479,26 @@ mod with_dpdk {
                 cpus.control
             ));
         }
+        if cpus.workers.contains(&cpus.control) {
+            warnings.push(format!(
+                "a worker shares CPU {} with the switch's control threads: --control-cpu",
+                cpus.control
+            ));
+        }
         let watched: Vec<u16> = cpus.generator.iter().chain(&cpus.workers).copied().collect();
         warnings.extend(machine::doubts(&watched, WATCH));
         warnings
     }
 
-    fn method(options: &Options) -> String {
+    fn method(options: &Options, inproc: bool) -> String {
         let plan = options.plan;
+        if inproc {
+            return format!(
+                "Maximum: frames that sources in the switch's process gave and sinks there got in {:?}, a \
+                 second of CPU time of its workers. Sizes with FCS.",
+                plan.trial
+            );
+        }
         format!(
             "Maximum: frames delivered under flood for {:?}. NDR and PDR (0.5 %): bisection to {} % with \
              trials of {:?}, a trial with loss run again {} time(s), confirmed by one of {:?}. Latency: \

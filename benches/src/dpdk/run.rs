@@ -10,6 +10,9 @@ use super::scene::{Oracle, Scene, Store};
 use super::side::{Launch, Running, Side};
 use super::worker::Worker;
 
+/// The CPU of the worker.
+const CPU: u16 = 1;
+
 /// A slow first lesson, for switches that need one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lesson {
@@ -74,7 +77,7 @@ impl Runner {
                 control.load(port, &file)?;
             }
         }
-        let worker = Worker::find(running.pid()?)?;
+        let worker = Worker::find(running.pid()?, CPU)?;
         if self.fifo {
             worker.prefer()?;
         }

@@ -7,13 +7,16 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use vswitch_e2e::{Cmd, until};
 
-/// The CPU that workers are bound to, as the kernel writes it.
-const CPU: &str = "1";
 /// Symbols that are printed.
 const SYMBOLS: usize = 25;
 
-/// The thread of a process that is bound to the worker's CPU; the busiest, where libdpdk bound some
-/// of its own there.
+/// How long threads are watched to tell the one that polls.
+const WATCH: Duration = Duration::from_millis(50);
+/// CPU time that it has to use in that time, on a machine that does other things, too.
+const POLLS: Duration = Duration::from_millis(5);
+
+/// The thread of a process that is bound to a worker's CPU; the busiest, where others are bound there:
+/// libdpdk binds some of its own, and everything of a process may be confined to that CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Worker {
     process: u32,
@@ -25,27 +28,37 @@ impl Worker {
     ///
     /// # Errors
     /// There is none.
-    pub fn find(process: u32) -> Result<Self> {
-        let what = format!("process {process} to have a thread on CPU {CPU} alone");
+    pub fn find(process: u32, cpu: u16) -> Result<Self> {
+        let what = format!("process {process} to have a busy thread on CPU {cpu} alone");
+        let cpu = cpu.to_string();
         until(Duration::from_secs(10), &what, || {
-            let mut busiest = None;
-            for task in fs::read_dir(format!("/proc/{process}/task"))? {
-                let name = task?.file_name();
-                let thread = name.to_string_lossy().parse().context("a thread without a number")?;
-                let status = format!("/proc/{process}/task/{thread}/status");
-                let status = fs::read_to_string(status).unwrap_or_default();
-                let cpus = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
-                let worker = Self { process, thread };
-                if cpus.is_some_and(|cpus| cpus.trim() == CPU)
-                    && let Ok(time) = worker.cpu_time()
-                {
-                    busiest = busiest.max(Some((time, thread)));
-                }
-            }
-            // A worker polls: it has used some.
-            let busy = busiest.filter(|(time, _)| *time > Duration::from_millis(20));
-            Ok(busy.map(|(_, thread)| Self { process, thread }))
+            let before = Self::on(process, &cpu)?;
+            std::thread::sleep(WATCH);
+            let used = |(worker, time): (Self, Duration)| {
+                Some((worker.cpu_time().ok()?.saturating_sub(time), worker))
+            };
+            let busiest = before.into_iter().filter_map(used).max_by_key(|(used, _)| *used);
+            Ok(busiest.filter(|(used, _)| *used > POLLS).map(|(_, worker)| worker))
         })
+    }
+
+    /// The threads of a process that may run on that CPU only, with the time they have used.
+    fn on(process: u32, cpu: &str) -> Result<Vec<(Self, Duration)>> {
+        let mut found = Vec::new();
+        for task in fs::read_dir(format!("/proc/{process}/task"))? {
+            let name = task?.file_name();
+            let thread = name.to_string_lossy().parse().context("a thread without a number")?;
+            let status = format!("/proc/{process}/task/{thread}/status");
+            let status = fs::read_to_string(status).unwrap_or_default();
+            let cpus = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
+            let worker = Self { process, thread };
+            if cpus.is_some_and(|cpus| cpus.trim() == cpu)
+                && let Ok(time) = worker.cpu_time()
+            {
+                found.push((worker, time));
+            }
+        }
+        Ok(found)
     }
 
     /// CPU time it has used: what others take of its CPU meanwhile does not count.

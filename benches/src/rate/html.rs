@@ -3,19 +3,21 @@
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::plot::{Axes, Series, lines};
+use super::plot::{Axes, Curve, Series, lines};
 use super::result::{BOUND, Ceiling, FIGURES, Measured, Of, Rate, Report};
 use super::row::{Row, Sizes, name};
 use super::sut::Kind;
 use crate::pairs::median;
 
 const STYLE: &str = "
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 1100px; margin: 2em auto;
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 1280px; margin: 2em auto;
        padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
-th, td { padding: .3em .8em; border-bottom: 1px solid #d8dde3; text-align: right }
+th, td { padding: .3em .6em; border-bottom: 1px solid #d8dde3; text-align: right;
+         white-space: nowrap }
+.conditions td { white-space: normal }
 th:first-child, td:first-child, th.l, td.l { text-align: left }
-td.bar { min-width: 7em }
+td.bar { min-width: 6em }
 .warning { background: #fff4d6; border-left: 4px solid #d9a400; padding: .4em 1em; margin: .4em 0 }
 .bound { background: #fde3e1; color: #8f1d14; border-radius: .3em; padding: 0 .4em; white-space: nowrap }
 .note, .quiet { color: #57606a }
@@ -45,7 +47,6 @@ pub fn page(report: &Report) -> Result<String> {
                 (learning(report))
                 (floods(report))
                 (changes(report))
-                h2 { "Plots" }
                 (plots(report)?)
                 (delays(report))
                 (remarks(report))
@@ -61,8 +62,9 @@ fn mpps(pps: f64) -> String {
 }
 
 /// A cell with a bar as long as the share of the ceiling.
-fn bar(rate: Option<Rate>, ceiling: f64, bound: bool) -> Markup {
+fn bar(rate: Option<Rate>, ceiling: Option<f64>, bound: bool) -> Markup {
     let Some(rate) = rate else { return html! { td.bar { "–" } } };
+    let Some(ceiling) = ceiling else { return html! { td.bar { (mpps(rate.pps)) } } };
     let share = (100.0 * rate.pps / ceiling).clamp(0.0, 100.0);
     let colour = if bound { "#f7c6c2" } else { "#cfe3f7" };
     let style = format!("background: linear-gradient(90deg, {colour} {share:.1}%, transparent 0)");
@@ -80,32 +82,46 @@ fn rates(report: &Report) -> Markup {
     if report.results.is_empty() {
         return html! {};
     }
-    let line = report.results.iter().any(|m| m.line_rate.is_some());
+    let any = |has: fn(&Measured) -> bool| report.results.iter().any(has);
+    let line = any(|m| m.line_rate.is_some());
+    let searched = any(|m| m.ndr.is_some() || m.pdr.is_some());
+    let generated = !report.ceilings.is_empty();
     html! {
         h2 { "Rates" }
         p.note {
-            "Millions of frames a second that arrived. Bars are shares of what the generator reaches \
-             with no switch between; above " (format!("{:.0} %", 100.0 * BOUND)) " a figure is \
-             generator-bound: the switch may be faster."
+            @if generated {
+                "Millions of frames a second that arrived. Bars are shares of what the generator reaches \
+                 with no switch between; above " (format!("{:.0} %", 100.0 * BOUND)) " a figure is \
+                 generator-bound: the switch may be faster."
+            } @else {
+                "Millions of frames a second of CPU time of the workers, from sources and to sinks in the \
+                 switch's own process."
+            }
         }
         table {
             tr {
-                th { "Row" } th.l { "Switch" } th { "Maximum" } th { "NDR" } th { "PDR 0.5 %" }
-                th { "Loss at maximum" } th { "Reordered" } th { "Ceiling" }
+                th { "Row" } th.l { "Switch" } th { "Maximum" }
+                @if searched { th { "NDR" } th { "PDR 0.5 %" } }
+                th title="of the frames offered at the maximum" { "Loss" }
+                @if generated { th { "Reordered" } th { "Ceiling" } }
                 @if line { th { "Line rate" } }
                 th {}
             }
             @for m in &report.results {
-                @let ceiling = ceiling_of(report, m).map_or(f64::NAN, |c| c.pps);
+                @let ceiling = ceiling_of(report, m).map(|c| c.pps);
                 @let bound = |figure| m.generator_bound.contains(&figure);
                 tr {
                     (who(&m.of))
                     (bar(Some(m.maximum), ceiling, bound("maximum")))
-                    (bar(m.ndr, ceiling, bound("NDR")))
-                    (bar(m.pdr, ceiling, bound("PDR")))
+                    @if searched {
+                        (bar(m.ndr, ceiling, bound("NDR")))
+                        (bar(m.pdr, ceiling, bound("PDR")))
+                    }
                     td { (format!("{:.3} %", 100.0 * m.maximum.loss)) }
-                    td { (m.maximum.reordered) }
-                    td { (mpps(ceiling)) }
+                    @if generated {
+                        td { (m.maximum.reordered.map_or_else(|| "–".to_owned(), |n| n.to_string())) }
+                        td { (ceiling.map_or_else(|| "–".to_owned(), mpps)) }
+                    }
                     @if line { td { (m.line_rate.map_or_else(|| "–".to_owned(), mpps)) } }
                     td.l { @if !m.generator_bound.is_empty() { span.bound { "generator-bound" } } }
                 }
@@ -300,14 +316,21 @@ fn plots(report: &Report) -> Result<Markup> {
         kinds.sort_unstable();
         kinds.dedup();
         for kind in kinds {
-            let of = |c: &&Ceiling| c.ports == kind && within(&c.row);
+            // The same frames, whoever carried them.
+            let frames = group.without_switch();
+            let of = |c: &&Ceiling| {
+                c.ports == kind && c.row.size != Sizes::Imix && sized(&c.row) == frames
+            };
             let ceilings = report.ceilings.iter().filter(of);
             let points = ceilings.map(|c| (c.row.size.mean(), mega(c.pps))).collect();
             series.push(Series { name: format!("ceiling over {kind}"), points });
         }
         let line = report.results.iter().filter(|m| within(&m.of.row));
-        let points: Vec<_> =
+        let mut points: Vec<_> =
             line.filter_map(|m| Some((m.of.row.size.mean(), mega(m.line_rate?)))).collect();
+        // Each switch and pair has the same.
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points.dedup();
         if !points.is_empty() {
             series.push(Series { name: "line rate".into(), points });
         }
@@ -317,7 +340,7 @@ fn plots(report: &Report) -> Result<Markup> {
             group.flows,
             name(group.direction)
         );
-        add(title, Axes { x: "bytes with FCS", y: "Mpps", share: false }, series)?;
+        add(title, Axes { x: "bytes with FCS", y: "Mpps", curve: Curve::Falls }, series)?;
     }
     let any_flows = |row: &Row| Row { flows: 0, ..*row };
     for group in groups(report, any_flows) {
@@ -330,7 +353,7 @@ fn plots(report: &Report) -> Result<Markup> {
             group.size,
             name(group.direction)
         );
-        add(title, Axes { x: "MAC addresses", y: "ns a frame", share: false }, series)?;
+        add(title, Axes { x: "MAC addresses", y: "ns a frame", curve: Curve::Rises }, series)?;
     }
     for m in report.results.iter().filter(|m| m.of.pair == 1) {
         let series = m.latency.iter().map(|latency| Series {
@@ -339,14 +362,19 @@ fn plots(report: &Report) -> Result<Markup> {
         });
         let title = format!("Latency at shares of the NDR: {}, {}", name(m.of.sut), m.of.row);
         let y = "share of frames that fast";
-        add(title, Axes { x: "microseconds", y, share: true }, series.collect())?;
+        add(title, Axes { x: "microseconds", y, curve: Curve::Share }, series.collect())?;
     }
     Ok(html! {
+        @if !parts.is_empty() { h2 { "Plots" } }
         @for (title, svg) in parts { h3 { (title) } (PreEscaped(svg)) }
     })
 }
 
 fn delays(report: &Report) -> Markup {
+    let all = report.ceilings.iter().map(|c| c.latency.is_some());
+    if !all.chain(report.results.iter().map(|m| !m.latency.is_empty())).any(|any| any) {
+        return html! {};
+    }
     let micros = |value: f64| format!("{value:.1}");
     html! {
         h2 { "Latency" }
@@ -402,7 +430,7 @@ fn conditions(report: &Report) -> Markup {
     let list = |cpus: &[u16]| cpus.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
     html! {
         h2 { "Conditions" }
-        table {
+        table.conditions {
             tr { td { "Command" } td.l { code { (report.command) } } }
             tr { td { "Machine" } td.l {
                 (machine.cpus) " CPUs, " (machine.model) ", " (machine.mhz) " MHz"
@@ -418,5 +446,147 @@ fn conditions(report: &Report) -> Markup {
                 tr { td { "Configuration of " (name(*sut)) } td.l { pre { (config) } } }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::result::{FORMAT, Flooded, Latency, Learned, Ratio, Reconfigured};
+    use super::super::row::Test;
+    use super::super::row::tests::ROW;
+    use super::*;
+    use crate::machine::Machine;
+
+    fn rate(pps: f64, lost: u64) -> Rate {
+        let (loss, offered) = (lost as f64 / 1e7, 10_000_000);
+        Rate { pps, loss, offered, lost, reordered: Some(0), duplicated: Some(0) }
+    }
+
+    fn of(sut: Kind, row: Row) -> Of {
+        Of { sut, pair: 1, row }
+    }
+
+    fn measured(sut: Kind, row: Row, pps: f64) -> Measured {
+        let curve: Vec<(f64, f64)> = (1..40).map(|n| (f64::from(n), f64::from(n) / 40.0)).collect();
+        let (load, p50, p90, p99, p999, max) = (0.5, 9.0, 20.0, 35.0, 39.0, 40.0);
+        let latency =
+            Latency { load, pps, p50, p90, p99, p999, max, frames: 1000, loss: 0.0, curve };
+        Measured {
+            of: of(sut, row),
+            ceiling_ports: "memif",
+            line_rate: Some(row.line_rate(10_000)),
+            maximum: rate(pps, 1_000),
+            ndr: Some(rate(0.9 * pps, 0)),
+            pdr: None,
+            latency: vec![latency],
+            generator_bound: vec!["maximum"],
+            notes: vec!["a <remark>".to_owned()],
+        }
+    }
+
+    /// One switch twice as fast as the other, in every kind of row.
+    fn report() -> Report {
+        let suts = [(Kind::Vswitchd, 2.0), (Kind::OvsDpdk, 1.0)];
+        let sizes =
+            [64, 512, 1518].map(|size| Row { size: Sizes::Fixed(size), flows: 1_000, ..ROW });
+        let flows = [500, 50_000, 2_000_000].map(|flows| Row { flows, ..ROW });
+        let (rows, first) = ([sizes.as_slice(), &flows].concat(), sizes[0]);
+        let pps = |row: &Row, factor: f64| {
+            factor * 4e6
+                / (1.0 + row.size.mean() / 1000.0)
+                / (1.0 + f64::from(row.flows).log10() / 9.0)
+        };
+        let each = |f: &dyn Fn(Kind, f64) -> Measured| suts.map(|(sut, factor)| f(sut, factor));
+        let results = rows.iter().flat_map(|row| each(&|sut, x| measured(sut, *row, pps(row, x))));
+        let ceilings = rows.iter().map(|row| Ceiling {
+            row: row.without_switch(),
+            ports: "memif",
+            pps: 9e6,
+            latency: None,
+        });
+        let row = |test| Row { test, ports: 4, ..first };
+        let ceiling_ports = "memif";
+        Report {
+            format: FORMAT,
+            machine: Machine::here(),
+            command: "vswitch-bench --compare".to_owned(),
+            dpdk: "DPDK".to_owned(),
+            ports: vec!["memif".to_owned()],
+            generator_cpus: vec![0],
+            worker_cpus: vec![1],
+            method: "by hand".to_owned(),
+            warnings: vec!["none of this was measured".to_owned()],
+            ceilings: ceilings.collect(),
+            results: results.collect(),
+            configurations: vec![(Kind::Vswitchd, "version = 1\n".to_owned())],
+            ratios: vec![Ratio {
+                row: first,
+                figure: "maximum",
+                sut: Kind::Vswitchd,
+                by: Kind::OvsDpdk,
+                median: 2.0,
+                spread: (1.9, 2.1),
+                pairs: 5,
+                generator_bound: true,
+            }],
+            learned: suts
+                .map(|(sut, factor)| Learned {
+                    of: of(sut, row(Test::Learn)),
+                    ceiling_ports,
+                    rate: (factor > 1.0).then_some(2.5e6),
+                    taught: 100_000,
+                    unknown: if factor > 1.0 { 0 } else { 12_345 },
+                    generator_bound: factor > 1.0,
+                    notes: Vec::new(),
+                })
+                .to_vec(),
+            flooded: suts
+                .map(|(sut, factor)| Flooded {
+                    of: of(sut, row(Test::Flood)),
+                    ceiling_ports,
+                    random: 1.488e6,
+                    alone: rate(4e6, 7),
+                    beside: rate(1.9e6 * factor, 7),
+                    half_alone: rate(2e6, 0),
+                    half_beside: rate(2e6, if factor > 1.0 { 0 } else { 12_345 }),
+                    notes: Vec::new(),
+                })
+                .to_vec(),
+            reconfigured: suts
+                .map(|(sut, factor)| Reconfigured {
+                    of: of(sut, Row { ports: 2, ..row(Test::Reconfigure) }),
+                    quiet: rate(2e6, 0),
+                    changing: rate(2e6, if factor > 1.0 { 0 } else { 321 }),
+                    changes: 104,
+                    pace: 10.0,
+                    slowest: 42.0,
+                    notes: Vec::new(),
+                })
+                .to_vec(),
+        }
+    }
+
+    #[test]
+    fn every_part_is_in_the_page() -> Result<()> {
+        let page = page(&report())?;
+        for part in [
+            "Side by side",
+            "Learning",
+            "Beside a flood of addresses",
+            "While it is reconfigured",
+            "line rate",
+            "ceiling over memif",
+            "Cost by number of MAC addresses: plain, 64 bytes, bi",
+            "Latency at shares of the NDR",
+            "a &lt;remark&gt;",
+            "321 (0.0032 %)",
+            "95 %",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        assert!(!page.contains("NaN"));
+        // By size, by number of addresses, and a histogram for each switch in each row.
+        assert_eq!(page.matches("<svg").count(), 1 + 1 + 12);
+        Ok(())
     }
 }

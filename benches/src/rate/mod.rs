@@ -10,12 +10,14 @@
 //! | results | [`result`], [`table`], [`plot`], [`html`] | no |
 //! | switches and what lies before them | [`sut`], [`wiring`] | no |
 //! | generator and sink | `generator`, `lane` | yes |
-//! | a run | `session` | yes |
+//! | a run | `session`; `inproc` without a generator | yes |
 
 pub mod fdb;
 #[cfg(feature = "dpdk")]
 pub mod generator;
 pub mod html;
+#[cfg(feature = "dpdk")]
+pub mod inproc;
 #[cfg(feature = "dpdk")]
 mod lane;
 pub mod plot;

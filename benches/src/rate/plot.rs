@@ -19,6 +19,17 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
+/// How lines run, and so where there is room for the legend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Curve {
+    /// From the left to the right they fall.
+    Falls,
+    /// They rise.
+    Rises,
+    /// They rise to 1 at the top.
+    Share,
+}
+
 /// What is on the axes.
 #[derive(Clone, Copy, Debug)]
 pub struct Axes {
@@ -26,8 +37,8 @@ pub struct Axes {
     pub x: &'static str,
     /// At the left. It begins at 0.
     pub y: &'static str,
-    /// Whether y is a share, with 1 at the top.
-    pub share: bool,
+    /// How y runs.
+    pub curve: Curve,
 }
 
 /// Lines over a logarithmic axis, as SVG; `None` if there is nothing to be seen.
@@ -43,7 +54,12 @@ pub fn lines(axes: Axes, series: &[Series]) -> Result<Option<String>> {
         return Ok(None);
     }
     let x = least / 1.1..most * 1.1;
-    let y = 0.0..if axes.share { 1.02 } else { 1.1 * top };
+    let y = 0.0..match axes.curve {
+        Curve::Share => 1.02,
+        Curve::Falls => 1.1 * top,
+        // A line of the legend for each is above them all.
+        Curve::Rises => (1.1 + 0.08 * series.len() as f64) * top,
+    };
     let mut svg = String::new();
     draw(&mut svg, axes, series, x, y).map_err(|error| anyhow!("cannot draw a plot: {error}"))?;
     Ok(Some(svg))
@@ -63,6 +79,7 @@ fn draw(svg: &mut String, axes: Axes, series: &[Series], x: Range<f64>, y: Range
         .configure_mesh()
         .x_desc(axes.x)
         .y_desc(axes.y)
+        .x_labels(8)
         .label_style((FONT, 13))
         .axis_desc_style((FONT, 14))
         .light_line_style(WHITE)
@@ -87,10 +104,9 @@ fn draw(svg: &mut String, axes: Axes, series: &[Series], x: Range<f64>, y: Range
         .label_font((FONT, 13))
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
-        // Shares rise to the right, and rates fall.
-        .position(match axes.share {
-            true => SeriesLabelPosition::UpperLeft,
-            false => SeriesLabelPosition::UpperRight,
+        .position(match axes.curve {
+            Curve::Rises | Curve::Share => SeriesLabelPosition::UpperLeft,
+            Curve::Falls => SeriesLabelPosition::UpperRight,
         })
         .draw()?;
     root.present()?;
@@ -119,7 +135,7 @@ fn short(value: f64) -> String {
 mod tests {
     use super::*;
 
-    const AXES: Axes = Axes { x: "bytes", y: "Mpps", share: false };
+    const AXES: Axes = Axes { x: "bytes", y: "Mpps", curve: Curve::Falls };
 
     #[test]
     fn a_plot_has_its_axes_and_names() -> Result<()> {

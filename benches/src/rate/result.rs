@@ -188,10 +188,10 @@ pub struct Rate {
     pub offered: u64,
     /// Frames that did not arrive, and those the switch's queue had no room for.
     pub lost: u64,
-    /// Frames behind later ones of their flow.
-    pub reordered: u64,
-    /// Frames that arrived more than once.
-    pub duplicated: u64,
+    /// Frames behind later ones of their flow; nothing where nobody looked.
+    pub reordered: Option<u64>,
+    /// Frames that arrived more than once; nothing where nobody looked.
+    pub duplicated: Option<u64>,
 }
 
 impl Rate {
@@ -202,8 +202,8 @@ impl Rate {
             loss: trial.loss(),
             offered: trial.sent + trial.blocked,
             lost: trial.lost() + trial.blocked,
-            reordered: trial.reordered,
-            duplicated: trial.duplicated,
+            reordered: Some(trial.reordered),
+            duplicated: Some(trial.duplicated),
         }
     }
 

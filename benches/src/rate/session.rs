@@ -96,6 +96,18 @@ pub struct Findings {
     pub configurations: Vec<(Kind, String)>,
 }
 
+impl Findings {
+    /// Keeps the configuration that a switch is given, if it takes one.
+    pub(super) fn configured(&mut self, sut: Kind, config: impl FnOnce() -> String) {
+        if sut == Kind::Vswitchd {
+            let config = (sut, config());
+            if !self.configurations.contains(&config) {
+                self.configurations.push(config);
+            }
+        }
+    }
+}
+
 /// What a switch is measured in.
 #[derive(Clone, Copy, Debug)]
 struct Place<'a> {
@@ -160,13 +172,8 @@ impl<'a> Session<'a> {
                     let at = usize::from(*sut == Kind::LinuxBridge && wirings.len() > 1);
                     let wiring = &wirings[at];
                     let ceiling = self.known_ceiling(row, wiring, findings)?;
-                    if *sut == Kind::Vswitchd {
-                        let ports = &wiring.switch[..row.ports];
-                        let config = (*sut, options.launch.config(row, ports));
-                        if !findings.configurations.contains(&config) {
-                            findings.configurations.push(config);
-                        }
-                    }
+                    let ports = wiring.switch.get(..row.ports).unwrap_or_default();
+                    findings.configured(*sut, || options.launch.config(row, ports));
                     let of = Of { sut: *sut, pair, row: *row };
                     self.measure(Place { of, wiring, ceiling: &ceiling }, findings)
                         .with_context(|| format!("{}, {row}", name(*sut)))?;
@@ -261,7 +268,7 @@ impl<'a> Session<'a> {
             Test::Rate => {
                 let mut measured = self.figures(&place, &mut generator, &say)?;
                 measured.notes.splice(0..0, notes);
-                let lines = table::measured(&measured, place.ceiling);
+                let lines = table::measured(&measured, Some(place.ceiling));
                 findings.results.push(measured);
                 lines
             }

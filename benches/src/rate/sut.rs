@@ -40,6 +40,8 @@ pub enum Kind {
 /// The most addresses that Open vSwitch learns, whatever `mac-table-size` says
 /// (`mac_learning_set_max_entries`).
 const OVS_MACS: u64 = 1_000_000;
+/// The MTU for frames above 1,518 bytes.
+const JUMBO: usize = 9_000;
 /// The port and device that stand for an underlay, where changed tunnels are the only ones.
 const SPARE: (&str, &str) = ("up0", "net_null8,no-rx=1");
 
@@ -92,8 +94,8 @@ impl Kind {
             (Self::OvsDpdk, _) if row.macs() > OVS_MACS => {
                 Some("the MAC table of Open vSwitch holds at most 1,000,000 addresses")
             }
-            (Self::Vswitchd | Self::OvsDpdk, _) if ours && row.size.largest() > STANDARD => {
-                Some("memif has no MTU to be set, so its ports carry frames of up to 1518 bytes")
+            (Self::OvsDpdk, _) if ours && row.size.largest() > STANDARD => {
+                Some("Open vSwitch sets no MTU where memif has none: frames of up to 1518 bytes")
             }
             (Self::LinuxBridge, _) if row.size.largest() > STANDARD => {
                 Some("packet sockets of DPDK hold frames of up to 1518 bytes")
@@ -117,6 +119,8 @@ pub struct Launch {
     pub binaries: Option<PathBuf>,
     /// Whether there are hugepages for it.
     pub hugepages: bool,
+    /// Words in front of the program's own, which put a library under it; mostly none.
+    pub under: Vec<String>,
 }
 
 impl Launch {
@@ -137,7 +141,7 @@ impl Launch {
     }
 
     /// The CPUs of the workers that a row has.
-    fn workers_of(&self, row: &Row) -> &[u16] {
+    pub fn workers_of(&self, row: &Row) -> &[u16] {
         &self.workers[..row.workers.min(self.workers.len())]
     }
 
@@ -146,11 +150,18 @@ impl Launch {
         [&[self.control], self.workers_of(row)].concat()
     }
 
+    /// The words in front of a switch's own: it runs on those CPUs.
+    fn before(&self, cpus: &[u16]) -> Vec<String> {
+        let mut words = vec!["taskset".to_owned(), "-c".to_owned(), list(cpus)];
+        words.extend(self.under.iter().cloned());
+        words
+    }
+
     fn vswitchd(&self, row: &Row, ports: &[String]) -> Result<Running> {
         // Warnings (say, of ordinary pages) are in the report's head.
         let mut spec = DaemonSpec::new(&self.config(row, ports)).allow("");
         spec.binaries.clone_from(&self.binaries);
-        spec.before = vec!["taskset".into(), "-c".into(), list(&self.cpus_of(row))];
+        spec.before = self.before(&self.cpus_of(row));
         let daemon = spec.start()?;
         let status = daemon.ctl("status")?;
         let ports = daemon.ctl_json("port show")?;
@@ -180,7 +191,8 @@ impl Launch {
         for (n, devargs) in ports.iter().enumerate() {
             config += &port_config(&format!("p{n}"), devargs);
             if row.size.largest() > STANDARD {
-                config += "mtu = 9000\n";
+                let outer = if n == 1 { row.shape.extra() } else { 0 };
+                config += &format!("mtu = {}\n", JUMBO + outer);
             }
             config += match (row.test, n) {
                 _ if tunnel.is_some() && n == 1 => "",
@@ -212,7 +224,10 @@ impl Launch {
         let log = self.dir.join("testpmd.log");
         let out = File::create(&log)?;
         let workers = self.workers_of(row).len();
-        let cmd = Cmd::new(TESTPMD)
+        let before = self.before(&self.cpus_of(row));
+        let cmd = Cmd::new(&before[0])
+            .args(&before[1..])
+            .arg(TESTPMD)
             .args(["-l", &list(&self.cpus_of(row)), "--main-lcore", &self.control.to_string()])
             .args(self.memory().split(' '))
             .args(["--log-level=3", "--no-telemetry"])
@@ -257,13 +272,15 @@ impl Launch {
             "max-idle=100000".to_owned(),
         ];
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-        let control = self.control.to_string();
-        let mut ovs = Ovs::start_as(&home, &["taskset", "-c", &control, OVS], &settings)?;
+        let mut words = self.before(&[self.control]);
+        words.push(OVS.to_owned());
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut ovs = Ovs::start_as(&home, &words, &settings)?;
         ovs.wait_answering(Duration::from_secs(120))?;
         // Its own limit grows only while it is quick.
         ovs.appctl(&["upcall/set-flow-limit", "2000000"])?;
         let add = |n: usize, bridge: &str| {
-            let mtu = if row.size.largest() > STANDARD { 9000 } else { 1500 };
+            let mtu = if row.size.largest() > STANDARD { JUMBO } else { 1500 };
             let mtu = mtu + if n == 1 { row.shape.extra() } else { 0 };
             ovs.vsctl(&format!(
                 "add-port {bridge} p{n} -- set Interface p{n} type=dpdk mtu_request={mtu} \
@@ -435,6 +452,16 @@ impl Running {
             bail!("testpmd ended with {code}:\n{log}");
         }
         Ok(())
+    }
+
+    /// Its process, if it is one that was started here.
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Vswitchd(daemon) => daemon.pid().ok(),
+            Self::Ovs(ovs, _) => Some(ovs.pid()),
+            Self::Testpmd(process, _) => Some(process.pid()),
+            Self::Bridge(_) | Self::Nothing => None,
+        }
     }
 
     /// Ends it.

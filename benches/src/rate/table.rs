@@ -30,8 +30,9 @@ pub fn ceiling(ceiling: &Ceiling) -> String {
     )
 }
 
-/// The lines of a switch.
-pub fn measured(measured: &Measured, ceiling: &Ceiling) -> Vec<String> {
+/// The lines of a switch; `ceiling` is where a generator was before it.
+pub fn measured(measured: &Measured, ceiling: Option<&Ceiling>) -> Vec<String> {
+    let reordered = measured.maximum.reordered.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let rate = |rate: Option<Rate>| rate.map_or_else(|| format!("{:>8}", "-"), |r| mpps(r.pps));
     let mut lines = vec![format!(
         "{} {} {} {} {:>8.3}% {:>8}{}",
@@ -40,14 +41,14 @@ pub fn measured(measured: &Measured, ceiling: &Ceiling) -> Vec<String> {
         rate(measured.ndr),
         rate(measured.pdr),
         100.0 * measured.maximum.loss,
-        measured.maximum.reordered,
+        reordered,
         match measured.line_rate {
             Some(line) => format!("  ({:.1} % of line rate)", 100.0 * measured.maximum.pps / line),
             None => String::new(),
         }
     )];
     lines.extend(measured.latency.iter().map(latency));
-    if !measured.generator_bound.is_empty() {
+    if let (Some(ceiling), false) = (ceiling, measured.generator_bound.is_empty()) {
         lines.push(format!(
             "    generator-bound: {} above 80 % of the generator's ceiling of {:.3} Mpps: the switch \
              may be faster",

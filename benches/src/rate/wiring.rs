@@ -47,6 +47,18 @@ impl Wiring {
         }
     }
 
+    /// Ports whose sources and sinks are in the switch's process: see `inproc`.
+    pub fn inside(ports: usize) -> Self {
+        Self {
+            generator: Vec::new(),
+            switch: (0..ports).map(|n| format!("net_null{n}")).collect(),
+            looped: Vec::new(),
+            kind: "sources and sinks in the switch's process",
+            veths: Veths::default(),
+            home: None,
+        }
+    }
+
     /// Ports that somebody named. Those that are looped are memif: nobody can put a cable from here.
     pub fn named(generator: Vec<String>, switch: Vec<String>, dir: &Path, largest: u16) -> Self {
         let ports = generator.len();
