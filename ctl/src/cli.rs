@@ -8,8 +8,8 @@ use vswitch_api::client::DEFAULT_RUN_DIR;
 
 use crate::output::Format;
 use crate::{
-    bridge, bundle, capture, config, cpu, docs, doctor, drops, event, fdb, mirror, mtu, port, top,
-    trace, tunnel, vlan, vtep,
+    bridge, bundle, capture, config, cpu, docs, doctor, drops, event, export, fdb, mirror, mtu,
+    port, top, trace, tunnel, vlan, vtep,
 };
 
 const EXIT_CODES: &str = "Exit codes:\n  \
@@ -99,6 +99,16 @@ pub(crate) enum Noun {
     Mirror {
         #[command(subcommand)]
         verb: mirror::Verb,
+    },
+    /// Samples for a collector of sFlow, which [sflow] of the configuration sets up
+    Sflow {
+        #[command(subcommand)]
+        verb: export::Verb,
+    },
+    /// Flows for a collector of IPFIX, which [ipfix] of the configuration sets up
+    Ipfix {
+        #[command(subcommand)]
+        verb: export::Verb,
     },
     /// What fits through tunnels
     Mtu {

@@ -15,6 +15,7 @@ mod docs;
 mod doctor;
 mod drops;
 mod event;
+mod export;
 mod failure;
 mod fdb;
 mod keys;
@@ -70,6 +71,8 @@ fn run(cli: Cli, output: &Output) -> Done {
         Noun::Tunnel { verb } => tunnel::run(&client()?, output, verb),
         Noun::Vtep { verb } => vtep::run(&client()?, output, verb),
         Noun::Mirror { verb } => mirror::run(&client()?, output, verb),
+        Noun::Sflow { verb } => export::run(&client()?, output, "sflow", verb),
+        Noun::Ipfix { verb } => export::run(&client()?, output, "ipfix", verb),
         Noun::Mtu { verb } => mtu::run(&client()?, output, verb),
         Noun::Drops { verb } => drops::run(&client()?, output, verb),
         Noun::Trace { verb } => trace::run(&client()?, output, verb),

@@ -8,6 +8,7 @@ mod plan;
 mod ports;
 mod rest;
 mod route;
+mod sampled;
 mod watched;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use plan::Plan;
 use ports::{PortSlot, Ports};
 use rest::Passed;
 use route::Route;
+use sampled::Countdown;
 
 /// What the control side tells a worker. Each is done at the start of a turn and answered.
 #[derive(Debug)]
@@ -82,6 +84,7 @@ pub struct Worker<D: Datapath> {
     snapshot: Cache<SwitchSource, Arc<Snapshot>>,
     /// Revision of the snapshot that was used last.
     adopted: u64,
+    countdown: Countdown,
     commands: Receiver<Command<D::Queue>>,
     counters: Arc<WorkerCounters>,
     ready: Ready,
@@ -132,6 +135,7 @@ impl<D: Datapath> Worker<D> {
             snapshot: Cache::new(SwitchSource(Arc::clone(&switch))),
             switch,
             adopted: 0,
+            countdown: Countdown::new(id.index()),
             commands,
             counters,
             ready: Ready::default(),

@@ -250,6 +250,8 @@ routes! {
     GET "/v1/capture" "capture", "Frames from now on as a pcapng file that goes on",
         &[BY_PORT, BY_FILTER, SNAP, DROPPED, BY_REASON],
         None => Shape::Text("application/x-pcapng"), [InvalidRequest, NoSuchPort, Busy];
+    GET "/v1/exports" "exports", "What collectors of samples are told", NONE,
+        None => list::<ExportStatus>(), [];
     GET "/v1/cpu" "cpu", "The workers", NONE, None => list::<CpuStatus>(), [];
     GET "/v1/events" "events", "What happened, oldest first", &[FOLLOW],
         None => lines::<Event>(), [];

@@ -10,6 +10,7 @@ pub mod api;
 pub mod control;
 pub mod cpus;
 pub mod events;
+pub mod export;
 pub mod metrics;
 pub mod start;
 pub mod store;

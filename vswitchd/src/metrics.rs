@@ -34,6 +34,7 @@ pub struct Sample {
     pub tunnels: Vec<OverlaySample>,
     pub peers: Vec<OverlaySample>,
     pub mirrors: Vec<MirrorSample>,
+    pub exports: Vec<ExportSample>,
     /// How often an address was held because it kept moving between remotes.
     pub held: u64,
     pub churn: FdbChurn,
@@ -79,6 +80,17 @@ pub struct MirrorSample {
     pub name: String,
     pub frames: u64,
     pub bytes: u64,
+    pub failed: u64,
+}
+
+/// What one collector is told.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each field is the metric of its name")]
+pub struct ExportSample {
+    pub protocol: String,
+    pub samples: u64,
+    pub missed: u64,
+    pub datagrams: u64,
     pub failed: u64,
 }
 
@@ -202,6 +214,7 @@ pub fn render(sample: &Sample) -> String {
     overlays(&mut out, "tunnel", &sample.tunnels);
     overlays(&mut out, "peer", &sample.peers);
     mirrors(&mut out, &sample.mirrors);
+    exports(&mut out, &sample.exports);
     let help = "Addresses held where they are because they kept moving between remotes.";
     out.single("fdb_held_total", "counter", help, sample.held);
     let FdbChurn { learned, moved, aged, evicted } = sample.churn;
@@ -291,6 +304,25 @@ fn mirrors(out: &mut Text, mirrors: &[MirrorSample]) {
         out.head(name, "counter", help);
         for mirror in mirrors {
             out.line(name, &[("mirror", &mirror.name)], value(mirror));
+        }
+    }
+}
+
+/// A metric of an exporter: name, help, value.
+type OfExport = (&'static str, &'static str, fn(&ExportSample) -> u64);
+
+const OF_EXPORTS: &[OfExport] = &[
+    ("export_samples_total", "Frames sampled for a collector.", |e| e.samples),
+    ("export_missed_samples_total", "Samples that were more than the exporter took.", |e| e.missed),
+    ("export_datagrams_total", "Datagrams sent to a collector.", |e| e.datagrams),
+    ("export_failed_datagrams_total", "Datagrams that could not be sent.", |e| e.failed),
+];
+
+fn exports(out: &mut Text, exports: &[ExportSample]) {
+    for (name, help, value) in OF_EXPORTS {
+        out.head(name, "counter", help);
+        for export in exports {
+            out.line(name, &[("protocol", &export.protocol)], value(export));
         }
     }
 }
@@ -414,6 +446,13 @@ mod tests {
             workers: vec![worker],
             tunnels: vec![overlay("tunnel", 0)],
             peers: vec![overlay("remote", 0)],
+            exports: vec![ExportSample {
+                protocol: "sflow".to_owned(),
+                samples: 1,
+                missed: 2,
+                datagrams: 3,
+                failed: 4,
+            }],
             mirrors: vec![MirrorSample { name: "span".to_owned(), frames: 1, bytes: 2, failed: 3 }],
             held: 0,
             churn: FdbChurn::default(),

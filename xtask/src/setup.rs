@@ -74,6 +74,8 @@ const PACKAGES: &[Package] = &[
     package("tcpdump", Program("tcpdump"), Test, "captures what arrives"),
     package("tmux", Program("tmux"), Test, "is the terminal that vswitch-ctl top is tested on"),
     package("tshark", Program("tshark"), Test, "decodes what the switch emits"),
+    package("nfdump", Program("nfcapd"), Test, "collects flows of IPFIX"),
+    package("nfdump-sflow", Program("sfcapd"), Test, "collects samples of sFlow"),
     package("nftables", Program("nft"), Test, "silences the host's stack on older kernels"),
     package("valgrind", Program("valgrind"), Test, "counts instructions per frame"),
     package("pkg-config", Program("pkg-config"), Dist, "finds DPDK"),

@@ -35,7 +35,7 @@ pub(crate) struct Args {
 }
 
 /// Answers of the daemon: file and path.
-const ANSWERS: [(&str, &str); 13] = [
+const ANSWERS: [(&str, &str); 14] = [
     ("version.json", "/v1/version"),
     ("status.json", "/v1/status"),
     ("config-history.json", "/v1/config/history"),
@@ -45,6 +45,7 @@ const ANSWERS: [(&str, &str); 13] = [
     ("vlans.json", "/v1/vlans"),
     ("vteps.json", "/v1/vteps"),
     ("mirrors.json", "/v1/mirrors"),
+    ("exports.json", "/v1/exports"),
     ("tunnels.json", "/v1/tunnels"),
     ("mtu.json", "/v1/mtu"),
     ("drops.json", "/v1/drops"),

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bad_frames;
+mod exports;
 mod held;
 mod isolation;
 mod lab;

@@ -12,7 +12,7 @@ use crate::datapath::Caps;
 use crate::ids::{BridgeId, PortId, TunnelId};
 use crate::mirror::MirrorConf;
 use crate::tunnel::{Overlay, PeerConf, TunnelConf};
-use crate::watch::{Watch, Watches};
+use crate::watch::{Sampler, Watch, Watches};
 
 /// Highest VID a frame can carry (IEEE 802.1Q table 9-2; 4095 is reserved).
 pub const VID_MAX: u16 = 4094;
@@ -28,6 +28,7 @@ pub struct Snapshot {
     overlay: Arc<Overlay>,
     watches: Watches,
     mirrors: Arc<[Arc<MirrorConf>]>,
+    samplers: Arc<[Arc<Sampler>]>,
 }
 
 impl Snapshot {
@@ -59,7 +60,18 @@ impl Snapshot {
     /// Whether there is anything that looks at frames and does not forward them.
     #[inline]
     pub(crate) fn is_watched(&self) -> bool {
-        !self.watches.is_empty() | !self.mirrors.is_empty()
+        !self.watches.is_empty() | !self.mirrors.is_empty() | !self.samplers.is_empty()
+    }
+
+    /// Who gets one frame in so many.
+    #[inline]
+    pub fn samplers(&self) -> &[Arc<Sampler>] {
+        &self.samplers
+    }
+
+    /// Replaces the samplers, of which there are at most [`SAMPLERS_MAX`](crate::watch::SAMPLERS_MAX).
+    pub fn set_samplers(&mut self, samplers: Vec<Arc<Sampler>>) {
+        self.samplers = samplers.into();
     }
 
     /// Whose frames are copied, and where the copies go.
@@ -89,7 +101,7 @@ impl Snapshot {
         let mut watches = Watches::default();
         watches.add(watch);
         let (overlay, mirrors) = (Arc::new(self.overlay.rehearsed()), Arc::default());
-        Self { overlay, watches, mirrors, ..self.clone() }
+        Self { overlay, watches, mirrors, samplers: Arc::default(), ..self.clone() }
     }
 
     /// VTEPs, peers and tunnels.

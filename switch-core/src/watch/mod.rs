@@ -14,6 +14,7 @@ mod facts;
 mod filter;
 mod parse;
 mod record;
+mod sampler;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,7 @@ pub use facts::Facts;
 pub use filter::Filter;
 pub use parse::FilterError;
 pub use record::{ENDS_MAX, End, Fate, Known, Piece, Record, Station};
+pub use sampler::{SAMPLERS_MAX, Sampled, Sampler};
 
 /// Most watches at once.
 pub const WATCHES_MAX: usize = 16;

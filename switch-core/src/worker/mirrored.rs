@@ -109,11 +109,12 @@ impl Mirrored {
 }
 
 impl<D: Datapath> Worker<D> {
-    /// Another snapshot holds from now on: whose frames are copied may have changed.
+    /// Another snapshot holds from now on: whose frames are copied or sampled may have changed.
     #[cold]
     #[inline(never)]
     pub(super) fn adopt(&mut self, snapshot: &Snapshot) {
         self.adopted = snapshot.revision();
+        self.countdown.restart(snapshot);
         self.egress.set_mirrors(snapshot, self.id.index());
     }
 

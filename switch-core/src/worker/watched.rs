@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Worker;
 use super::ports::dropped_between;
+use super::sampled::Samples;
 use crate::bridge::{self, Admitted};
 use crate::clock::Nanos;
 use crate::config::{PortConf, Snapshot};
@@ -13,15 +14,15 @@ use crate::fdb::{Dest, Tick};
 use crate::frame::Frame;
 use crate::ids::PeerId;
 use crate::stats::PortCounters;
-use crate::watch::{Facts, Record, WATCHES_MAX, Watch};
+use crate::watch::{Facts, Record, SAMPLERS_MAX, WATCHES_MAX, Watch};
 
-/// The watches that want to know of a frame: a bit each.
+/// The watches, and behind them the samplers, that want to know of a frame: a bit each.
 type Wanted = u32;
 
-const _: () = assert!(WATCHES_MAX <= Wanted::BITS as usize);
+const _: () = assert!(WATCHES_MAX + SAMPLERS_MAX <= Wanted::BITS as usize);
 
 impl<D: Datapath> Worker<D> {
-    /// A burst from one port, where there are watches or mirrors.
+    /// A burst from one port, where there are watches, mirrors or samplers.
     #[cold]
     #[inline(never)]
     pub(super) fn receive_watched(
@@ -31,9 +32,11 @@ impl<D: Datapath> Worker<D> {
         counters: &PortCounters,
         now: Nanos,
     ) -> usize {
-        let before = counters.totals();
+        let before = (!snapshot.watches().is_empty()).then(|| counters.totals());
         let received = self.datapath.rx_burst(port.id, &mut self.rx, counters);
-        self.note_refused(port, snapshot, &before, counters, now);
+        if let Some(before) = before {
+            self.note_refused(port, snapshot, &before, counters, now);
+        }
         if received == 0 {
             return 0;
         }
@@ -42,15 +45,17 @@ impl<D: Datapath> Worker<D> {
         let looking = bits(snapshot.watches().iter().map(|watch| {
             watch.spec().in_port.is_none_or(|wanted| wanted == port.id) && looking(&watch)
         }));
-        if looking == 0 {
+        let samples = self.countdown.samples(port, snapshot, received);
+        if looking == 0 && samples == Samples::default() {
             let strays = self.forward_received(port, snapshot, counters, now);
             self.settle(port.id, received, strays);
             return received;
         }
         let mut strays = 0;
         let mut frames = std::mem::replace(&mut self.rx, crate::Batch::with_limit(self.burst));
-        for frame in frames.drain() {
-            let wanted = self.wanted(&frame, port, snapshot, looking);
+        for (at, frame) in frames.drain().enumerate() {
+            let mut wanted = self.wanted(&frame, port, snapshot, looking);
+            wanted |= bits(samples.iter().map(|samples| samples >> at & 1 == 1)) << WATCHES_MAX;
             if wanted != 0 {
                 strays += self.forward_unseen(port, snapshot, counters, now);
                 self.begin(&frame, port, snapshot, now);
@@ -100,7 +105,7 @@ impl<D: Datapath> Worker<D> {
         for reason in dropped_between(before, &after) {
             self.egress.record.begin::<D::Frame>(now, port.id, None, snapshot);
             self.egress.record.dropped(port.id, None, reason);
-            offer(snapshot, &self.egress.record, Wanted::MAX, now);
+            offer(snapshot, &self.egress.record, ALL_WATCHES, now);
         }
     }
 
@@ -193,7 +198,15 @@ fn offer(snapshot: &Snapshot, record: &Record, wanted: Wanted, now: Nanos) {
             watch.offer(record, now);
         }
     }
+    for (at, sampler) in snapshot.samplers().iter().enumerate() {
+        if wanted >> (WATCHES_MAX + at) & 1 == 1 {
+            sampler.watch.offer(record, now);
+        }
+    }
 }
+
+/// Every watch, and no sampler.
+const ALL_WATCHES: Wanted = (1 << WATCHES_MAX) - 1;
 
 /// The bits of those that are true.
 fn bits(flags: impl Iterator<Item = bool>) -> Wanted {

@@ -1,7 +1,8 @@
 //! The whole of what an operator asks for.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use switch_core::config::{BridgeSpec, MirrorSpec, PortSpec, TunnelSpec, VtepSpec};
 
@@ -18,6 +19,10 @@ pub struct Desired {
     pub daemon: DaemonSpec,
     /// For the DPDK datapath.
     pub dpdk: DpdkSpec,
+    /// Samples for a collector of sFlow.
+    pub sflow: SflowSpec,
+    /// Flows for a collector of IPFIX.
+    pub ipfix: IpfixSpec,
     /// Bridges by name.
     pub bridges: BTreeMap<String, BridgeSpec>,
     /// Ports by name.
@@ -36,6 +41,8 @@ impl Default for Desired {
             version: VERSION,
             daemon: DaemonSpec::default(),
             dpdk: DpdkSpec::default(),
+            sflow: SflowSpec::default(),
+            ipfix: IpfixSpec::default(),
             bridges: BTreeMap::new(),
             ports: BTreeMap::new(),
             vteps: BTreeMap::new(),
@@ -124,4 +131,79 @@ pub struct DpdkSpec {
     pub hugepages: Hugepages,
     /// Further arguments for the EAL.
     pub eal: Vec<String>,
+}
+
+/// Whose frames are sampled: all that are in a bridge if nothing is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SampledSpec {
+    /// These ports.
+    pub ports: Vec<String>,
+    /// All ports of these bridges.
+    pub bridges: Vec<String>,
+}
+
+/// `[sflow]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SflowSpec {
+    /// Where samples are sent; nowhere by default.
+    pub collector: Option<SocketAddr>,
+    /// One frame in so many is sampled.
+    pub one_in: u32,
+    /// Most bytes of each sampled frame that are sent.
+    pub header: u32,
+    /// How often counters are sent.
+    pub polling: Duration,
+    /// The address that the collector knows the switch by.
+    pub agent: Option<IpAddr>,
+    /// Whose frames are sampled.
+    pub of: SampledSpec,
+}
+
+impl Default for SflowSpec {
+    fn default() -> Self {
+        Self {
+            collector: None,
+            one_in: 1000,
+            header: 128,
+            polling: Duration::from_secs(20),
+            agent: None,
+            of: SampledSpec::default(),
+        }
+    }
+}
+
+/// `[ipfix]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpfixSpec {
+    /// Where flows are sent; nowhere by default.
+    pub collector: Option<SocketAddr>,
+    /// One frame in so many is sampled.
+    pub one_in: u32,
+    /// The observation domain.
+    pub domain: u32,
+    /// How often templates are sent again.
+    pub template_refresh: Duration,
+    /// After how long a flow that goes on is told of.
+    pub active: Duration,
+    /// After how long without frames a flow is over.
+    pub idle: Duration,
+    /// Most flows at once.
+    pub max_flows: u32,
+    /// Whose frames are sampled.
+    pub of: SampledSpec,
+}
+
+impl Default for IpfixSpec {
+    fn default() -> Self {
+        Self {
+            collector: None,
+            one_in: 100,
+            domain: 1,
+            template_refresh: Duration::from_secs(60),
+            active: Duration::from_secs(60),
+            idle: Duration::from_secs(15),
+            max_flows: 8192,
+            of: SampledSpec::default(),
+        }
+    }
 }

@@ -27,10 +27,10 @@ pub enum ChangeKind {
 pub struct Change {
     /// What happens.
     pub change: ChangeKind,
-    /// To what kind of object: `daemon`, `dpdk`, `bridge`, `port`, `vtep`, `tunnel` or
+    /// To what kind of object: `daemon`, `dpdk`, `sflow`, `ipfix`, `bridge`, `port`, `vtep`, `tunnel` or
     /// `mirror`.
     pub object: String,
-    /// Its name; empty for `daemon` and `dpdk`.
+    /// Its name; empty for `daemon`, `dpdk`, `sflow` and `ipfix`.
     pub name: String,
     /// The key that changed; absent if the whole object comes or goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,20 +72,22 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
         let mut out = BTreeMap::new();
         out.insert((0, "daemon", String::new()), daemon);
         out.insert((1, "dpdk", String::new()), dpdk);
+        out.insert((2, "sflow", String::new()), fields::of_sflow(&desired.sflow));
+        out.insert((3, "ipfix", String::new()), fields::of_ipfix(&desired.ipfix));
         for (name, bridge) in &desired.bridges {
-            out.insert((2, "bridge", name.clone()), fields::of_bridge(bridge));
+            out.insert((4, "bridge", name.clone()), fields::of_bridge(bridge));
         }
         for (name, port) in &desired.ports {
-            out.insert((3, "port", name.clone()), fields::of_port(port));
+            out.insert((5, "port", name.clone()), fields::of_port(port));
         }
         for (name, vtep) in &desired.vteps {
-            out.insert((4, "vtep", name.clone()), fields::of_vtep(vtep));
+            out.insert((6, "vtep", name.clone()), fields::of_vtep(vtep));
         }
         for (name, tunnel) in &desired.tunnels {
-            out.insert((5, "tunnel", name.clone()), fields::of_tunnel(tunnel));
+            out.insert((7, "tunnel", name.clone()), fields::of_tunnel(tunnel));
         }
         for (name, mirror) in &desired.mirrors {
-            out.insert((6, "mirror", name.clone()), fields::of_mirror(mirror));
+            out.insert((8, "mirror", name.clone()), fields::of_mirror(mirror));
         }
         out
     };

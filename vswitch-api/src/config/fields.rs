@@ -7,8 +7,10 @@ use switch_core::config::{BridgeSpec, Netns, PortKind, PortSpec, PortType, Vhost
 use super::desired::{DaemonSpec, Datapath, DpdkSpec, Idle};
 use super::value::Value;
 
+mod export;
 mod mirror;
 mod overlay;
+pub(crate) use export::{ipfix, of_ipfix, of_sflow, sflow};
 pub(crate) use mirror::{mirror, of_mirror};
 pub(crate) use overlay::{of_tunnel, of_vtep, tunnel, vtep};
 

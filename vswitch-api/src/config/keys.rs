@@ -18,6 +18,10 @@ pub enum Section {
     Daemon,
     /// `[dpdk]`.
     Dpdk,
+    /// `[sflow]`.
+    Sflow,
+    /// `[ipfix]`.
+    Ipfix,
     /// `[[bridge]]`.
     Bridge,
     /// `[[port]]`.
@@ -32,16 +36,21 @@ pub enum Section {
 
 impl Section {
     /// All of them, in the order of the file.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Top,
         Self::Daemon,
         Self::Dpdk,
+        Self::Sflow,
+        Self::Ipfix,
         Self::Bridge,
         Self::Port,
         Self::Vtep,
         Self::Tunnel,
         Self::Mirror,
     ];
+
+    /// Those of which there is one: tables.
+    pub const TABLES: [Self; 4] = [Self::Daemon, Self::Dpdk, Self::Sflow, Self::Ipfix];
 
     /// Those of objects: lists of tables that each have a name.
     pub const OBJECTS: [Self; 5] =
@@ -54,6 +63,8 @@ impl Section {
             Self::Top => "",
             Self::Daemon => "daemon",
             Self::Dpdk => "dpdk",
+            Self::Sflow => "sflow",
+            Self::Ipfix => "ipfix",
             Self::Bridge => "bridge",
             Self::Port => "port",
             Self::Vtep => "vtep",
@@ -69,6 +80,8 @@ impl Section {
             Self::Top => "",
             Self::Daemon => "[daemon]",
             Self::Dpdk => "[dpdk]",
+            Self::Sflow => "[sflow]",
+            Self::Ipfix => "[ipfix]",
             Self::Bridge => "[[bridge]]",
             Self::Port => "[[port]]",
             Self::Vtep => "[[vtep]]",
@@ -84,6 +97,10 @@ impl Section {
             Self::Top => "The file itself.",
             Self::Daemon => "How vswitchd runs. A change takes effect when it is started again.",
             Self::Dpdk => "For the DPDK datapath only.",
+            Self::Sflow => {
+                "Samples of frames, and counters of ports, for a collector of sFlow version 5."
+            }
+            Self::Ipfix => "Flows of sampled frames, for a collector of IPFIX (RFC 7011).",
             Self::Bridge => "A bridge: one layer-2 domain. May stand any number of times.",
             Self::Port => "A port of a bridge. May stand any number of times.",
             Self::Vtep => {
@@ -155,6 +172,7 @@ pub const MAX_CONFIG_BYTES: usize = 32 << 20;
 /// The one version of the format that there is.
 pub const VERSION: u32 = 1;
 
+const MAX_ONE_IN: u32 = 16_777_216;
 const MAX_SNAP: u32 = switch_core::watch::SNAP_MAX as u32;
 const MAX_FDB: u32 = 16_777_216;
 /// What libdpdk has room for is more; a VM has no more CPUs to serve them with.
@@ -221,6 +239,40 @@ pub const KEYS: &[Key] = keys! {
          \"auto\" for what is there.";
     Dpdk "eal": KeyType::Texts, Otherwise("no further arguments"), &[], "[\"--log-level=8\"]",
         "Further arguments for DPDK's EAL. Those that contradict other keys are refused.";
+
+    Sflow "collector": KeyType::Address, Otherwise("nothing is sent"), &[], "\"192.0.2.8:6343\"",
+        "Address and UDP port of the collector.";
+    Sflow "one-in": KeyType::Int { min: 1, max: MAX_ONE_IN }, Is("1000"), &[], "1000",
+        "One frame in so many that come in, on average, is sampled.";
+    Sflow "header": KeyType::Int { min: 64, max: 1024 }, Is("128"), &[], "128",
+        "Most bytes of each sampled frame that are sent.";
+    Sflow "polling": KeyType::Duration { min: 1, max: 86_400 }, Is("\"20s\""), &[], "\"20s\"",
+        "How often the counters of all ports are sent.";
+    Sflow "agent": KeyType::Ip, Otherwise("the one that datagrams leave from"), &[], "\"192.0.2.1\"",
+        "The address that the collector knows this switch by.";
+    Sflow "ports": KeyType::Names, Otherwise("all ports that are in a bridge, if bridges names none"), &[],
+        "[\"web\"]", "Ports whose frames are sampled.";
+    Sflow "bridges": KeyType::Names, Otherwise("all, if ports names none"), &[], "[\"br0\"]",
+        "Bridges of whose ports frames are sampled.";
+
+    Ipfix "collector": KeyType::Address, Otherwise("nothing is sent"), &[], "\"192.0.2.8:4739\"",
+        "Address and UDP port of the collector.";
+    Ipfix "one-in": KeyType::Int { min: 1, max: MAX_ONE_IN }, Is("100"), &[], "100",
+        "One frame in so many that come in, on average, is sampled; the collector is told.";
+    Ipfix "domain": KeyType::Int { min: 1, max: u32::MAX }, Is("1"), &[], "1",
+        "The observation domain, by which the collector tells exporters of one host apart.";
+    Ipfix "template-refresh": KeyType::Duration { min: 1, max: 86_400 }, Is("\"60s\""), &[], "\"60s\"",
+        "How often templates are sent again, and with them the names of interfaces.";
+    Ipfix "active": KeyType::Duration { min: 1, max: 3_600 }, Is("\"60s\""), &[], "\"60s\"",
+        "After how long a flow that goes on is told of.";
+    Ipfix "idle": KeyType::Duration { min: 1, max: 3_600 }, Is("\"15s\""), &[], "\"15s\"",
+        "After how long without a sampled frame a flow is over.";
+    Ipfix "max-flows": KeyType::Int { min: 16, max: 1_048_576 }, Is("8192"), &[], "8192",
+        "Most flows at once. One more has all of them told of at once.";
+    Ipfix "ports": KeyType::Names, Otherwise("all ports that are in a bridge, if bridges names none"), &[],
+        "[\"web\"]", "Ports whose frames are sampled.";
+    Ipfix "bridges": KeyType::Names, Otherwise("all, if ports names none"), &[], "[\"br0\"]",
+        "Bridges of whose ports frames are sampled.";
 
     Bridge "name": KeyType::Name, Required, &[], "\"br0\"",
         "Its name, unique among bridges.";
@@ -389,7 +441,7 @@ pub const KEYS: &[Key] = keys! {
         "Only frames that meet this, in the words of tcpdump as in `vswitch-ctl capture`.";
     Mirror "snap": KeyType::Int { min: 64, max: MAX_SNAP }, Otherwise("whole frames"), &[], "128",
         "Most bytes of each frame that are copied.";
-    Mirror "one-in": KeyType::Int { min: 1, max: 1_000_000 }, Is("1"), &[], "1",
+    Mirror "one-in": KeyType::Int { min: 1, max: MAX_ONE_IN }, Is("1"), &[], "1",
         "Of the frames that meet all this, one in so many is copied.";
     Mirror "to": KeyType::Name, Required, &[], "\"probe\"",
         "The port that copies leave by. It is in no bridge, carries nothing else, and belongs to one \

@@ -21,7 +21,9 @@ mod write;
 
 pub use check::check;
 pub use cpus::{BadCpuList, CpuList};
-pub use desired::{DaemonSpec, Datapath, Desired, DpdkSpec, Idle};
+pub use desired::{
+    DaemonSpec, Datapath, Desired, DpdkSpec, Idle, IpfixSpec, SampledSpec, SflowSpec,
+};
 pub use diff::{Change, ChangeKind, diff};
 pub use doc::{example, manual};
 pub use edit::{

@@ -185,6 +185,16 @@ impl<'a> Reader<'a> {
                         desired.dpdk = fields::dpdk(fields);
                     }
                 }
+                "sflow" => {
+                    if let Some(fields) = self.table(&entry.node, Section::Sflow, "sflow") {
+                        desired.sflow = fields::sflow(fields);
+                    }
+                }
+                "ipfix" => {
+                    if let Some(fields) = self.table(&entry.node, Section::Ipfix, "ipfix") {
+                        desired.ipfix = fields::ipfix(fields);
+                    }
+                }
                 "bridge" => {
                     for (index, node) in self.list(entry, Section::Bridge).iter().enumerate() {
                         declared.bridges.extend(name_of(node).map(str::to_owned));

@@ -13,7 +13,7 @@ pub fn schema() -> Json {
     for key in Section::Top.keys() {
         properties.insert(key.name.into(), key_schema(key));
     }
-    for section in [Section::Daemon, Section::Dpdk] {
+    for section in Section::TABLES {
         properties.insert(section.name().into(), section_schema(section));
     }
     for section in Section::OBJECTS {

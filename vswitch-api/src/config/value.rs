@@ -73,7 +73,7 @@ pub enum KeyType {
     Cpus,
     /// A MAC address of one station.
     Mac,
-    /// IP address and TCP port.
+    /// IP address, and TCP or UDP port.
     Address,
     /// `"auto"`, `"off"`, or a size as `"512 MiB"`.
     Hugepages,

@@ -7,19 +7,18 @@ use switch_core::config::{
     BridgeSpec, MirrorSpec, PortKind, PortSpec, TunnelKind, TunnelSpec, VhostMode, VtepSpec,
 };
 
-use super::desired::{DaemonSpec, Desired, DpdkSpec};
+use super::desired::{DaemonSpec, Desired, DpdkSpec, IpfixSpec, SflowSpec};
 use super::fields::{self, Pairs};
+use super::keys::Section;
 use super::value::{Value, option_text, vlan_ranges};
 
 /// The canonical file: keys in the order of the key table, objects by name, defaults left out.
 #[must_use]
 pub fn to_toml(desired: &Desired) -> String {
     let mut out = format!("version = {}\n", desired.version);
-    let daemon = changed(fields::of_daemon(&desired.daemon), daemon_defaults());
-    let dpdk = changed(fields::of_dpdk(&desired.dpdk), dpdk_defaults());
-    for (head, pairs) in [("[daemon]", daemon), ("[dpdk]", dpdk)] {
+    for (section, pairs) in tables(desired) {
         if !pairs.is_empty() {
-            table(&mut out, head, &pairs);
+            table(&mut out, section.heading(), &pairs);
         }
     }
     for bridge in desired.bridges.values() {
@@ -45,11 +44,9 @@ pub fn to_toml(desired: &Desired) -> String {
 pub fn to_json(desired: &Desired) -> Json {
     let mut out = Map::new();
     out.insert("version".into(), json!(desired.version));
-    let daemon = changed(fields::of_daemon(&desired.daemon), daemon_defaults());
-    let dpdk = changed(fields::of_dpdk(&desired.dpdk), dpdk_defaults());
-    for (name, pairs) in [("daemon", daemon), ("dpdk", dpdk)] {
+    for (section, pairs) in tables(desired) {
         if !pairs.is_empty() {
-            out.insert(name.into(), object(&pairs));
+            out.insert(section.name().into(), object(&pairs));
         }
     }
     let bridges: Vec<_> = desired.bridges.values().map(bridge_to_json).collect();
@@ -145,12 +142,17 @@ fn mirror_pairs(mirror: &MirrorSpec) -> Pairs {
     changed(fields::of_mirror(mirror), fields::of_mirror(&MirrorSpec::new("", "")))
 }
 
-fn daemon_defaults() -> Pairs {
-    fields::of_daemon(&DaemonSpec::default())
-}
-
-fn dpdk_defaults() -> Pairs {
-    fields::of_dpdk(&DpdkSpec::default())
+/// What differs from the defaults in each of the tables of which there is one.
+fn tables(desired: &Desired) -> [(Section, Pairs); 4] {
+    let (daemon, dpdk) = (DaemonSpec::default(), DpdkSpec::default());
+    let (of_daemon, of_dpdk) = (fields::of_daemon, fields::of_dpdk);
+    let (of_sflow, of_ipfix) = (fields::of_sflow, fields::of_ipfix);
+    [
+        (Section::Daemon, changed(of_daemon(&desired.daemon), of_daemon(&daemon))),
+        (Section::Dpdk, changed(of_dpdk(&desired.dpdk), of_dpdk(&dpdk))),
+        (Section::Sflow, changed(of_sflow(&desired.sflow), of_sflow(&SflowSpec::default()))),
+        (Section::Ipfix, changed(of_ipfix(&desired.ipfix), of_ipfix(&IpfixSpec::default()))),
+    ]
 }
 
 fn changed(pairs: Pairs, defaults: Pairs) -> Pairs {

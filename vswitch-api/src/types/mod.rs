@@ -2,6 +2,7 @@
 //! of the file.
 
 mod config;
+mod export;
 mod fdb;
 mod keyed;
 mod mirror;
@@ -15,6 +16,7 @@ mod vlan;
 pub use config::{
     ApplyRequest, ConfigReply, ConfigText, DiffReply, HistoryEntry, RollbackRequest, ValidateReply,
 };
+pub use export::ExportStatus;
 pub use fdb::{
     FdbBatch, FdbBatchReply, FdbEntry, FdbEvent, FdbEventKind, FdbFilter, FdbFlush, FdbKey,
     FdbKind, FdbRefused, FdbSelector,

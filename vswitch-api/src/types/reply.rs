@@ -46,6 +46,10 @@ pub enum ObjectKind {
     Daemon,
     /// `[dpdk]`.
     Dpdk,
+    /// `[sflow]`.
+    Sflow,
+    /// `[ipfix]`.
+    Ipfix,
     /// A bridge.
     Bridge,
     /// A port.
@@ -65,6 +69,8 @@ impl ObjectKind {
         match self {
             Self::Daemon => "daemon",
             Self::Dpdk => "dpdk",
+            Self::Sflow => "sflow",
+            Self::Ipfix => "ipfix",
             Self::Bridge => "bridge",
             Self::Port => "port",
             Self::Vtep => "vtep",

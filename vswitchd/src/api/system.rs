@@ -9,7 +9,7 @@ use serde_json::Value;
 use switch_core::DropReason;
 use vswitch_api::openapi;
 use vswitch_api::types::{
-    CpuStatus, DropCount, DropRow, List, MutationReply, StatusReply, VersionReply,
+    CpuStatus, DropCount, DropRow, ExportStatus, List, MutationReply, StatusReply, VersionReply,
 };
 use vswitch_api::{ApiError, Code};
 
@@ -24,6 +24,7 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
+        .route("/v1/exports", get(exports))
         .route("/v1/cpu", get(cpu))
         .route("/v1/drops", get(drops))
         .route("/v1/metrics", get(metrics))
@@ -86,6 +87,10 @@ async fn version() -> Json<VersionReply> {
 
 async fn status(State(app): State<App>) -> Answer<StatusReply> {
     Ok(Json(app.control.ask(Action::Status).await?))
+}
+
+async fn exports(State(app): State<App>) -> Answer<List<ExportStatus>> {
+    Ok(list(app.control.ask(Action::Exports).await?))
 }
 
 async fn cpu(State(app): State<App>) -> Answer<List<CpuStatus>> {

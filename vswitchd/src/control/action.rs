@@ -10,10 +10,10 @@ use switch_core::watch::Watch;
 use tokio::sync::oneshot;
 use vswitch_api::config::Change;
 use vswitch_api::types::{
-    BridgeStatus, ConfigReply, CpuStatus, DiffReply, DropRow, FdbBatch, FdbBatchReply, FdbFilter,
-    FdbFlush, FdbSelector, HistoryEntry, MirrorStatus, MtuReply, MutationReply, PeersReply,
-    PeersRequest, PortStats, PortStatus, StatusReply, Trace, TunnelPeer, TunnelStatus, VlanRequest,
-    VlanRow, VtepStatus,
+    BridgeStatus, ConfigReply, CpuStatus, DiffReply, DropRow, ExportStatus, FdbBatch,
+    FdbBatchReply, FdbFilter, FdbFlush, FdbSelector, HistoryEntry, MirrorStatus, MtuReply,
+    MutationReply, PeersReply, PeersRequest, PortStats, PortStatus, StatusReply, Trace, TunnelPeer,
+    TunnelStatus, VlanRequest, VlanRow, VtepStatus,
 };
 use vswitch_api::{ApiError, Code};
 
@@ -110,6 +110,7 @@ pub enum Action {
     WatchAdd(Box<Wanted>, Reply<Watching>),
     WatchRemove(Arc<Watch>, Reply<()>),
     TraceFrame(String, Vec<u8>, Reply<Trace>),
+    Exports(Reply<Vec<ExportStatus>>),
     Cpus(Reply<Vec<CpuStatus>>),
     Metrics(Reply<Sample>),
     Config(Reply<ConfigReply>),

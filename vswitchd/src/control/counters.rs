@@ -187,6 +187,7 @@ where
                 totals: totals(&peer.counters),
             })),
             mirrors: self.mirror_samples(),
+            exports: self.export_samples(),
             held: self.damped,
             churn: self.churn,
         }

@@ -10,7 +10,7 @@
 //! - `ports.rs`: one port's life: opened, watched, closed
 //! - `overlay.rs`, `tunnels.rs`, `peers.rs`, `mtu.rs`: the same for VTEPs, tunnels and their peers
 //! - `tick.rs`: what happens by itself
-//! - `mirrors.rs`: whose frames are copied
+//! - `mirrors.rs`, `exports.rs`: whose frames are copied, and sampled
 //! - `balance.rs`: ports that move between workers
 //! - `watch.rs`: who wants to see frames
 //! - `view.rs`, `counters.rs`, `fdb.rs`: answers
@@ -18,6 +18,7 @@
 mod action;
 mod balance;
 mod counters;
+mod exports;
 mod fdb;
 mod mirrors;
 mod mtu;
@@ -106,6 +107,7 @@ pub struct Controller<B: Backend> {
     vteps: BTreeMap<String, Port<UnderlaySpec>>,
     tunnels: Tunnels,
     mirrors: BTreeMap<String, mirrors::Counters>,
+    exports: exports::Exports,
     /// When the peers were last asked about in a round, and when the seen ones were looked through.
     asked_at: Nanos,
     seen_at: Nanos,
@@ -190,6 +192,7 @@ where
             vteps: BTreeMap::new(),
             tunnels: Tunnels::new(plan.count()),
             mirrors: BTreeMap::new(),
+            exports: exports::Exports::default(),
             asked_at: Nanos::default(),
             seen_at: Nanos::default(),
             damped: 0,
@@ -274,6 +277,7 @@ where
             Action::TraceFrame(port, bytes, reply) => {
                 drop(reply.send(self.trace_frame(&port, &bytes)));
             }
+            Action::Exports(reply) => drop(reply.send(Ok(self.exports_status()))),
             Action::Cpus(reply) => drop(reply.send(Ok(self.cpus()))),
             Action::Metrics(reply) => drop(reply.send(Ok(self.sample()))),
             Action::Config(reply) => drop(reply.send(Ok(self.config()))),

@@ -124,7 +124,8 @@ where
                 result.reason = Some("it takes effect when vswitchd is started again".to_owned());
                 result.hint = Some("systemctl restart vswitchd".to_owned());
             }
-            ObjectKind::Daemon | ObjectKind::Dpdk | ObjectKind::Bridge => {}
+            ObjectKind::Daemon | ObjectKind::Dpdk => {}
+            ObjectKind::Bridge | ObjectKind::Sflow | ObjectKind::Ipfix => {}
         }
         result
     }
@@ -143,7 +144,8 @@ where
                 let mirror = self.desired.mirrors.get(&id.name)?;
                 self.ports.get(&mirror.to)?.trouble.as_ref()
             }
-            ObjectKind::Daemon | ObjectKind::Dpdk | ObjectKind::Bridge => None,
+            ObjectKind::Daemon | ObjectKind::Dpdk => None,
+            ObjectKind::Bridge | ObjectKind::Sflow | ObjectKind::Ipfix => None,
         }
     }
 

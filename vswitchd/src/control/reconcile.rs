@@ -103,7 +103,9 @@ where
         self.open_vteps()?;
         // Before the ports, so that they are opened with the MTU that fits.
         self.ask_paths()?;
-        self.open_ports()
+        self.open_ports()?;
+        self.adopt_exports();
+        Ok(())
     }
 
     /// Gives every desired bridge a number, its limit and its ageing time.

@@ -35,6 +35,7 @@ where
         self.look_after_peers()?;
         self.take_back_if_due(now)?;
         self.sample_rates(now);
+        self.tell_exporters();
         self.balance(now)
     }
 

@@ -7,7 +7,8 @@ use serde_json::{Value as Json, json};
 use vswitch_api::config::{self, Desired, Problem, Problems};
 use vswitch_api::types::{Action, ObjectKind, Origin};
 
-/// What names an object: its kind, and its name within the kind (empty for `daemon` and `dpdk`).
+/// What names an object: its kind, and its name within the kind (empty where there is
+/// one).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectId {
     /// What kind of object.
@@ -54,13 +55,14 @@ pub type Objects = BTreeMap<ObjectId, Object>;
 /// What is asked for, object by object, without origins.
 pub type Specs = BTreeMap<ObjectId, Json>;
 
-/// The objects that a configuration consists of. `daemon` and `dpdk` are among them only where they
-/// differ from the defaults.
+/// The objects that a configuration consists of. Tables of which there is one are among them
+/// only where they differ from the defaults.
 pub fn specs(desired: &Desired) -> Specs {
     let (daemon, dpdk) = (desired.daemon.clone(), desired.dpdk.clone());
-    let whole = config::to_json(&Desired { daemon, dpdk, ..Desired::default() });
+    let (sflow, ipfix) = (desired.sflow.clone(), desired.ipfix.clone());
+    let whole = config::to_json(&Desired { daemon, dpdk, sflow, ipfix, ..Desired::default() });
     let mut out = Specs::new();
-    for kind in [ObjectKind::Daemon, ObjectKind::Dpdk] {
+    for kind in [ObjectKind::Daemon, ObjectKind::Dpdk, ObjectKind::Sflow, ObjectKind::Ipfix] {
         if let Some(spec) = whole.get(kind.name()) {
             out.insert(ObjectId::new(kind, ""), spec.clone());
         }
@@ -96,7 +98,9 @@ pub fn desired<'a>(
     let (mut vteps, mut tunnels, mut mirrors) = (Vec::new(), Vec::new(), Vec::new());
     for (id, spec) in objects {
         match id.kind {
-            ObjectKind::Daemon | ObjectKind::Dpdk => whole[id.kind.name()] = spec.clone(),
+            ObjectKind::Daemon | ObjectKind::Dpdk | ObjectKind::Sflow | ObjectKind::Ipfix => {
+                whole[id.kind.name()] = spec.clone()
+            }
             ObjectKind::Bridge => bridges.push(spec.clone()),
             ObjectKind::Port => ports.push(spec.clone()),
             ObjectKind::Vtep => vteps.push(spec.clone()),

@@ -1,4 +1,4 @@
-//! Mirrors: what each must hold, and what only all objects show.
+//! Mirrors and samples: what each must hold, and what only all objects show.
 
 use std::collections::HashMap;
 
@@ -27,39 +27,53 @@ pub(crate) fn mirror(spec: &MirrorSpec) -> Vec<(&'static str, Problem)> {
     out
 }
 
-/// Adds what is wrong with mirrors among all else.
+/// Adds what is wrong with mirrors and samples among all else.
 pub(super) fn all(desired: &Desired, declared: &Declared, out: &mut Vec<Problem>) {
+    for (object, of) in [("sflow", &desired.sflow.of), ("ipfix", &desired.ipfix.of)] {
+        sources(desired, declared, object, (&of.ports, &of.bridges), out);
+    }
     let mut taken: HashMap<&str, &str> = HashMap::new();
     for (name, spec) in &desired.mirrors {
         let key = |key: &str| format!("mirror.{name}.{key}");
-        for bridge in &spec.bridges {
-            if !desired.bridges.contains_key(bridge) && !declared.bridges.contains(bridge) {
-                let known = desired.bridges.keys().map(String::as_str);
-                out.push(missing(key("bridges"), "bridge", bridge, known));
-            }
-        }
-        for port in &spec.ports {
-            match desired.ports.get(port) {
-                Some(source) if source.bridge.is_none() => {
-                    let message =
-                        format!("port {port:?} is in no bridge, so that nothing is copied");
-                    let hint =
-                        "mirrors copy frames of bridges; a VTEP and its uplink carry packets";
-                    out.push(Problem::new(key("ports"), message).with_hint(hint));
-                }
-                None if !declared.ports.contains(port) => {
-                    let known = desired.ports.keys().map(String::as_str);
-                    out.push(missing(key("ports"), "port", port, known));
-                }
-                _ => {}
-            }
-        }
+        sources(desired, declared, &format!("mirror.{name}"), (&spec.ports, &spec.bridges), out);
         if let Some(other) = taken.insert(&spec.to, name) {
             let message = format!("port {:?} has the copies of mirror {other:?} already", spec.to);
             let hint = "one mirror can copy several ports and bridges";
             out.push(Problem::new(key("to"), message).with_hint(hint));
         }
         out.extend(cannot_take(desired, declared, spec, key("to")));
+    }
+}
+
+/// Adds what is wrong with the ports and bridges whose frames are copied or sampled.
+fn sources(
+    desired: &Desired,
+    declared: &Declared,
+    object: &str,
+    (ports, bridges): (&[String], &[String]),
+    out: &mut Vec<Problem>,
+) {
+    let key = |key: &str| format!("{object}.{key}");
+    for bridge in bridges {
+        if !desired.bridges.contains_key(bridge) && !declared.bridges.contains(bridge) {
+            let known = desired.bridges.keys().map(String::as_str);
+            out.push(missing(key("bridges"), "bridge", bridge, known));
+        }
+    }
+    for port in ports {
+        match desired.ports.get(port) {
+            Some(source) if source.bridge.is_none() => {
+                let message =
+                    format!("port {port:?} is in no bridge, so that there is nothing to see");
+                let hint = "name a port of a bridge; VTEPs and their uplinks carry packets";
+                out.push(Problem::new(key("ports"), message).with_hint(hint));
+            }
+            None if !declared.ports.contains(port) => {
+                let known = desired.ports.keys().map(String::as_str);
+                out.push(missing(key("ports"), "port", port, known));
+            }
+            _ => {}
+        }
     }
 }
 
