@@ -122,6 +122,10 @@ mod with_dpdk {
         /// NIC: the maximum by CPU time of the workers, and nothing else.
         #[arg(long, conflicts_with_all = ["port", "sut_port", "generator_cpus"])]
         inproc: bool,
+        /// Per cent of the maximum at which flows run while a switch is reconfigured.
+        #[arg(long, value_name = "PERCENT", default_value_t = 50,
+              value_parser = clap::value_parser!(u8).range(1..=100))]
+        load: u8,
         /// Seconds of a trial.
         #[arg(long, default_value_t = 2.0)]
         secs: f64,
@@ -421,6 +425,7 @@ mod with_dpdk {
             latency: !args.no_latency && !args.no_search,
             pairs: if args.compare { args.pairs } else { 1 },
             random: args.flood_rate as f64,
+            load: f64::from(args.load) / 100.0,
         })
     }
 

@@ -14,8 +14,6 @@ use crate::dpdk::frames::REMOTE;
 
 /// Changes a second.
 pub const PACE: f64 = 10.0;
-/// The share of the maximum that flows are sent at meanwhile.
-pub const LOAD: f64 = 0.5;
 /// The device of the port that comes and goes: it gives no frames and takes all.
 const DEVICE: &str = "net_null9,no-rx=1";
 /// The VLAN that the TAP device is in, and the one that it is put into and taken out of.

@@ -116,6 +116,8 @@ pub struct Reconfigured {
     /// Who.
     #[serde(flatten)]
     pub of: Of,
+    /// The share of the maximum that was offered.
+    pub load: f64,
     /// The flows for as long without changes.
     pub quiet: Rate,
     /// With changes.

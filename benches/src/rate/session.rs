@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::fdb;
 use super::generator::{Environment, Generator, Queues, bind};
-use super::reconfigure::{self, LOAD, PACE};
+use super::reconfigure::{self, PACE};
 use super::result::{
     BOUND, Ceiling, FIGURES, Flooded, Latency, Learned, Measured, Of, Rate, Ratio, Reconfigured,
 };
@@ -57,6 +57,8 @@ pub struct Options {
     pub pairs: usize,
     /// Frames a second between random addresses where those flood a port.
     pub random: f64,
+    /// The share of the maximum at which flows run while a switch is reconfigured.
+    pub load: f64,
 }
 
 impl Options {
@@ -358,16 +360,26 @@ impl<'a> Session<'a> {
         say("maximum receive rate");
         let flood = rig.trial(self.ask(Offer::Flood))?;
         let plan = self.options.plan;
-        let ask = Ask::flows(Offer::Rate(LOAD * flood.rate()), plan.confirm);
+        let rate = self.options.load * flood.rate();
+        let ask = Ask::flows(Offer::Rate(rate), plan.confirm);
         say("without changes");
-        let quiet = rig.trial(ask)?;
-        say("with changes");
+        let quiet = fdb::calmest(&mut rig, ask, plan.again)?;
         let control = self.options.launch.control;
-        let (changing, changed) = reconfigure::during(
-            || rig.trial(ask),
-            || bind(control),
-            |change| running.change(change),
-        )?;
+        let mut with_changes = || {
+            say("with changes");
+            let change = |change| running.change(change);
+            reconfigure::during(|| rig.trial(ask), || bind(control), change)
+        };
+        let (mut changing, mut changed) = with_changes()?;
+        for _ in 0..plan.again {
+            // As any trial: what the switch loses by changes it loses each time.
+            if changing.loss() > 0.0 {
+                let other = with_changes()?;
+                if other.0.loss() < changing.loss() {
+                    (changing, changed) = other;
+                }
+            }
+        }
         notes.extend(changing.fault());
         let pace = f64::from(changed.changes) / changed.took.as_secs_f64();
         if pace < 0.9 * PACE {
@@ -375,6 +387,7 @@ impl<'a> Session<'a> {
         }
         Ok(Reconfigured {
             of: place.of,
+            load: self.options.load,
             quiet: Rate::of(&quiet),
             changing: Rate::of(&changing),
             changes: changed.changes,

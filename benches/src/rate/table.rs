@@ -117,9 +117,10 @@ pub fn flooded(flooded: &Flooded) -> Vec<String> {
 /// The lines of a switch that was changed.
 pub fn reconfigured(done: &Reconfigured) -> Vec<String> {
     let line = format!(
-        "{} {} with {} changes ({:.1} a second, the slowest {:.0} ms): {}; without any {}",
+        "{} {} ({:.0} % of the maximum) with {} changes ({:.1} a second, the slowest {:.0} ms): {}; without any {}",
         who(&done.of),
         mpps(done.changing.pps),
+        100.0 * done.load,
         done.changes,
         done.pace,
         done.slowest,
