@@ -2,12 +2,14 @@
 //! the offload metadata it came with.
 
 mod heap;
+mod words;
 
 use std::fmt;
 
 use crate::ids::{Domain, PortId, TunnelId};
 
 pub use heap::{FramePool, HEAD_CAPACITY, HEADROOM, HeapFrame, MAX_FRAME, PoolConfig, RxWindow};
+pub use words::NoOffload;
 
 /// The head of a frame is contiguous and writable for this many bytes, or for the whole frame.
 ///

@@ -1,37 +1,16 @@
-//! Records as a pcapng file that goes on: an interface for each port, the direction of each frame, and
-//! of dropped ones the reason.
-//!
-//! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-03.html>, written in the byte order of
-//! little-endian machines. The crates for it are unmaintained or do not write what is needed here.
+//! Records as a capture that goes on: an interface for each port, the direction of each frame, and of
+//! dropped ones the reason.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use switch_core::PortId;
 use switch_core::drop::Side;
+use switch_core::frame::{Csum, Offload};
 use switch_core::watch::{End, Fate, Piece, Record};
 
 use super::Watching;
-
-const SECTION: u32 = 0x0a0d_0d0a;
-const INTERFACE: u32 = 1;
-const STATISTICS: u32 = 5;
-const PACKET: u32 = 6;
-
-/// Link types: Ethernet, and IP packets without anything in front.
-const ETHERNET: u16 = 1;
-const RAW: u16 = 101;
-
-const OPT_END: u16 = 0;
-const OPT_COMMENT: u16 = 1;
-const IF_NAME: u16 = 2;
-const IF_TSRESOL: u16 = 9;
-const EPB_FLAGS: u16 = 2;
-const ISB_IFDROP: u16 = 5;
-
-/// Direction, in the two lowest bits of `epb_flags`.
-const INBOUND: u32 = 1;
-const OUTBOUND: u32 = 2;
+use super::pcapng::{Direction, Link, Packet, Writer};
 
 /// A capture under way.
 #[derive(Debug)]
@@ -39,23 +18,18 @@ pub struct Capture {
     watching: Watching,
     /// The number that each port has in the file.
     interfaces: HashMap<PortId, u32>,
+    /// What the file said last of how many frames it lacks.
     missed: u64,
-    out: Vec<u8>,
+    /// Copies and segments that records had no room for.
+    more: u64,
+    out: Writer,
 }
 
 impl Capture {
     /// Begins one.
     pub fn new(watching: Watching) -> Self {
-        let mut out = Vec::new();
-        let mut body = Vec::new();
-        body.extend(0x1a2b_3c4d_u32.to_le_bytes());
-        // Version 1.0, length unknown.
-        body.extend([1, 0, 0, 0]);
-        body.extend(u64::MAX.to_le_bytes());
-        option(&mut body, 4, b"vswitchd");
-        option(&mut body, OPT_END, &[]);
-        block(&mut out, SECTION, &body);
-        Self { watching, interfaces: HashMap::new(), missed: 0, out }
+        let out = Writer::new("vswitchd");
+        Self { watching, interfaces: HashMap::new(), missed: 0, more: 0, out }
     }
 
     /// What is to be written now: the frames since the last call, and how many were missed.
@@ -64,14 +38,16 @@ impl Capture {
             && let Some(record) = self.watching.watch.take()
         {
             self.add(&record);
+            self.more += u64::from(record.more());
             self.watching.watch.give_back(record);
         }
-        let missed = self.watching.watch.missed();
+        let missed = self.watching.watch.missed() + self.more;
         if missed != self.missed {
             self.missed = missed;
-            self.statistics(missed);
+            // All interfaces together: told of the first, as nobody knows which they came in on.
+            self.out.missed(0, nanos(SystemTime::now()), missed);
         }
-        std::mem::take(&mut self.out)
+        self.out.take()
     }
 
     /// The frame as it came in, and every copy as it left.
@@ -106,7 +82,7 @@ impl Capture {
             let meets = record.piece_meets(&spec.filter, in_port, frame) || !comments.is_empty();
             let wanted = if spec.only_dropped { !comments.is_empty() } else { meets };
             if wanted && (of_port(in_port) || (dropped_here && !comments.is_empty())) {
-                self.packet(record, in_port, frame, time, INBOUND, &comments);
+                self.packet(record, in_port, frame, time, Direction::In, &comments);
             }
         }
         for end in record.ends() {
@@ -119,7 +95,7 @@ impl Capture {
             let wanted = (!spec.only_dropped || reason.is_some())
                 && record.piece_meets(&spec.filter, end.port, sent);
             if of_port(end.port) && wanted {
-                self.packet(record, end.port, sent, time, OUTBOUND, &comments);
+                self.packet(record, end.port, sent, time, Direction::Out, &comments);
             }
         }
     }
@@ -130,84 +106,44 @@ impl Capture {
         port: PortId,
         piece: Piece,
         time: SystemTime,
-        direction: u32,
+        direction: Direction,
         comments: &[String],
     ) {
         let interface = self.interface(record, port);
-        let bytes = record.bytes(piece);
-        let nanos = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
-        let mut body = Vec::with_capacity(bytes.len() + 64);
-        let head = [interface, (nanos >> 32) as u32, nanos as u32, bytes.len() as u32, piece.len];
-        body.extend(head.into_iter().flat_map(u32::to_le_bytes));
-        body.extend(bytes);
-        pad(&mut body);
-        for comment in comments {
-            option(&mut body, OPT_COMMENT, comment.as_bytes());
-        }
-        option(&mut body, EPB_FLAGS, &direction.to_le_bytes());
-        option(&mut body, OPT_END, &[]);
-        block(&mut self.out, PACKET, &body);
+        // That a checksum is right is worth a word where it is not in the packet any more.
+        let told = piece.offload != VERIFIED || is_vtep(record, port);
+        self.out.packet(&Packet {
+            interface,
+            at: nanos(time),
+            bytes: record.bytes(piece),
+            len: piece.len,
+            direction,
+            offload: if told { piece.offload } else { Offload::NONE },
+            comments,
+        });
     }
 
     /// The number of a port in the file; it is told of first.
     fn interface(&mut self, record: &Record, port: PortId) -> u32 {
-        let next = self.interfaces.len() as u32;
-        if let Some(known) = self.interfaces.get(&port) {
-            return *known;
-        }
-        let is_vtep = record.snapshot().is_some_and(|snap| snap.overlay().vtep(port).is_some());
-        let link: u16 = if is_vtep { RAW } else { ETHERNET };
-        let mut body = Vec::new();
-        body.extend(link.to_le_bytes());
-        body.extend([0, 0]);
-        body.extend((self.watching.watch.spec().snap as u32).to_le_bytes());
-        option(&mut body, IF_NAME, name(record, port).as_bytes());
-        // Nanoseconds.
-        option(&mut body, IF_TSRESOL, &[9]);
-        option(&mut body, OPT_END, &[]);
-        block(&mut self.out, INTERFACE, &body);
-        self.interfaces.insert(port, next);
-        next
+        let snap = self.watching.watch.spec().snap as u32;
+        *self.interfaces.entry(port).or_insert_with(|| {
+            let link = if is_vtep(record, port) { Link::Ip } else { Link::Ethernet };
+            self.out.interface(&name(record, port), link, snap)
+        })
     }
+}
 
-    /// How many frames were missed, all interfaces together: told of the first, as nobody knows which
-    /// they came in on.
-    fn statistics(&mut self, missed: u64) {
-        if self.interfaces.is_empty() {
-            return;
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let nanos = now.as_nanos() as u64;
-        let mut body = Vec::new();
-        let head = [0, (nanos >> 32) as u32, nanos as u32];
-        body.extend(head.into_iter().flat_map(u32::to_le_bytes));
-        option(&mut body, ISB_IFDROP, &missed.to_le_bytes());
-        option(&mut body, OPT_END, &[]);
-        block(&mut self.out, STATISTICS, &body);
-    }
+const VERIFIED: Offload = Offload { csum: Csum::Verified, gso: None };
+
+fn is_vtep(record: &Record, port: PortId) -> bool {
+    record.snapshot().is_some_and(|snapshot| snapshot.overlay().vtep(port).is_some())
+}
+
+fn nanos(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }
 
 fn name(record: &Record, port: PortId) -> String {
     let conf = record.snapshot().and_then(|snapshot| snapshot.port(port));
     conf.map_or_else(|| format!("{port:?}"), |conf| conf.name.to_string())
-}
-
-fn pad(out: &mut Vec<u8>) {
-    out.resize(out.len().next_multiple_of(4), 0);
-}
-
-fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
-    let value = value.get(..value.len().min(u16::MAX.into())).unwrap_or_default();
-    out.extend(code.to_le_bytes());
-    out.extend((value.len() as u16).to_le_bytes());
-    out.extend(value);
-    pad(out);
-}
-
-fn block(out: &mut Vec<u8>, kind: u32, body: &[u8]) {
-    let len = (body.len() + 12) as u32;
-    out.extend(kind.to_le_bytes());
-    out.extend(len.to_le_bytes());
-    out.extend(body);
-    out.extend(len.to_le_bytes());
 }

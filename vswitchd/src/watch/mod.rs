@@ -1,6 +1,7 @@
 //! What watches saw, made readable: traces in words, captures as pcapng.
 
 mod capture;
+pub mod pcapng;
 mod rewrite;
 mod words;
 
