@@ -71,7 +71,7 @@ pub(crate) fn write(
     client.bytes(path, |data| {
         written = blocks.push(data, |block, bytes| {
             match block {
-                Block::Packet { .. } => frames += 1,
+                Block::Packet => frames += 1,
                 Block::Missed(total) => missed = total,
                 Block::Other => {}
             }
@@ -107,7 +107,8 @@ pub(crate) fn write(
     Ok(None)
 }
 
-fn refused(path: &Path, error: &io::Error) -> Failure {
+/// A file of frames cannot be written.
+pub(crate) fn refused(path: &Path, error: &io::Error) -> Failure {
     ApiError::new(Code::Local, format!("cannot write the capture to {}: {error}", path.display()))
         .into()
 }

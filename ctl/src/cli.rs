@@ -9,7 +9,7 @@ use vswitch_api::client::DEFAULT_RUN_DIR;
 use crate::output::Format;
 use crate::{
     bridge, bundle, capture, config, cpu, docs, doctor, drops, event, export, fdb, mirror, mtu,
-    port, top, trace, tunnel, vlan, vtep,
+    port, replay, top, trace, tunnel, vlan, vtep,
 };
 
 const EXIT_CODES: &str = "Exit codes:\n  \
@@ -127,6 +127,8 @@ pub(crate) enum Noun {
     },
     /// Write frames to a pcapng file, or into Wireshark: as they come in and as they leave
     Capture(capture::Args),
+    /// Have the switch forward a captured file once more, without a daemon: the same bytes anywhere
+    Replay(replay::Args),
     /// Workers and their CPUs
     Cpu {
         #[command(subcommand)]

@@ -9,7 +9,7 @@ use vswitch_api::client::{Client, query};
 use vswitch_api::types::{DropRow, List};
 
 use crate::capture;
-use crate::failure::{Failure, VerbDone};
+use crate::failure::VerbDone;
 use crate::output::{Column, Format, Output};
 
 /// How often `--follow` looks.
@@ -68,23 +68,23 @@ pub(crate) fn run(client: &Client, output: &Output, verb: Verb) -> VerbDone {
     if follow {
         return keep_looking(client, output, &path, rows);
     }
-    show(output, &rows)?;
+    output.list(&rows, COLUMNS)?;
     Ok(None)
 }
 
-fn show(output: &Output, rows: &[DropRow]) -> Result<(), Failure> {
-    output.list(
-        rows,
-        &[
-            Column::new("PORT", |row: &DropRow| row.port.clone()),
-            Column::new("SIDE", |row| row.side.clone()),
-            Column::new("REASON", |row| row.reason.clone()),
-            Column::number("FRAMES", |row| row.frames.to_string()),
-            Column::wide("BRIDGE", |row| row.bridge.clone().unwrap_or_default()),
-            Column::wide("CAUSE", |row| row.cause.clone()),
-            Column::wide("CURE", |row| row.cure.clone()),
-        ],
-    )
+const COLUMNS: &[Column<DropRow>] = &[
+    Column::new("PORT", |row| row.port.clone()),
+    Column::new("SIDE", |row| row.side.clone()),
+    Column::new("REASON", |row| row.reason.clone()),
+    Column::number("FRAMES", |row| row.frames.to_string()),
+    Column::wide("BRIDGE", |row| row.bridge.clone().unwrap_or_default()),
+    Column::wide("CAUSE", |row| row.cause.clone()),
+    Column::wide("CURE", |row| row.cure.clone()),
+];
+
+/// Drops as a table.
+pub(crate) fn table(output: &Output, rows: &[DropRow]) -> String {
+    output.table(rows, COLUMNS)
 }
 
 /// Shows what is new each second, to no end.

@@ -1,7 +1,7 @@
 //! `vswitch-ctl`: the one tool an operator of vswitchd needs.
 //!
 //! One file or directory a noun. What a command does goes through the daemon's public API; validating
-//! a file, the schema and the documents need no daemon, and `doctor` and `support-bundle` look at the
+//! a file, replays, the schema and the documents need no daemon, and `doctor` and `support-bundle` look at the
 //! machine, too.
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod object;
 mod output;
 mod pcap;
 mod port;
+mod replay;
 mod reply;
 mod status;
 mod top;
@@ -77,6 +78,7 @@ fn run(cli: Cli, output: &Output) -> Done {
         Noun::Drops { verb } => drops::run(&client()?, output, verb),
         Noun::Trace { verb } => trace::run(&client()?, output, verb),
         Noun::Capture(args) => capture::run(&client()?, output, args),
+        Noun::Replay(args) => replay::run(output, &args),
         Noun::Cpu { verb } => cpu::run(&client()?, output, verb),
         Noun::Event(args) => event::run(&client()?, output, &args),
         Noun::Metrics => metrics::run(&client()?, output),

@@ -34,6 +34,7 @@ mod command;
 mod daemon;
 pub mod guest;
 mod hugepages;
+pub mod incident;
 mod log;
 mod need;
 mod netns;

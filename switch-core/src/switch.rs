@@ -32,10 +32,15 @@ pub struct Switch {
 impl Switch {
     /// A switch without ports.
     pub fn new(fdb: FdbConfig) -> Arc<Self> {
+        Self::with_fdb(Fdb::new(fdb))
+    }
+
+    /// The same with that forwarding database.
+    pub fn with_fdb(fdb: Fdb) -> Arc<Self> {
         let idle = || CachePadded::new(AtomicU64::new(u64::MAX));
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
-            fdb: Fdb::new(fdb),
+            fdb,
             events: ArrayQueue::new(EVENTS_MAX),
             options: ArrayQueue::new(OPTIONS_MAX),
             observed: std::iter::repeat_with(idle).take(WORKERS_MAX).collect(),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use clap::CommandFactory;
 use clap_mangen::Man;
-use vswitchd::start::Args;
+use vswitchd::args::Args;
 
 /// What the options do not tell.
 const MORE: &str = r#".SH SIGNALS

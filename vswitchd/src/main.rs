@@ -1,10 +1,13 @@
-//! `vswitchd`: reads its arguments and hands over.
+//! `vswitchd`: reads its arguments and starts the switch on a backend.
 #![forbid(unsafe_code)]
+
+mod start;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use vswitchd::start::{Args, run};
+use start::run;
+use vswitchd::args::Args;
 
 fn main() -> ExitCode {
     match run(Args::parse()) {

@@ -22,6 +22,8 @@ use switch_core::worker::{Command, Worker};
 use switch_core::{Nanos, PortId, WorkerId};
 use vswitch_api::config::Idle;
 
+use crate::clock::Clock;
+
 /// How long an adaptive worker goes on polling after the last frame.
 const SPIN: Duration = Duration::from_micros(50);
 /// How long it sleeps at most; a frame or a command ends it earlier.
@@ -29,22 +31,6 @@ const SLEEP: Duration = Duration::from_secs(1);
 /// How long a worker may take to answer a command. A turn takes microseconds; one that takes
 /// seconds hangs.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-
-/// Time as the whole daemon sees it: since its start.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
-
-impl Clock {
-    /// A clock that starts now.
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// Time since the start.
-    pub fn now(&self) -> Nanos {
-        Nanos::default() + self.0.elapsed()
-    }
-}
 
 /// How the threads are to run.
 #[derive(Clone, Debug, Default)]
@@ -137,7 +123,7 @@ impl<Q: Send + 'static> Workers<Q> {
         plan: &WorkerPlan,
         datapaths: Vec<D>,
         switch: &Arc<Switch>,
-        clock: Clock,
+        clock: &Clock,
         died: &Sender<Died>,
     ) -> Result<Self, WorkerError>
     where
@@ -146,7 +132,7 @@ impl<Q: Send + 'static> Workers<Q> {
         let mut all = Self { handles: Vec::new() };
         for (index, datapath) in datapaths.into_iter().enumerate() {
             let cpu = plan.cpus.get(index).copied();
-            match spawn(index, cpu, plan.idle, datapath, switch, clock, died.clone()) {
+            match spawn(index, cpu, plan.idle, datapath, switch, clock.clone(), died.clone()) {
                 Ok(handle) => all.handles.push(handle),
                 Err(error) => {
                     all.stop();
@@ -292,7 +278,7 @@ where
     let (pinned, pinning) = bounded(1);
     let body = move || {
         let _ = pinned.send(cpu.map_or(Ok(()), pin));
-        let run = AssertUnwindSafe(|| run(&mut worker, idle, clock));
+        let run = AssertUnwindSafe(|| run(&mut worker, idle, &clock));
         if let Err(panic) = catch_unwind(run) {
             let _ = died.send(Died { worker: index, message: panic_text(&*panic) });
         }
@@ -318,7 +304,7 @@ fn pin(cpu: u16) -> nix::Result<()> {
 }
 
 /// A worker's loop, to its end.
-fn run<D: Datapath>(worker: &mut Worker<D>, idle: Idle, clock: Clock) {
+fn run<D: Datapath>(worker: &mut Worker<D>, idle: Idle, clock: &Clock) {
     let now = Cell::new(clock.now());
     let mut busy_at = Nanos::default();
     loop {
@@ -342,7 +328,7 @@ fn run<D: Datapath>(worker: &mut Worker<D>, idle: Idle, clock: Clock) {
 }
 
 /// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())
@@ -405,7 +391,7 @@ mod tests {
         let (died, deaths) = unbounded();
         let plan = WorkerPlan::default();
         let mut workers =
-            Workers::start(&plan, vec![Bomb(loopback)], &switch, Clock::start(), &died).unwrap();
+            Workers::start(&plan, vec![Bomb(loopback)], &switch, &Clock::start(), &died).unwrap();
         let death = deaths.recv_timeout(Duration::from_secs(30)).unwrap();
         assert_eq!((death.worker, death.message.as_str()), (0, "boom"));
         workers.stop();
@@ -418,7 +404,7 @@ mod tests {
         let switch = Switch::new(FdbConfig { max_total: 1024, ..FdbConfig::default() });
         let plan = WorkerPlan { cpus: vec![1023], ..WorkerPlan::default() };
         let (died, deaths) = unbounded();
-        let error = Workers::start(&plan, datapaths, &switch, Clock::start(), &died).unwrap_err();
+        let error = Workers::start(&plan, datapaths, &switch, &Clock::start(), &died).unwrap_err();
         assert!(error.to_string().starts_with("pin worker 0 to CPU 1023: "), "{error}");
         drop(died);
         assert!(deaths.recv().is_err(), "its thread has ended");

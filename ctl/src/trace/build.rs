@@ -67,7 +67,7 @@ pub(super) fn frames(args: &Args) -> Result<Vec<Vec<u8>>, ApiError> {
         return Ok(vec![bytes_of(hex)?]);
     }
     if let Some(path) = &args.pcap {
-        return pcap::read(path);
+        return Ok(pcap::read(path)?.packets.into_iter().map(|packet| packet.bytes).collect());
     }
     let mut frame = built(args).map_err(|what| {
         ApiError::new(Code::Usage, format!("cannot put the frame together: {what}"))

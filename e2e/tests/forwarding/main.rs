@@ -14,5 +14,6 @@ mod model;
 mod monitor;
 mod ovs;
 mod reasons;
+mod replay;
 mod seeing;
 mod tcp;

@@ -12,6 +12,7 @@ mod ovs;
 mod packets;
 mod peers;
 mod pmtu;
+mod replay;
 mod rig;
 mod switch;
 mod switches;

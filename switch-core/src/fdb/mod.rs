@@ -112,7 +112,7 @@ impl Fdb {
         Self::with_seed(config, seed)
     }
 
-    /// An empty database with a known seed: for tests that must repeat exactly.
+    /// An empty database with a known seed: for what must repeat exactly, as tests and replays.
     pub fn with_seed(config: FdbConfig, seed: u64) -> Self {
         let max_total = config.max_total.clamp(1, FdbConfig::MAX_TOTAL);
         Self {

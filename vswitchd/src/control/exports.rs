@@ -106,7 +106,7 @@ where
             "ipfix",
             spec.collector?,
             FLOW_HEADERS,
-            Ipfix::new(settings, self.clock),
+            Ipfix::new(settings, self.clock.clone()),
         )?;
         Some(Running { spec, exporter })
     }

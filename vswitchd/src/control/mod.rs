@@ -13,10 +13,12 @@
 //! - `mirrors.rs`, `exports.rs`: whose frames are copied, and sampled
 //! - `balance.rs`: ports that move between workers
 //! - `watch.rs`: who wants to see frames
+//! - `by_hand.rs`: a controller without a thread of its own, for replays
 //! - `view.rs`, `counters.rs`, `fdb.rs`: answers
 
 mod action;
 mod balance;
+mod by_hand;
 mod counters;
 mod exports;
 mod fdb;
@@ -44,7 +46,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use switch_core::bridge::LoopGuardConfig;
 use switch_core::datapath::{Backend, BackendError, Datapath, UnderlaySpec};
-use switch_core::fdb::{FdbConfig, Key};
+use switch_core::fdb::{Fdb, FdbConfig, Key};
 use switch_core::stats::PortTotals;
 use switch_core::switch::{Housekeeper, Switch, WORKERS_MAX};
 use switch_core::{BridgeId, Nanos, PortId, WorkerId};
@@ -52,6 +54,7 @@ use vswitch_api::config::{DaemonSpec, Desired, DpdkSpec};
 use vswitch_api::types::FdbChurn;
 
 pub use action::{Action, Author, Control, Mutation, Reply};
+pub(crate) use by_hand::Place;
 pub(crate) use counters::drop_row;
 pub use fdb::FdbTable;
 pub(crate) use mutate::{
@@ -59,9 +62,10 @@ pub(crate) use mutate::{
 };
 pub use overlay_view::TunnelFilter;
 
+use crate::clock::Clock;
 use crate::events::Events;
 use crate::store::Store;
-use crate::workers::{Clock, Died, WorkerError, WorkerPlan, Workers};
+use crate::workers::{Died, WorkerError, WorkerPlan, Workers};
 use balance::Balance;
 use ports::Port;
 use tick::Rates;
@@ -87,6 +91,22 @@ pub enum ControlError {
     /// A worker did not start, or hangs.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+}
+
+/// What differs from one start of a switch to the next.
+#[derive(Debug)]
+pub(crate) struct Chance {
+    /// What the time is.
+    pub(crate) clock: Clock,
+    /// What addresses are hashed with; random if absent, so that nobody outside can tell which share a
+    /// place.
+    pub(crate) fdb_seed: Option<u64>,
+}
+
+impl Default for Chance {
+    fn default() -> Self {
+        Self { clock: Clock::start(), fdb_seed: None }
+    }
 }
 
 /// The control thread's state.
@@ -149,13 +169,28 @@ where
     /// # Errors
     /// A worker cannot be set up, or hangs.
     pub fn start(
-        mut backend: B,
+        backend: B,
         store: Store,
         desired: Desired,
         events: Events,
         died: &crossbeam::channel::Sender<Died>,
     ) -> Result<(Self, Control), ControlError> {
-        let clock = Clock::start();
+        Self::start_with(backend, store, desired, events, died, Chance::default())
+    }
+
+    /// The same without what differs from one start to the next, if `chance` says so.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) fn start_with(
+        mut backend: B,
+        store: Store,
+        desired: Desired,
+        events: Events,
+        died: &crossbeam::channel::Sender<Died>,
+        chance: Chance,
+    ) -> Result<(Self, Control), ControlError> {
+        let Chance { clock, fdb_seed } = chance;
         let spec = &desired.daemon;
         let plan = WorkerPlan {
             cpus: spec.cpus.as_ref().map(|list| list.cpus().to_vec()).unwrap_or_default(),
@@ -164,10 +199,14 @@ where
         if plan.count() > WORKERS_MAX {
             return Err(WorkerError::TooMany { asked: plan.count() }.into());
         }
-        let switch = Switch::new(FdbConfig {
+        let fdb = FdbConfig {
             max_total: spec.max_fdb_total,
             max_per_bridge: FdbConfig::default().max_per_bridge,
-        });
+        };
+        let switch = match fdb_seed {
+            Some(seed) => Switch::with_fdb(Fdb::with_seed(fdb, seed)),
+            None => Switch::new(fdb),
+        };
         backend.take_fdb(switch.fdb().memory());
         let mut datapaths = Vec::new();
         for worker in 0..plan.count() {
@@ -175,7 +214,7 @@ where
             let datapath = backend.worker(id);
             datapaths.push(datapath.map_err(|cause| ControlError::Backend { worker, cause })?);
         }
-        let workers = Workers::start(&plan, datapaths, &switch, clock, died)?;
+        let workers = Workers::start(&plan, datapaths, &switch, &clock, died)?;
         let (sender, actions) = bounded(action::WAITING);
         let mut controller = Self {
             backend,
@@ -233,6 +272,14 @@ where
                 next = Instant::now() + TICK;
             }
         }
+        self.end()
+    }
+
+    /// Closes every port and stops the workers.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) fn end(mut self) -> Result<(), ControlError> {
         self.close_all()?;
         self.workers.stop();
         Ok(())

@@ -190,17 +190,20 @@ impl<S: Clone> Port<S> {
 impl Port {
     /// What is asked of its device.
     pub(super) fn device_spec(&self) -> PortSpec {
-        // A DPDK device in no bridge is an uplink, whether a VTEP uses it yet or not: so its
-        // addresses can be there before, and VTEPs come and go without opening it again.
-        let is_uplink = self.spec.bridge.is_none()
-            && !self.ends_mirror
-            && matches!(self.spec.kind, PortKind::Dpdk { .. });
         let exception = self.spec.exception.as_ref().unwrap_or(&self.spec.name);
         PortSpec {
             mtu: self.spec.mtu.or(self.told_mtu),
-            exception: is_uplink.then(|| exception.clone()),
+            exception: self.is_uplink().then(|| exception.clone()),
             ..self.spec.clone()
         }
+    }
+
+    /// A DPDK device in no bridge is an uplink, whether a VTEP uses it yet or not: so its addresses can
+    /// be there before, and VTEPs come and go without opening it again.
+    pub(super) fn is_uplink(&self) -> bool {
+        self.spec.bridge.is_none()
+            && !self.ends_mirror
+            && matches!(self.spec.kind, PortKind::Dpdk { .. })
     }
 
     /// As workers see it; `None` while it is closed.

@@ -32,7 +32,7 @@ where
         }
         self.switch.publish(next);
         self.workers.wake();
-        Ok(Watching { watch, origins: Arc::new(self.origins()), clock: self.clock })
+        Ok(Watching { watch, origins: Arc::new(self.origins()), clock: self.clock.clone() })
     }
 
     /// The reader is gone.

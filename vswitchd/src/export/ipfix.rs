@@ -10,7 +10,7 @@ use switch_core::watch::Record;
 use switch_core::wire::{EtherType, IpProtocol, Ipv4, Ipv6, TagStack, Tcp, Udp};
 
 use super::{DATAGRAM_MAX, Export, ExportPort, Out, Went, index_of, went};
-use crate::workers::Clock;
+use crate::clock::Clock;
 
 const VERSION: u16 = 10;
 /// Identifiers of sets.

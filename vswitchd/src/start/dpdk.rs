@@ -6,7 +6,9 @@ use datapath_tap::TapOptions;
 use vswitch_api::Code;
 use vswitch_api::config::{Desired, Hugepages as Wanted};
 
-use super::{Args, StartError};
+use vswitchd::args::Args;
+
+use super::StartError;
 
 /// Starts the EAL and makes the pool that all ports receive into.
 ///

@@ -7,30 +7,30 @@ use switch_core::datapath::BackendError;
 use vswitch_api::Code;
 use vswitch_api::config::Problems;
 
-use crate::api::SocketError;
-use crate::control::ControlError;
-use crate::store::{LoadError, Misfit, StoreError};
+use vswitchd::api::SocketError;
+use vswitchd::control::ControlError;
+use vswitchd::store::{LoadError, Misfit, StoreError};
 
 /// What is wrong, and what to do. Shown as `error[CODE]: …` and `hint: …`.
 #[derive(Debug)]
-pub struct StartError {
+pub(crate) struct StartError {
     /// Which error it is; decides the exit code.
-    pub code: Code,
+    pub(crate) code: Code,
     /// What was attempted, on what, and why it failed.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do next.
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 impl StartError {
     /// An error without a hint.
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: None }
     }
 
     /// The same with advice.
     #[must_use]
-    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -110,7 +110,7 @@ impl From<BackendError> for StartError {
 
 impl From<ControlError> for StartError {
     fn from(error: ControlError) -> Self {
-        use crate::workers::WorkerError;
+        use vswitchd::workers::WorkerError;
         let hint = match &error {
             ControlError::Backend { cause, .. } => cause.hint().map(str::to_owned),
             ControlError::Worker(WorkerError::Pin { .. }) => {

@@ -5,7 +5,9 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use vswitch_api::Code;
 
-use super::{LogFormat, StartError};
+use vswitchd::args::LogFormat;
+
+use super::StartError;
 
 /// Starts logging what `filter` lets through.
 pub(super) fn start(filter: &str, format: LogFormat) -> Result<(), StartError> {

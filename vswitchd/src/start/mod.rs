@@ -7,10 +7,9 @@ mod error;
 mod logging;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
 use crossbeam::channel::{Sender, bounded, select, unbounded};
 use datapath_tap::{TapBackend, TapOptions};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -21,68 +20,23 @@ use switch_core::datapath::{Backend, Datapath};
 use vswitch_api::Code;
 use vswitch_api::config::{Datapath as DatapathName, Desired};
 
-use crate::api::{self, App};
-use crate::control::{Action, Author, Control, ControlError, Controller, Mutation};
-use crate::cpus;
-use crate::events::Events;
-use crate::store::{Loaded, Store, load};
-use crate::workers::panic_text;
-pub use error::StartError;
+pub(crate) use error::StartError;
+use vswitchd::api::{self, App};
+use vswitchd::args::Args;
+use vswitchd::control::{Action, Author, Control, ControlError, Controller, Mutation};
+use vswitchd::cpus;
+use vswitchd::events::Events;
+use vswitchd::store::{Loaded, Store, load};
+use vswitchd::workers::panic_text;
 
 /// How long the control thread may take to close everything.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
-
-/// The virtual switch daemon.
-///
-/// Stays in the foreground and logs to stderr. SIGTERM and SIGINT stop it; SIGHUP makes it read its
-/// configuration file again.
-#[derive(Debug, Parser)]
-#[command(name = "vswitchd", version, long_version = LONG_VERSION, args_override_self = true)]
-pub struct Args {
-    /// The configuration file.
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-    /// Where the API's socket is made.
-    #[arg(long, value_name = "DIR", default_value = "/run/vswitch", env = "VSWITCH_RUN_DIR")]
-    pub run_dir: PathBuf,
-    /// Where the desired state is kept.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/vswitch", env = "VSWITCH_STATE_DIR")]
-    pub state_dir: PathBuf,
-    /// Let a changed configuration file replace objects of the same name that were made through
-    /// the API, instead of refusing to start.
-    #[arg(long)]
-    pub config_wins: bool,
-    /// What is logged, instead of what the configuration says: error, warn, info, debug, trace, or
-    /// by module as in "info,vswitchd::api=debug".
-    #[arg(long, value_name = "FILTER")]
-    pub log: Option<String>,
-    /// How it is logged.
-    #[arg(long, value_enum, default_value_t)]
-    pub log_format: LogFormat,
-}
-
-/// What `--version` says: also which datapaths are in this build.
-const LONG_VERSION: &str = if cfg!(feature = "dpdk") {
-    concat!(env!("CARGO_PKG_VERSION"), " with DPDK")
-} else {
-    concat!(env!("CARGO_PKG_VERSION"), " without DPDK")
-};
-
-/// How the log is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One line of text each.
-    #[default]
-    Text,
-    /// One JSON object on a line each.
-    Json,
-}
 
 /// Runs the daemon to its end.
 ///
 /// # Errors
 /// It cannot start, or something fails that it cannot go on without.
-pub fn run(args: Args) -> Result<(), StartError> {
+pub(crate) fn run(args: Args) -> Result<(), StartError> {
     let file = read_config(&args.config)?;
     let _lock = dirs::lock_run_dir(&args.run_dir)?;
     let mut store = Store::open(&args.state_dir)?;

@@ -17,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use vswitch_api::config::{Desired, Problems};
@@ -119,13 +120,25 @@ impl Store {
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
         let database = builder.open(path).map_err(|cause| fail(cause.into()))?;
-        let mut store = Self {
-            database,
-            path: path.to_owned(),
-            revision: 0,
-            objects: Objects::new(),
-            pending: None,
+        Self::of(database, path.to_owned())
+    }
+
+    /// A store that is nowhere but in memory, and goes with it.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let path = PathBuf::from("in memory");
+        let make = || -> Result<Database, redb::Error> {
+            with_tables(Builder::new().create_with_backend(InMemoryBackend::new())?)
         };
+        let made = make().map_err(|cause| StoreError::database("make the store", &path, cause));
+        Self::of(made?, path)
+    }
+
+    fn of(database: Database, path: PathBuf) -> Result<Self, StoreError> {
+        let (revision, objects, pending) = (0, Objects::new(), None);
+        let mut store = Self { database, path, revision, objects, pending };
         store.load()?;
         Ok(store)
     }
@@ -339,19 +352,23 @@ fn make(path: &Path) -> Result<(), StoreError> {
         fs::remove_file(&new).map_err(|cause| StoreError::io("remove", &new, cause))?;
     }
     let create = || -> Result<(), redb::Error> {
-        let database = Builder::new().set_cache_size(CACHE).create(&new)?;
-        let transaction = database.begin_write()?;
-        transaction.open_table(OBJECTS)?;
-        transaction.open_table(REVISIONS)?;
-        transaction.open_table(META)?;
-        transaction.commit()?;
-        Ok(())
+        with_tables(Builder::new().set_cache_size(CACHE).create(&new)?).map(drop)
     };
     create().map_err(|cause| StoreError::database("make the store", &new, cause))?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o600))
         .and_then(|()| fs::rename(&new, path))
         .and_then(|()| path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all()))
         .map_err(|cause| StoreError::io("make the store", path, cause))
+}
+
+/// Makes the tables that a store has.
+fn with_tables(database: Database) -> Result<Database, redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(OBJECTS)?;
+    transaction.open_table(REVISIONS)?;
+    transaction.open_table(META)?;
+    transaction.commit()?;
+    Ok(database)
 }
 
 /// A moment as the API shows it.

@@ -13,7 +13,7 @@ use switch_core::Nanos;
 use switch_core::watch::{Watch, WatchSpec};
 use vswitch_api::types::{ObjectKind, Origin};
 
-use crate::workers::Clock;
+use crate::clock::Clock;
 
 pub use capture::Capture;
 pub use words::trace;
