@@ -1,6 +1,9 @@
 //! The switch on DPDK, with an uplink in `net_af_xdp`, and every kind of peer. The other tests of
 //! this directory run on DPDK, too, with `VSWITCH_E2E_DATAPATH=dpdk`.
 
+use std::fs::File;
+use std::process::Stdio;
+
 use anyhow::{Context, Result, ensure};
 use vswitch_e2e::accounting::Accounting;
 use vswitch_e2e::capture::Capture;
@@ -186,10 +189,22 @@ fn next_hops() -> Result<()> {
 
     // Nobody is there: frames to it are dropped by name, and the others' are not touched.
     let daemon = ours.daemon()?;
+    let scratch = tempfile::tempdir()?;
+    let traced = scratch.path().join("trace");
+    let trace = daemon.ctl_cmd(["trace", "live", "--rate", "10000", "-o", "jsonl"])?;
+    let mut trace = trace.spawn(File::create(&traced)?.into(), Stdio::null())?;
+    // The first ones wait for the answer, and a trace has them as sent.
+    let told = |reason: &str| {
+        until(SOON, &format!("the trace to tell of {reason}"), || {
+            a.space.sh("ping -n -b -c 1 -W 0.2 198.51.100.255 || true")?;
+            Ok(std::fs::read_to_string(&traced)?.contains(reason).then_some(()))
+        })
+    };
     let before = daemon.settle()?;
     daemon.ctl("tunnel peers tun0 add 192.0.2.99")?.ok()?;
     a.space.sh("ping -n -b -c 1 -W 1 198.51.100.255 || true")?;
     dropped_at_least(&mut ours, &before, "neighbour-unresolved")?;
+    told("neighbour-unresolved")?;
     checks::reach(a, b)?;
     ours.ctl("tunnel peers tun0 del 192.0.2.99")?.ok()?;
     // No way leads there.
@@ -197,6 +212,8 @@ fn next_hops() -> Result<()> {
     ours.ctl("tunnel peers tun0 add 203.0.113.9")?.ok()?;
     a.space.sh("ping -n -b -c 1 -W 1 198.51.100.255 || true")?;
     dropped_at_least(&mut ours, &before, "no-route")?;
+    told("no-route")?;
+    trace.terminate(SOON)?;
     // By a router: the peer, which takes what is for others and does not know what to do with it.
     let via = linux.site().v4;
     ours.site().space.ip(&format!("route add 203.0.113.0/24 via {via} dev {TAP} mtu 1300"))?;
@@ -261,7 +278,12 @@ fn dropped_at_least(ours: &mut Switch, before: &Accounting, reason: &str) -> Res
     until(SOON, &format!("a drop for {reason}"), || {
         let now = daemon.accounting()?;
         Ok((now.dropped(reason) > before.dropped(reason)).then_some(()))
-    })
+    })?;
+    let shown = daemon.ctl(&format!("drops show --reason {reason}"))?.ok()?.stdout;
+    ensure!(shown.contains(reason), "{shown}");
+    let (_, metrics) = daemon.http("GET", "/v1/metrics", "")?;
+    ensure!(metrics.contains(&format!("reason=\"{reason}\"")), "metrics lack {reason}");
+    Ok(())
 }
 
 fn mac_of(site: &Site, device: &str) -> Result<String> {

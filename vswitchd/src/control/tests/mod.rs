@@ -4,6 +4,7 @@
 mod desired;
 mod overlay;
 mod ports;
+mod reasons;
 mod scale;
 
 use std::collections::{BTreeMap, BTreeSet};
