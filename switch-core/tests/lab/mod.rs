@@ -7,7 +7,7 @@
 
 pub(crate) mod overlay;
 pub(crate) mod underlay;
-mod watched;
+pub(crate) mod watched;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

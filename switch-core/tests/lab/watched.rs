@@ -1,6 +1,7 @@
-//! The same scenarios with somebody watching: set `VSWITCH_TEST_WATCHED`, and every frame of every
-//! scenario is looked at. What is noted has to be what happened.
+//! The same scenarios with somebody watching: every frame is looked at, and what is noted has to be what
+//! happened. [`watched`] does so for the scenarios it is given, `VSWITCH_TEST_WATCHED` for all tests.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -9,6 +10,17 @@ use switch_core::drop::Side;
 use switch_core::stats::PortTotals;
 use switch_core::switch::Switch;
 use switch_core::watch::{Fate, SNAP_MAX, Watch, WatchSpec};
+
+thread_local! {
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a scenario with somebody who watches all that it does.
+pub(crate) fn watched(scenario: impl FnOnce()) {
+    let before = WATCHED.replace(true);
+    scenario();
+    WATCHED.set(before);
+}
 
 /// A watch on everything, and what it saw.
 pub(crate) struct Onlooker {
@@ -22,7 +34,10 @@ pub(crate) struct Onlooker {
 impl Onlooker {
     /// Begins to look, if that is asked for.
     pub(crate) fn begin(switch: &Switch) -> Option<Self> {
-        std::env::var_os("VSWITCH_TEST_WATCHED")?;
+        let is_watched = WATCHED.get() || std::env::var_os("VSWITCH_TEST_WATCHED").is_some();
+        if !is_watched {
+            return None;
+        }
         let spec = WatchSpec {
             snap: SNAP_MAX,
             records_per_sec: u32::MAX,

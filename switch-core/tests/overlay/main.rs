@@ -19,6 +19,8 @@ mod ways;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use lab::watched::watched;
+
 /// How strongly something is demanded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
@@ -85,7 +87,10 @@ fn every_line_of_the_checklists_holds() {
     println!("{:<16} {:<6} {:<6} {:<4}  says", "id", "level", "by", "");
     for check in CHECKLISTS.into_iter().flatten() {
         let holds = |vector: fn(), which: &str| {
-            let result = catch_unwind(AssertUnwindSafe(vector));
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                vector();
+                watched(vector);
+            }));
             result.is_err().then(|| format!("{} ({which})", check.id))
         };
         let wrong = [holds(check.positive, "positive"), holds(check.negative, "negative")];
