@@ -1,11 +1,13 @@
-//! What a stopped reader costs the others.
+//! What a stopped reader costs the others, and what somebody costs who looks inside.
 //!
 //! Two namespaces run iperf3 through the switch while a third sends a steady stream to a TAP that
 //! this program holds, as QEMU would hold its guest's. In one half of each pair the TAP is read,
 //! in the other it is not: its queue fills, and from then on the switch has to drop what goes
-//! there. Aim: within 5 % of the others' throughput.
+//! there. Two more halves capture everything, and trace the port that the stream comes in on. Aim: within
+//! 5 % of the others' throughput.
 #![forbid(unsafe_code)]
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +17,7 @@ use clap::Parser;
 use tun_tap::{Iface, Mode};
 use vswitch_bench::pairs::{Compared, PAIRS, median};
 use vswitch_e2e::raw::{Sender, ethernet, mac};
-use vswitch_e2e::{Daemon, DaemonSpec, IperfServer, Netns, iperf3};
+use vswitch_e2e::{Daemon, DaemonSpec, IperfServer, Netns, Process, iperf3};
 
 /// Frames a second to the TAP that is held.
 const STREAM_PPS: u32 = 20_000;
@@ -23,7 +25,7 @@ const HELD: &str = "held";
 /// Station behind the held TAP.
 const STATION: u32 = 0x99;
 
-/// What a stopped reader costs the others, in five interleaved pairs.
+/// What a stopped reader, a capture and a trace cost the others, in five interleaved pairs each.
 #[derive(Debug, Parser)]
 struct Args {
     /// Seconds of iperf3 in each half of a pair.
@@ -118,39 +120,87 @@ fn main() -> Result<()> {
     outcome
 }
 
+/// What somebody does meanwhile, and what it is to cost the others: nothing.
+#[derive(Clone, Copy, Debug)]
+enum Burden {
+    /// The reader of the held TAP stops.
+    StoppedReader,
+    /// Everything is captured.
+    Capture,
+    /// The port that the stream comes in on is traced.
+    Trace,
+}
+
+impl Burden {
+    const ALL: [Self; 3] = [Self::StoppedReader, Self::Capture, Self::Trace];
+
+    const fn says(self) -> &'static str {
+        match self {
+            Self::StoppedReader => "the held TAP is not read",
+            Self::Capture => "capture any",
+            Self::Trace => "trace live --in c0",
+        }
+    }
+
+    /// Begins with it. What runs for it ends when it is dropped.
+    fn begin(self, daemon: &Daemon, reader: &Reader) -> Result<Option<Process>> {
+        let args: &[&str] = match self {
+            Self::StoppedReader => {
+                reader.read(false);
+                return Ok(None);
+            }
+            Self::Capture => &["capture", "any", "-w", "/dev/null"],
+            Self::Trace => &["trace", "live", "--in", "c0", "-o", "jsonl"],
+        };
+        daemon.ctl_cmd(args)?.spawn(Stdio::null(), Stdio::null()).map(Some)
+    }
+}
+
 fn pairs(args: &Args, daemon: &Daemon, reader: &Reader, a: &Netns) -> Result<()> {
     println!(
-        "cargo xtask bench isolation --secs {}: iperf3 TCP a -> b, {STREAM_PPS} frames/s to a TAP \
-         that is read, or not",
+        "cargo xtask bench isolation --secs {}: iperf3 TCP a -> b, {STREAM_PPS} frames/s to a TAP",
         args.secs
     );
-    println!("pair  read Mbit/s  stopped Mbit/s  ratio  dropped at the held TAP");
-    let iperf =
-        |secs| iperf3(a, "192.0.2.2", &format!("-t {secs}")).map(|i| i.bits_per_second / 1e6);
-    iperf(1)?;
-    let mut found = Compared { ours: Vec::new(), theirs: Vec::new() };
-    for pair in 1..=PAIRS {
-        reader.read(true);
-        std::thread::sleep(Duration::from_millis(200));
-        let read = iperf(args.secs)?;
-        reader.read(false);
-        // Until its queue is full.
-        std::thread::sleep(Duration::from_millis(200));
-        let before = lost(daemon)?;
-        let stopped = iperf(args.secs)?;
-        let dropped = lost(daemon)? - before;
-        ensure!(dropped > 0, "nothing was dropped at the TAP that is not read");
-        println!("{pair:>4}  {read:>11.0}  {stopped:>14.0}  {:>5.3}  {dropped}", stopped / read);
-        found.ours.push(stopped);
-        found.theirs.push(read);
+    let iperf = || iperf3(a, "192.0.2.2", &format!("-t {}", args.secs));
+    let iperf = || iperf().map(|i| i.bits_per_second / 1e6);
+    iperf()?;
+    for burden in Burden::ALL {
+        println!(
+            "\n{}\npair  without Mbit/s  with Mbit/s  ratio  dropped at the TAP",
+            burden.says()
+        );
+        let mut found = Compared { ours: Vec::new(), theirs: Vec::new() };
+        for pair in 1..=PAIRS {
+            let without = iperf()?;
+            let running = burden.begin(daemon, reader)?;
+            // Until the queue is full, or the watch is there.
+            std::thread::sleep(Duration::from_millis(200));
+            let before = lost(daemon)?;
+            let with = iperf()?;
+            let dropped = lost(daemon)? - before;
+            let stopped = matches!(burden, Burden::StoppedReader);
+            ensure!(!stopped || dropped > 0, "nothing was dropped at the TAP that is not read");
+            println!(
+                "{pair:>4}  {without:>14.0}  {with:>11.0}  {:>5.3}  {dropped}",
+                with / without
+            );
+            found.ours.push(with);
+            found.theirs.push(without);
+            reader.read(true);
+            if let Some(mut running) = running {
+                ensure!(running.poll()?.is_none(), "{} ended by itself", burden.says());
+                running.terminate(Duration::from_secs(5))?;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let (least, greatest) = found.spread();
+        println!(
+            "median: {:.0} Mbit/s without, {:.0} with; ratio {:.3} ({least:.3} to {greatest:.3})",
+            median(&found.theirs),
+            median(&found.ours),
+            found.ratio()
+        );
     }
-    let (least, greatest) = found.spread();
-    println!(
-        "median: {:.0} Mbit/s read, {:.0} stopped; ratio {:.3} ({least:.3} to {greatest:.3})",
-        median(&found.theirs),
-        median(&found.ours),
-        found.ratio()
-    );
     Ok(())
 }
 
