@@ -21,14 +21,45 @@ const ETHERNET: usize = 14;
 
 const _: () = assert!(LEN == IPV4 + UdpHeader::LEN + 8);
 
-/// The first 32 bytes as words, without what may differ: DSCP, lengths, identification, DF, TTL, the
-/// header's checksum, the source's address and port. The network follows.
-const MASKS: [[u8; 8]; 4] = [
-    [0xff, 0x03, 0, 0, 0, 0, 0x3f, 0xff],
-    [0, 0xff, 0, 0, 0, 0, 0, 0],
-    [0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff],
-    [0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-];
+/// Of the first 32 bytes what may not differ: not DSCP, lengths, identification, DF, TTL, the header's
+/// checksum, the source's address and port. The network follows.
+const MASK: Words = Words(
+    u64::from_ne_bytes([0xff, 0x03, 0, 0, 0, 0, 0x3f, 0xff]),
+    u64::from_ne_bytes([0, 0xff, 0, 0, 0, 0, 0, 0]),
+    u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff]),
+    u64::from_ne_bytes([0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+);
+
+/// The first 32 bytes of a packet. Not an array: that was written to memory and read back in other
+/// pieces, for which the processor waited 5 ns a packet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Words(u64, u64, u64, u64);
+
+impl Words {
+    #[inline(always)]
+    const fn of(outer: &[u8; LEN]) -> Self {
+        let (words, _) = outer.as_chunks::<8>();
+        let [a, b, c, d] = words else { return Self(0, 0, 0, 0) };
+        Self(
+            u64::from_ne_bytes(*a),
+            u64::from_ne_bytes(*b),
+            u64::from_ne_bytes(*c),
+            u64::from_ne_bytes(*d),
+        )
+    }
+
+    /// Without what may differ.
+    #[inline(always)]
+    const fn masked(self) -> Self {
+        Self(self.0 & MASK.0, self.1 & MASK.1, self.2 & MASK.2, self.3 & MASK.3)
+    }
+
+    /// Not 0 if any word is another.
+    #[inline(always)]
+    const fn differs(self, other: Self) -> u64 {
+        (self.0 ^ other.0) | (self.1 ^ other.1) | (self.2 ^ other.2) | (self.3 ^ other.3)
+    }
+}
 
 /// Knows bare packets to one VTEP, and what the last one of them was taken for.
 #[derive(Debug)]
@@ -37,7 +68,7 @@ pub struct Known<'a> {
     vtep: &'a VtepConf,
     local: Ipv4Addr,
     /// What packets to the UDP port of the last one have in common.
-    words: [u64; 4],
+    words: Words,
     /// Its source address and the last word of its tunnel header, as they are on the wire.
     from: (u32, u32),
     /// What it was taken for; `None` at the start, and if it was for [`open`](super::open).
@@ -48,7 +79,8 @@ impl<'a> Known<'a> {
     /// Knows nothing yet. `None` for a VTEP that no packet is bare to.
     pub fn new(overlay: &'a Overlay, vtep: &'a VtepConf) -> Option<Self> {
         let IpAddr::V4(local) = vtep.local else { return None };
-        let known = Self { overlay, vtep, local, words: [0; 4], from: (0, 0), opened: None };
+        let known =
+            Self { overlay, vtep, local, words: Words::default(), from: (0, 0), opened: None };
         (!vtep.udp.is_empty()).then_some(known)
     }
 
@@ -58,12 +90,9 @@ impl<'a> Known<'a> {
     pub fn open(&mut self, head: &[u8], len: usize) -> Option<&Opened<'a>> {
         // The inner Ethernet header has to be there, too.
         let outer: &[u8; LEN] = head.first_chunk::<{ LEN + ETHERNET }>()?.first_chunk()?;
-        let (words, from) = split(outer);
-        let mut differs = u64::from(from.0 ^ self.from.0) | u64::from(from.1 ^ self.from.1);
-        for ((word, mask), known) in words.iter().zip(&MASKS).zip(&self.words) {
-            differs |= word & u64::from_ne_bytes(*mask) ^ known;
-        }
-        if differs != 0 {
+        let (words, from) = (Words::of(outer), from(outer));
+        let another = u64::from(from.0 ^ self.from.0) | u64::from(from.1 ^ self.from.1);
+        if another | words.masked().differs(self.words) != 0 {
             self.look_up(outer);
         }
         let opened = self.opened.as_mut()?;
@@ -81,12 +110,8 @@ impl<'a> Known<'a> {
     /// Looks for the sender and the network of a packet that has another than the last one.
     #[inline(never)]
     fn look_up(&mut self, outer: &[u8; LEN]) {
-        let (words, from) = split(outer);
-        let words = words.iter().zip(&MASKS).map(|(word, mask)| word & u64::from_ne_bytes(*mask));
-        for (to, word) in self.words.iter_mut().zip(words) {
-            *to = word;
-        }
-        self.from = from;
+        self.words = Words::of(outer).masked();
+        self.from = from(outer);
         self.opened = self.opened(outer);
     }
 
@@ -123,20 +148,17 @@ impl<'a> Known<'a> {
     }
 }
 
-/// The words of the first 32 bytes; the source address and the word with the network.
+/// The source address and the word with the network.
 #[inline(always)]
-fn split(outer: &[u8; LEN]) -> ([u64; 4], (u32, u32)) {
-    let (words, rest) = outer.as_chunks::<8>();
-    let words: [u64; 4] =
-        std::array::from_fn(|at| words.get(at).map_or(0, |w| u64::from_ne_bytes(*w)));
+fn from(outer: &[u8; LEN]) -> (u32, u32) {
     let word = |bytes: Option<&[u8; 4]>| u32::from_ne_bytes(bytes.copied().unwrap_or_default());
     let src = outer.get(12..).and_then(|rest| rest.first_chunk());
-    (words, (word(src), word(rest.first_chunk())))
+    (word(src), word(outer.last_chunk()))
 }
 
 /// The ones' complement sum of the IPv4 header: 0xffff if its checksum is right.
 #[inline(always)]
-fn header_sum([first, second, ..]: [u64; 4], outer: &[u8; LEN]) -> u16 {
+fn header_sum(Words(first, second, ..): Words, outer: &[u8; LEN]) -> u16 {
     let dst = outer.get(16..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
     let halves = [first >> 32, first & 0xffff_ffff, second >> 32, second & 0xffff_ffff];
     let sum =
