@@ -118,7 +118,7 @@ fn changed(report: &Value, suts: &[&str]) -> Result<()> {
 #[test]
 fn vswitchd_learns_is_flooded_and_changed() -> Result<()> {
     need!("vswitchd_learns_is_flooded_and_changed", Need::Root, Need::Tun, Need::Dpdk);
-    let tests = "--test learn,flood,reconfigure --flows 5000";
+    let tests = "--test learn,flood,reconfigure --flows 2000 --again 0";
     let report = measured(&format!("--sut vswitchd {tests}"))?;
     learned_and_flooded(&report)?;
     changed(&report, &["vswitchd"])
@@ -127,7 +127,7 @@ fn vswitchd_learns_is_flooded_and_changed() -> Result<()> {
 #[test]
 fn the_kernels_bridge() -> Result<()> {
     need!("the_kernels_bridge", Need::Root, Need::Tun);
-    let how = "--test rate,learn,flood --flows 1000 --no-search";
+    let how = "--test rate,learn,flood --flows 1000 --again 0 --no-search";
     let report = measured(&format!("--sut linux-bridge {how}"))?;
     learned_and_flooded(&report)?;
     carried(&report, "linux-bridge", 1)

@@ -180,13 +180,15 @@ fn learning(report: &Report) -> Markup {
                  went to its port alone, as a third port saw."
             }
             table {
-                tr { th { "Row" } th.l { "Switch" } th { "Learned" } th { "Addresses" } th { "Unknown" } th {} }
+                tr { th { "Row" } th.l { "Switch" } th { "Learned" } th { "Taught" } th { "Unknown" }
+                     th title="its port had no room for them" { "Refused" } th {} }
                 @for l in &report.learned {
                     tr {
                         (who(&l.of))
                         td { (l.rate.map_or_else(|| "–".to_owned(), mpps)) }
                         td { (l.taught) }
                         td { (l.unknown) }
+                        td { (l.refused) }
                         td.l { @if l.generator_bound { span.bound { "generator-bound" } } }
                     }
                 }
@@ -537,6 +539,7 @@ mod tests {
                     rate: (factor > 1.0).then_some(2.5e6),
                     taught: 100_000,
                     unknown: if factor > 1.0 { 0 } else { 12_345 },
+                    refused: 0,
                     generator_bound: factor > 1.0,
                     notes: Vec::new(),
                 })

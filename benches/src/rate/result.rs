@@ -75,6 +75,8 @@ pub struct Learned {
     pub taught: u64,
     /// Those that were not known afterwards.
     pub unknown: u64,
+    /// Addresses beside those, whose frame the switch's port had no room for.
+    pub refused: u64,
     /// Whether that is above [`BOUND`] of what the generator sends.
     pub generator_bound: bool,
     /// Remarks.

@@ -320,6 +320,7 @@ impl<'a> Session<'a> {
             rate: found.rate,
             taught: found.trial.sent,
             unknown: found.trial.lost(),
+            refused: found.trial.blocked,
             generator_bound: found.rate.is_some_and(|rate| rate > BOUND * highest),
             notes,
         })

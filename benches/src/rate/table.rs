@@ -84,8 +84,9 @@ pub fn learned(learned: &Learned, ceiling: &Ceiling) -> Vec<String> {
             learned.taught
         ),
         None => format!(
-            "{who} {:>8} not all were known afterwards: {} of {} were not, taught as slowly as that",
-            "-", learned.unknown, learned.taught
+            "{who} {:>8} not all were learned, slow as that was: its port had no room for {}, and of {} \
+             others {} were not known afterwards",
+            "-", learned.refused, learned.taught, learned.unknown
         ),
     };
     let mut lines = with_notes(line, &learned.notes);
