@@ -52,7 +52,8 @@ where
             if snapshot.port(id).is_none() {
                 let message =
                     format!("port {port} is not open, so that no frame can come in on it");
-                let hint = format!("vswitch-ctl port show {port} tells why");
+                let noun = if self.vteps.contains_key(port) { "vtep" } else { "port" };
+                let hint = format!("vswitch-ctl {noun} show {port} tells why");
                 ApiError::new(Code::InvalidRequest, message).with_hint(hint)
             } else {
                 let message =

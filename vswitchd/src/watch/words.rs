@@ -6,7 +6,7 @@ use switch_core::config::{BridgeConf, PortConf, PortVlans, Snapshot, VlanSet};
 use switch_core::drop::Side;
 use switch_core::fdb::{Dest, Flags, Learn};
 use switch_core::frame::InTag;
-use switch_core::tunnel::{PeerConf, TunnelConf};
+use switch_core::tunnel::{PeerConf, TunnelConf, guess};
 use switch_core::watch::{End, Facts, Fate, Known, Piece, Record, Station};
 use switch_core::{Domain, DropReason, PeerId, PortId};
 use vswitch_api::types::{self as api, Hop, ObjectKind, Step, Trace, TraceEnd};
@@ -227,11 +227,23 @@ impl Teller<'_> {
         };
         let detail = self.detail(end, reason).map_or_else(String::new, |more| format!(" ({more})"));
         let says = format!("{at}: {}: {}{detail}", reason.name(), reason.cause());
+        // What is to be changed for it is the tunnel that the packet was for, not the port.
+        let meant = match reason {
+            DropReason::TunnelPeer => self.meant(end.port).map(|tunnel| tunnel.name.to_string()),
+            _ => Some(name),
+        };
+        let cure = reason.cure();
         Hop {
             by: Some(self.port_by(end.port)),
-            hint: Some(reason.cure().replace("NAME", &name)),
+            hint: Some(meant.map_or_else(|| cure.to_owned(), |name| cure.replace("NAME", &name))),
             ..hop(Step::Drop, says)
         }
+    }
+
+    /// The tunnel that a packet from the underlay is for, by its network.
+    fn meant(&self, vtep: PortId) -> Option<&Arc<TunnelConf>> {
+        let overlay = self.snapshot.overlay();
+        guess(overlay, overlay.vtep(vtep)?, self.record.bytes(self.record.frame()?))
     }
 
     /// The figures behind a drop.

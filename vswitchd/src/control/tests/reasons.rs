@@ -342,6 +342,8 @@ fn from_the_underlay(stand: &mut Stand) {
         stand.send("v4", packet);
         stand.expect(reason, "v4");
     }
+    let told = &stand.traced[&DropReason::TunnelPeer];
+    assert!(told.contains("tunnel peers vxlan add"), "{told}");
     for number in [5_u32, 4] {
         stand.send("v4", ip(7, 0, GRE, &gre(0x30, 0x6558, &[], &number.to_be_bytes())));
     }
