@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crossbeam::utils::CachePadded;
 
 use crate::config::{Direction, PortConf, Snapshot, VlanSet};
-use crate::ids::{BridgeId, PortId};
+use crate::ids::{BridgeId, PortId, TunnelId};
 use crate::stats::Counter;
 use crate::watch::{Facts, Filter};
 
@@ -36,10 +36,19 @@ pub struct MirrorConf {
     pub snap: Option<usize>,
     /// Of the frames that meet all this, one in so many; at least 1.
     pub one_in: u32,
-    /// The port that copies leave by.
-    pub to: PortId,
+    /// Where copies go.
+    pub to: MirrorTo,
     /// One a worker.
     pub counters: Arc<[CachePadded<MirrorCounters>]>,
+}
+
+/// Where the copies of a mirror go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorTo {
+    /// Out of this port.
+    Port(PortId),
+    /// To every remote of this tunnel, with its headers in front of them.
+    Tunnel(TunnelId),
 }
 
 /// What one worker counts about one mirror.
@@ -73,7 +82,7 @@ impl MirrorConf {
     /// Whether frames of a port are copied at all.
     fn is_of(&self, port: &PortConf) -> bool {
         let of_bridge = |bridge| self.bridges.binary_search(&bridge).is_ok();
-        port.id != self.to
+        self.to != MirrorTo::Port(port.id)
             && (self.ports.binary_search(&port.id).is_ok() || port.bridge.is_some_and(of_bridge))
     }
 
@@ -92,9 +101,13 @@ impl MirrorConf {
     }
 }
 
-/// Whether copies can leave by the port of a mirror now. None is made before.
+/// Whether copies can leave now. None is made before.
 fn is_open(snapshot: &Snapshot, mirror: &MirrorConf) -> bool {
-    snapshot.port(mirror.to).is_some_and(|to| to.up)
+    let port = match mirror.to {
+        MirrorTo::Port(port) => Some(port),
+        MirrorTo::Tunnel(tunnel) => snapshot.overlay().tunnel(tunnel).map(|tunnel| tunnel.vtep),
+    };
+    port.and_then(|port| snapshot.port(port)).is_some_and(|port| port.up)
 }
 
 /// The mirrors that copy frames of a port now, each with its place among [`Snapshot::mirrors`].

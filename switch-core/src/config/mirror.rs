@@ -23,7 +23,7 @@ pub struct MirrorSpec {
     pub snap: Option<u32>,
     /// Of the frames that meet all this, one in so many; at least 1.
     pub one_in: u32,
-    /// The port that the copies leave by, and nothing else.
+    /// The port or the tunnel that the copies leave by, and nothing else.
     pub to: String,
 }
 

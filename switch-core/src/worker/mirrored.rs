@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::Worker;
 use super::burst::Burst;
+use super::overlay::TooLarge;
 use crate::clock::Nanos;
-use crate::config::{Direction, PortConf, Snapshot};
+use crate::config::{Direction, Snapshot};
 use crate::datapath::Datapath;
-use crate::frame::{Frame, Offload};
-use crate::ids::{Domain, PortId};
-use crate::mirror::{self, MirrorConf};
+use crate::frame::{Frame, FrameMeta, InTag, Offload, Options};
+use crate::ids::{Domain, PortId, TunnelId};
+use crate::mirror::{self, MirrorConf, MirrorTo};
 
 /// Most copies that wait to be sent. They do so for a burst, or until the end of a turn.
 const WAITING_MAX: usize = 4096;
@@ -159,13 +160,10 @@ impl<D: Datapath> Worker<D> {
                 continue;
             };
             let counters = Arc::clone(&slot.counters);
-            let worker = self.id.index();
             let (mut burst, ..) = self.burst(snapshot, port, &counters, now);
             for copy in run {
-                let mirror = snapshot.mirrors().get(copy.mirror);
-                let out = mirror.and_then(|mirror| snapshot.port(mirror.to));
-                if let (Some(mirror), Some(out)) = (mirror, out) {
-                    burst.output_copy(copy.frame, mirror, out, worker);
+                if let Some(mirror) = snapshot.mirrors().get(copy.mirror) {
+                    burst.output_copy(copy.frame, mirror);
                 }
             }
         }
@@ -175,18 +173,55 @@ impl<D: Datapath> Worker<D> {
 }
 
 impl<D: Datapath> Burst<'_, D> {
-    /// Sends a copy out of the port of its mirror: as it is, but for what that port cannot take.
-    fn output_copy(&mut self, frame: D::Frame, mirror: &MirrorConf, out: &PortConf, worker: usize) {
-        let Some(counters) = mirror.counters.get(worker) else { return };
-        let Some((slot, _)) = self.egress.slot_mut(out.id) else {
-            // Attached to other workers already, to this one in a moment.
-            return counters.failed.add(1);
+    /// Sends a copy where its mirror has it sent: as it is, but for what a port cannot take.
+    fn output_copy(&mut self, frame: D::Frame, mirror: &MirrorConf) {
+        let Some(counters) = mirror.counters.get(self.worker) else { return };
+        let bytes = frame.len() as u64;
+        let sent = match mirror.to {
+            MirrorTo::Port(out) => self.copy_to_port(frame, out),
+            MirrorTo::Tunnel(tunnel) => self.copy_into_tunnel(frame, tunnel),
         };
+        if sent {
+            counters.frames.add(1);
+            counters.bytes.add(bytes);
+        } else {
+            counters.failed.add(1);
+        }
+    }
+
+    fn copy_to_port(&mut self, frame: D::Frame, out: PortId) -> bool {
+        let out = self.snapshot.port(out);
+        // Attached to other workers already, to this one in a moment.
+        let slot = out.and_then(|out| Some((out, self.egress.slot_mut(out.id)?.0)));
+        let Some((out, slot)) = slot else { return false };
         self.counters.copied.add(1);
         self.counters.forwarded.add(1);
         slot.counters.offered.add(1);
-        counters.frames.add(1);
-        counters.bytes.add(frame.len() as u64);
         self.send_finished(frame, out);
+        true
+    }
+
+    /// To each remote, as frames of the tunnel's bridge that are flooded.
+    fn copy_into_tunnel(&mut self, frame: D::Frame, tunnel: TunnelId) -> bool {
+        let mut frame = frame;
+        let overlay = self.snapshot.overlay();
+        let Some(tunnel) = overlay.tunnel(tunnel) else { return false };
+        // Tags are part of what is looked at: the frame goes in as it is.
+        let meta = FrameMeta {
+            in_port: self.port.id,
+            domain: Domain::new(tunnel.bridge, tunnel.vlans.pvid.unwrap_or(0)),
+            tag: InTag::Untagged,
+            mark: 0,
+            tunnel: None,
+            options: Options::default(),
+        };
+        let mut sent = false;
+        for peer in tunnel.flood.iter().filter_map(|peer| overlay.peer(*peer)) {
+            let Some(copy) = frame.share() else { return sent };
+            self.counters.copied.add(1);
+            self.encapsulate(copy, &meta, tunnel, peer, TooLarge::Drop);
+            sent = true;
+        }
+        sent
     }
 }

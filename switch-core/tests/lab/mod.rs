@@ -21,7 +21,7 @@ use switch_core::datapath::{Backend, Datapath, Wait};
 use switch_core::event::WorkerEvent;
 use switch_core::fdb::{Dest, Entry, FdbConfig, Flags, Flush, Key, Tick};
 use switch_core::frame::{FramePool, HeapFrame, PoolConfig};
-use switch_core::mirror::MirrorConf;
+use switch_core::mirror::{MirrorConf, MirrorTo};
 use switch_core::stats::{PortCounters, PortTotals, WorkerCounters};
 use switch_core::switch::{Housekeeper, Switch};
 use switch_core::testing::loopback::LoopbackQueue;
@@ -242,8 +242,11 @@ impl<D: LabDatapath> Lab<D> {
 
     /// Replaces the mirrors.
     pub(crate) fn set_mirrors(&mut self, mirrors: Vec<Arc<MirrorConf>>) {
-        self.mirror_ends.extend(mirrors.iter().map(|mirror| mirror.to.index()));
         let mut next = self.switch.snapshot().next();
+        self.mirror_ends.extend(mirrors.iter().filter_map(|mirror| match mirror.to {
+            MirrorTo::Port(port) => Some(port.index()),
+            MirrorTo::Tunnel(tunnel) => Some(next.overlay().tunnel(tunnel)?.vtep.index()),
+        }));
         next.set_mirrors(mirrors);
         self.switch.publish(next);
     }

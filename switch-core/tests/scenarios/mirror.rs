@@ -6,13 +6,13 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use switch_core::config::{Direction, PortVlans, VlanSet};
 use switch_core::datapath::Caps;
-use switch_core::frame::PoolConfig;
-use switch_core::mirror::{MirrorConf, MirrorCounters};
+use switch_core::frame::{GsoKind, PoolConfig};
+use switch_core::mirror::{MirrorConf, MirrorCounters, MirrorTo};
 use switch_core::testing::Packet;
 use switch_core::testing::frames::{finished, gso, mac, pattern, tagged, tcp4, udp4};
 use switch_core::watch::Filter;
 use switch_core::wire::MacAddr;
-use switch_core::{BridgeId, DropReason};
+use switch_core::{BridgeId, DropReason, TunnelId};
 
 use crate::lab::overlay::{spec, vxlan};
 use crate::lab::underlay::{self, Outer, Sum};
@@ -33,7 +33,7 @@ fn mirror(lab: &Lab, ports: &[Port], to: Port) -> MirrorConf {
         filter: Filter::default(),
         snap: None,
         one_in: 1,
-        to: lab.id(to),
+        to: MirrorTo::Port(lab.id(to)),
         counters: MirrorCounters::each(4),
     }
 }
@@ -206,10 +206,11 @@ pub(crate) fn super_frames_are_cut_where_they_must_be() {
     let (a, b) = (lab.port_with(able), lab.port_with(able));
     let to = probe(&mut lab);
     let plain = lab.port_with(|_| {});
-    let whole =
-        gso(tcp4(BROADCAST, mac(1), &pattern(1, 3000)), switch_core::frame::GsoKind::TcpV4, 1000);
-    let mirrors =
-        [mirror(&lab, &[a], to), MirrorConf { to: lab.id(plain), ..mirror(&lab, &[a], to) }];
+    let whole = gso(tcp4(BROADCAST, mac(1), &pattern(1, 3000)), GsoKind::TcpV4, 1000);
+    let mirrors = [
+        mirror(&lab, &[a], to),
+        MirrorConf { to: MirrorTo::Port(lab.id(plain)), ..mirror(&lab, &[a], to) },
+    ];
     set(&mut lab, mirrors);
     lab.send(a, whole.clone());
     assert_eq!(lab.received(b), std::slice::from_ref(&whole));
@@ -222,6 +223,40 @@ pub(crate) fn super_frames_are_cut_where_they_must_be() {
     assert_eq!(lab.received(plain).len(), 0);
     assert_eq!(lab.drops(plain, DropReason::MtuExceeded), 1);
     assert_eq!(lab.all_drops(), 1);
+}
+
+/// To a remote: each copy in a packet of the tunnel, whole, with its tag, also what is cut for it.
+pub(crate) fn copies_through_a_tunnel() {
+    const REMOTES: [&str; 2] = ["192.0.2.8", "192.0.2.9"];
+    let mut lab = Lab::new();
+    let (br, span) = (lab.bridge(0), lab.bridge(1));
+    let able = |s: &mut crate::lab::PortSetup| (s.conf.bridge, s.conf.caps) = (Some(br), Caps::ALL);
+    let (a, b) = (lab.port_with(able), lab.port_with(able));
+    let vtep = lab.vtep("192.0.2.1");
+    lab.tunnel(vtep, span, &spec(vxlan(77), &REMOTES));
+    let to = MirrorTo::Tunnel(TunnelId::new(0).unwrap());
+    let of_a = MirrorConf { to, direction: Direction::In, ..mirror(&lab, &[a], b) };
+    let set = set(&mut lab, [of_a]);
+    let frame = tagged(&small(BROADCAST, mac(1)), 0x8100, 30);
+    lab.send(a, frame.clone());
+    lab.inject(a, gso(tcp4(BROADCAST, mac(1), &pattern(1, 2500)), GsoKind::TcpV4, 1000));
+    lab.run();
+    assert_eq!(lab.received(b).len(), 2);
+    let sent = lab.received(vtep);
+    let packets: Vec<_> = sent.iter().map(|packet| underlay::decode(&packet.bytes)).collect();
+    assert_eq!(packets.len(), 2 * (1 + 3));
+    for remote in REMOTES {
+        let to_it: Vec<_> = packets.iter().filter(|(o, ..)| o.dst.to_string() == remote).collect();
+        assert_eq!(to_it.len(), 4);
+        let (_, _, payload) = to_it[0];
+        assert_eq!(payload[payload.len() - frame.len()..], frame);
+    }
+    assert_eq!(copied(&set[0]), (2, 0));
+    // What a remote sends there goes nowhere.
+    let inner = small(BROADCAST, mac(7));
+    let back = Outer::new(REMOTES[0], "192.0.2.1");
+    lab.send(vtep, back.udp((50_000, 4789), Sum::None, &underlay::vxlan(77, &inner)));
+    lab.expect(&[]);
 }
 
 /// A port for copies that is slow, down or away costs copies, which are counted, and nothing else.

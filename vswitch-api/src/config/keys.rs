@@ -444,6 +444,6 @@ pub const KEYS: &[Key] = keys! {
     Mirror "one-in": KeyType::Int { min: 1, max: MAX_ONE_IN }, Is("1"), &[], "1",
         "Of the frames that meet all this, one in so many is copied.";
     Mirror "to": KeyType::Name, Required, &[], "\"probe\"",
-        "The port that copies leave by. It is in no bridge, carries nothing else, and belongs to one \
-         mirror.";
+        "Where copies go: a port that is in no bridge, or a tunnel whose bridge has no ports, which takes \
+         them to each of its remotes. It carries nothing else, and belongs to one mirror.";
 };

@@ -19,18 +19,19 @@ pub struct MirrorStatus {
     pub bridges: Vec<String>,
     /// `in`, `out` or `both`.
     pub direction: String,
-    /// The port that copies leave by.
+    /// The port or tunnel that copies leave by.
     pub to: String,
-    /// How it is: as the port that copies leave by. Nothing is copied unless it is up.
+    /// How it is: as the port or tunnel that copies leave by. Nothing is copied unless it is up.
     pub state: PortState,
     /// Why it is not up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Copies that were given to the port they leave by, since vswitchd started.
+    /// Copies that were given to the port or tunnel they leave by, since vswitchd started.
     pub frames: u64,
     /// Bytes of these copies.
     pub bytes: u64,
-    /// Copies that were lost, by reason: not made, or dropped on the port they leave by. Reasons that
+    /// Copies that were lost, by reason: not made, or dropped on the port or in the
+    /// tunnel they leave by. Reasons that
     /// never happened are left out.
     pub drops: Vec<DropCount>,
     /// Who asked for it.

@@ -8,15 +8,24 @@ use switch_core::PortId;
 use switch_core::config::{MirrorSpec, Snapshot, VlanSet};
 use switch_core::datapath::Backend;
 use switch_core::drop::Side;
-use switch_core::mirror::{MirrorConf, MirrorCounters};
-use vswitch_api::types::{DropCount, MirrorConfig, MirrorStatus, ObjectKind};
+use switch_core::mirror::{MirrorConf, MirrorCounters, MirrorTo};
+use vswitch_api::types::{
+    DropCount, MirrorConfig, MirrorStatus, ObjectKind, PortState, TunnelStatus,
+};
 
 use super::view::port_state;
-use super::{Controller, Queue};
+use super::{Controller, Queue, TunnelFilter};
 use crate::metrics::MirrorSample;
 
 /// What each worker counted about a mirror.
 pub(super) type Counters = Arc<[CachePadded<MirrorCounters>]>;
+
+/// How that is which copies leave by.
+struct End {
+    state: PortState,
+    reason: Option<String>,
+    drops: Vec<DropCount>,
+}
 
 /// What all workers counted about a mirror together.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,7 +95,10 @@ where
                 filter: spec.filter.as_deref().unwrap_or_default().parse().ok()?,
                 snap: spec.snap.map(|snap| snap as usize),
                 one_in: spec.one_in,
-                to: port(&spec.to)?,
+                to: match self.tunnels.by_name.get(&spec.to) {
+                    Some(tunnel) => MirrorTo::Tunnel(tunnel.id),
+                    None => MirrorTo::Port(port(&spec.to)?),
+                },
                 counters,
             }))
         });
@@ -99,33 +111,49 @@ where
 
     fn mirror_status(&self, spec: &MirrorSpec) -> Option<MirrorStatus> {
         let (origin, revision) = self.asked_by(ObjectKind::Mirror, &spec.name);
-        let port = self.ports.get(&spec.to)?;
         let Totals { frames, bytes, failed } = totals(self.mirrors.get(&spec.name)?);
-        let (sent, failed) = (port.totals(), (DropReason::CopyFailed, failed));
-        let of_port = DropReason::ALL.into_iter().filter(|reason| reason.side() == Side::Out);
-        let of_port = of_port.map(|reason| (reason, sent.dropped_for(reason)));
-        let drops = std::iter::once(failed).chain(of_port).filter(|(_, frames)| *frames > 0);
-        let reason = port.trouble.as_ref().map(|trouble| trouble.reason.clone());
-        let down = || {
-            let message = format!("port {} is down", spec.to);
-            (!port.is_up()).then_some(message)
-        };
+        let end = self.mirror_end(&spec.to)?;
+        let failed = (failed > 0).then(|| DropCount {
+            reason: DropReason::CopyFailed.name().to_owned(),
+            frames: failed,
+        });
         Some(MirrorStatus {
             name: spec.name.clone(),
             ports: spec.ports.clone(),
             bridges: spec.bridges.clone(),
             direction: spec.direction.name().to_owned(),
             to: spec.to.clone(),
-            state: port_state(port),
-            reason: reason.or_else(down),
+            state: end.state,
+            reason: end.reason,
             frames,
             bytes,
-            drops: drops
-                .map(|(reason, frames)| DropCount { reason: reason.name().to_owned(), frames })
-                .collect(),
+            drops: failed.into_iter().chain(end.drops).collect(),
             origin,
             revision,
             config: MirrorConfig(spec.clone()),
+        })
+    }
+
+    /// How the port or tunnel is that copies leave by, and what was dropped there.
+    fn mirror_end(&self, name: &str) -> Option<End> {
+        if self.desired.tunnels.contains_key(name) {
+            let filter = TunnelFilter { name: Some(name.to_owned()), ..TunnelFilter::default() };
+            let status = self.tunnels_status(&filter).ok()?.pop()?;
+            let TunnelStatus { state, reason, drops, .. } = status;
+            return Some(End { state, reason, drops });
+        }
+        let port = self.ports.get(name)?;
+        let totals = port.totals();
+        let outward = DropReason::ALL.into_iter().filter(|reason| reason.side() == Side::Out);
+        let drops = outward.map(|reason| (reason, totals.dropped_for(reason)));
+        let reason = port.trouble.as_ref().map(|trouble| trouble.reason.clone());
+        Some(End {
+            state: port_state(port),
+            reason: reason.or_else(|| (!port.is_up()).then(|| format!("port {name} is down"))),
+            drops: drops
+                .filter(|(_, frames)| *frames > 0)
+                .map(|(reason, frames)| DropCount { reason: reason.name().to_owned(), frames })
+                .collect(),
         })
     }
 

@@ -131,7 +131,7 @@ where
     }
 
     /// What keeps a port or VTEP from being as it is asked for; a tunnel is as its VTEP, and a mirror as
-    /// the port that copies leave by.
+    /// the port or tunnel that copies leave by.
     fn trouble_of(&self, id: &ObjectId) -> Option<&Trouble> {
         match id.kind {
             ObjectKind::Port => self.ports.get(&id.name)?.trouble.as_ref(),
@@ -142,7 +142,11 @@ where
             }
             ObjectKind::Mirror => {
                 let mirror = self.desired.mirrors.get(&id.name)?;
-                self.ports.get(&mirror.to)?.trouble.as_ref()
+                let kind = match self.desired.tunnels.contains_key(&mirror.to) {
+                    true => ObjectKind::Tunnel,
+                    false => ObjectKind::Port,
+                };
+                self.trouble_of(&ObjectId::new(kind, &*mirror.to))
             }
             ObjectKind::Daemon | ObjectKind::Dpdk => None,
             ObjectKind::Bridge | ObjectKind::Sflow | ObjectKind::Ipfix => None,
@@ -342,6 +346,7 @@ fn edit(desired: &mut Desired, mutation: Mutation) -> Result<(&'static str, Obje
         }
         Mutation::RemoveTunnel(name) => {
             desired.tunnels.remove(&name).ok_or_else(|| no_such_tunnel(&name))?;
+            unmirrored(desired, &tunnel_id(&name), |mirror| mirror.to == name)?;
             Ok(("del", tunnel_id(&name)))
         }
         Mutation::AddMirror(spec) => {

@@ -84,6 +84,9 @@ fn cannot_take(
     spec: &MirrorSpec,
     key: String,
 ) -> Option<Problem> {
+    if let Some(tunnel) = desired.tunnels.get(&spec.to) {
+        return shared(desired, &tunnel.bridge, spec, key);
+    }
     let Some(port) = desired.ports.get(&spec.to) else {
         let known = desired.ports.keys().map(String::as_str);
         let unknown = !declared.ports.contains(&spec.to);
@@ -101,6 +104,24 @@ fn cannot_take(
     let (vtep, _) = desired.vteps.iter().find(|(_, vtep)| is_uplink(&vtep.uplink))?;
     let message = format!("port {:?} is the uplink of VTEP {vtep:?}", spec.to);
     Some(Problem::new(key, message).with_hint("name a port that carries nothing else"))
+}
+
+/// Why copies cannot go into a tunnel of that bridge.
+fn shared(desired: &Desired, bridge: &str, spec: &MirrorSpec, key: String) -> Option<Problem> {
+    if spec.bridges.iter().any(|source| source == bridge) {
+        let message =
+            format!("tunnel {:?} of bridge {bridge:?} would be mirrored to itself", spec.to);
+        let hint = "name a tunnel of a bridge that is not mirrored";
+        return Some(Problem::new(key, message).with_hint(hint));
+    }
+    let port = desired.ports.values().find(|port| port.bridge.as_deref() == Some(bridge))?;
+    let message = format!(
+        "bridge {bridge:?} of tunnel {:?} has ports, as {:?}, and the tunnel of a mirror carries \
+         nothing else",
+        spec.to, port.name
+    );
+    let hint = "add a bridge of its own for the tunnel, without ports";
+    Some(Problem::new(key, message).with_hint(hint))
 }
 
 fn missing<'d>(
