@@ -25,6 +25,9 @@ const EVENTS: usize = 256;
 /// Bytes after which a receive ends: more super-frames in one go would have left the caches before they
 /// are sent.
 const BURST_BYTES: usize = 128 << 10;
+/// Bytes after which it ends where what comes next does not belong to what came last: datagrams that the
+/// kernel hands over together are segments of a super-frame, which may become one again in a burst.
+const TOGETHER_BYTES: usize = 32 << 10;
 /// Bursts of handed-over frames sent in one turn.
 const HANDED_OVER_BURSTS: usize = 4;
 
@@ -179,6 +182,9 @@ impl Datapath for TapDatapath {
     type Frame = HeapFrame;
     type Queue = TapQueue;
 
+    /// A TCP super-frame is up to 45 segments of a common size, which are to stay together.
+    const BURST: usize = BURST_MAX;
+
     fn attach(&mut self, port: PortId, queue: TapQueue) -> Option<TapQueue> {
         let (mut queue, mut earlier) = (queue, self.detach(port));
         if let (Kind::Own(now), Some(TapQueue(Kind::Own(before)))) = (&mut queue.0, &mut earlier)
@@ -224,6 +230,11 @@ impl Datapath for TapDatapath {
     }
 
     fn poll(&mut self, wait: Wait, ready: &mut Ready) {
+        // Before others are told of: one that was drained and has frames again is in the list once.
+        let slots = &self.slots;
+        self.ready.retain(|port| {
+            slots.get(port.index()).and_then(Option::as_deref).is_some_and(|slot| slot.ready)
+        });
         let timeout = match wait {
             Wait::AtMost(timeout) if self.ready.is_empty() && !self.rings => timeout,
             _ => Duration::ZERO,
@@ -233,9 +244,6 @@ impl Datapath for TapDatapath {
         let kicked = self.waker.awake();
 
         let slots = &self.slots;
-        self.ready.retain(|port| {
-            slots.get(port.index()).and_then(Option::as_deref).is_some_and(|slot| slot.ready)
-        });
         ready.rx.extend_from_slice(&self.ready);
         if kicked || self.rings {
             self.rings = false;
@@ -267,7 +275,7 @@ impl Datapath for TapDatapath {
         // not hold the worker either.
         let mut bytes = 0;
         for _ in 0..batch.room() {
-            if bytes >= BURST_BYTES {
+            if bytes >= TOGETHER_BYTES && (bytes >= BURST_BYTES || own.io.is_between()) {
                 break;
             }
             // With a dry pool the frames stay in the kernel, which counts what it has to drop.

@@ -96,6 +96,11 @@ impl Io {
         }
     }
 
+    /// Whether a device that hands over several frames at once has handed out all of them.
+    pub(crate) fn is_between(&self) -> bool {
+        matches!(self, Self::Underlay(underlay) if underlay.is_between())
+    }
+
     /// Receives one frame into `frame`, whose content is replaced.
     pub(crate) fn recv(&mut self, frame: &mut HeapFrame, shared: &PortShared) -> Got {
         let arrived = match self {

@@ -37,6 +37,11 @@ impl<R> Many<R> {
         Self { pool, spares: ArrayVec::new(), received: ArrayVec::new(), want: 1 }
     }
 
+    /// Whether all were dealt out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.received.is_empty()
+    }
+
     /// The next one: its frame is exchanged for the one that is given. `None` if all were dealt out.
     pub(crate) fn deal(&mut self, frame: &mut HeapFrame) -> Option<R> {
         let (mut next, about) = self.received.pop()?;

@@ -108,6 +108,11 @@ impl Underlay {
         self.sockets.receivers.iter().map(|r| r.socket.as_raw_fd())
     }
 
+    /// Whether all packets that were received together were handed out.
+    pub(crate) fn is_between(&self) -> bool {
+        self.gathered.is_empty() && self.many.is_empty()
+    }
+
     /// Receives one packet into `frame`, whose content is replaced. Only when all sockets in turn
     /// are empty there is nothing: news of any of them are news of the port.
     pub(crate) fn recv(&mut self, frame: &mut HeapFrame, shared: &PortShared) -> Got {

@@ -5,8 +5,9 @@ mod common;
 use common::*;
 use datapath_tap::TapOptions;
 use datapath_tap::testing::RawSocket;
+use switch_core::Batch;
 use switch_core::config::{Netns, PortKind};
-use switch_core::datapath::{Backend, BackendError, Caps, PortEventKind};
+use switch_core::datapath::{Backend, BackendError, Caps, Datapath, PortEventKind, Ready, Wait};
 use switch_core::wire::MacAddr;
 
 fn plain() -> TapOptions {
@@ -189,6 +190,30 @@ fn what_cannot_be_opened_says_why_and_what_mends_it() {
     spec.kind = PortKind::Dpdk { devargs: "net_null0".into() };
     assert!(matches!(rig.open(1, &spec), Err(BackendError::Unsupported { .. })));
     rig.close(0, true).unwrap();
+}
+
+#[test]
+fn a_port_that_is_drained_and_gets_more_is_told_of_once() {
+    if !can_run() {
+        return;
+    }
+    let space = Space::new();
+    let mut rig = Rig::new(TapOptions::default());
+    rig.open(0, &tap_spec("t0", Some(&space))).unwrap();
+    let far = RawSocket::open(Some(&space.name), "t0").unwrap();
+    for seed in 0..5 {
+        far.send(&frame(100, &[], seed)).unwrap();
+        let mut ready = Ready::default();
+        eventually("the frame is told of", || {
+            ready.clear();
+            rig.worker.poll(Wait::AtMost(PATIENCE), &mut ready);
+            !ready.rx.is_empty()
+        });
+        assert_eq!(ready.rx, [port(0)]);
+        // Receives it, and finds that there is no more.
+        let mut batch = Batch::new();
+        rig.worker.rx_burst(port(0), &mut batch, &rig.counters[0]);
+    }
 }
 
 #[test]

@@ -64,6 +64,11 @@ impl Gathered {
         self.deal(frame).unwrap_or(Got::Again)
     }
 
+    /// Whether everything was dealt out.
+    pub(super) fn is_empty(&self) -> bool {
+        self.about.is_none()
+    }
+
     /// The next datagram, as a packet; `None` if all were dealt out.
     pub(super) fn deal(&mut self, frame: &mut HeapFrame) -> Option<Got> {
         let (carries, received, from, to) = self.about?;

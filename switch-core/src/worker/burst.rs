@@ -439,8 +439,9 @@ impl<D: Datapath> Burst<'_, D> {
     fn segment(&mut self, frame: D::Frame, out: PortId) {
         let mut segments = self.cut(&frame, out);
         if let Some((slot, pending)) = self.egress.slot_mut(out) {
+            let mut more = segments.len().saturating_sub(1);
             for segment in segments.drain(..) {
-                slot.send(segment, pending, self.datapath);
+                slot.send_first(segment, std::mem::take(&mut more), pending, self.datapath);
             }
         }
         self.egress.segments = segments;

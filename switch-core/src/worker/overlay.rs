@@ -98,26 +98,29 @@ impl<D: Datapath> Burst<'_, D> {
             return self.egress.refuse(out.id, Some(peer.id), DropReason::NoHeadroom);
         }
         match egress::to_finish(&frame.offload(), crate::datapath::Caps::default()) {
-            Finish::Nothing => self.send_outer(frame, tunnel, peer, out),
+            Finish::Nothing => self.send_outer(frame, 0, tunnel, peer, out),
             Finish::Checksum => match segment::finish_checksum(&mut frame) {
-                Ok(()) => self.send_outer(frame, tunnel, peer, out),
+                Ok(()) => self.send_outer(frame, 0, tunnel, peer, out),
                 Err(_) => self.egress.refuse(out.id, Some(peer.id), DropReason::SegmentFailed),
             },
             Finish::Segment => {
                 let mut segments = self.cut(&frame, out.id);
+                // They stay together, so that a backend may send them in one call.
+                let mut more = segments.len().saturating_sub(1);
                 for segment in segments.drain(..) {
-                    self.send_outer(segment, tunnel, peer, out);
+                    self.send_outer(segment, std::mem::take(&mut more), tunnel, peer, out);
                 }
                 self.egress.segments = segments;
             }
         }
     }
 
-    /// The last step, for a frame that is finished and fits.
+    /// The last step, for a frame that is finished and fits; `more` are best sent together with it.
     #[inline]
     fn send_outer(
         &mut self,
         frame: D::Frame,
+        more: usize,
         tunnel: &TunnelConf,
         peer: &PeerConf,
         out: &PortConf,
@@ -145,7 +148,7 @@ impl<D: Datapath> Burst<'_, D> {
                         counters.tx_bytes.add(len);
                     }
                 }
-                slot.send(frame, pending, self.datapath);
+                slot.send_first(frame, more, pending, self.datapath);
             }
             Err(reason) => {
                 self.egress.refuse(out.id, Some(peer.id), reason);

@@ -19,8 +19,8 @@ pub(super) struct PortSlot<F> {
     port: PortId,
     pub(super) counters: Arc<PortCounters>,
     tx: Batch<F>,
-    /// Batches that were full and sent since the last flush, of whose frames nothing is noted.
-    full: usize,
+    /// Frames that were sent since the last flush, of which nothing is noted.
+    unnoted: usize,
     storm: StormBucket,
     pub(super) rest: Rest,
     /// Who gets copies of its frames.
@@ -44,11 +44,24 @@ impl<F: Frame> PortSlot<F> {
         pending: &mut Pending<F>,
         datapath: &mut D,
     ) {
+        self.send_first(frame, 0, pending, datapath);
+    }
+
+    /// The same for the first of frames that are best sent in one go, of which `more` follow: the batch
+    /// is sent before where these would not fit.
+    #[inline(always)]
+    pub(super) fn send_first<D: Datapath<Frame = F>>(
+        &mut self,
+        frame: F,
+        more: usize,
+        pending: &mut Pending<F>,
+        datapath: &mut D,
+    ) {
         if self.tx.is_empty() {
             pending.dirty.push(self.port);
-        } else if self.tx.is_full() {
+        } else if self.tx.room() <= more {
+            self.unnoted += self.tx.len();
             self.transmit(&mut pending.copies, datapath);
-            self.full += 1;
         }
         // A batch takes at least one frame, and tx_burst leaves it empty.
         let _ = self.tx.push(frame);
@@ -139,7 +152,7 @@ impl<F: Frame> Ports<F> {
             free => {
                 let (tx, storm) = (Batch::with_limit(burst), StormBucket::default());
                 let (rest, mirrored) = (Rest::default(), None);
-                let slot = PortSlot { port, counters, tx, full: 0, storm, rest, mirrored };
+                let slot = PortSlot { port, counters, tx, unnoted: 0, storm, rest, mirrored };
                 *free = Some(Box::new(slot));
             }
         }
@@ -196,7 +209,7 @@ impl<F: Frame> Ports<F> {
             if let Some(Some(slot)) = self.slots.get_mut(port.index())
                 && !slot.tx.is_empty()
             {
-                slot.full = 0;
+                slot.unnoted = 0;
                 slot.transmit(copies, datapath);
             }
         }
@@ -220,8 +233,7 @@ impl<F: Frame> Ports<F> {
             let Some(Some(slot)) = self.slots.get_mut(port.index()) else { continue };
             slot.mirror_sent(copies);
             let mut one = Batch::with_limit(1);
-            let full = std::mem::take(&mut slot.full);
-            self.record.unseen(full * (slot.tx.len() + slot.tx.room()));
+            self.record.unseen(std::mem::take(&mut slot.unnoted));
             for frame in slot.tx.drain() {
                 self.record.sent(port, &frame);
                 let before = slot.counters.totals();
