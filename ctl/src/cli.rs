@@ -100,12 +100,12 @@ pub(crate) enum Noun {
         #[command(subcommand)]
         verb: mirror::Verb,
     },
-    /// Samples for a collector of sFlow, which [sflow] of the configuration sets up
+    /// Samples for a collector of sFlow, which the table sflow of the configuration sets up
     Sflow {
         #[command(subcommand)]
         verb: export::Verb,
     },
-    /// Flows for a collector of IPFIX, which [ipfix] of the configuration sets up
+    /// Flows for a collector of IPFIX, which the table ipfix of the configuration sets up
     Ipfix {
         #[command(subcommand)]
         verb: export::Verb,
