@@ -6,6 +6,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, send, socket,
@@ -46,16 +47,28 @@ impl Sender {
     }
 
     /// Sends one frame: Ethernet header and payload, without FCS, at least 14 bytes and at most
-    /// the device's MTU and a VLAN tag more. Blocks while the device's queue is full.
+    /// the device's MTU and a VLAN tag more. Blocks while the device's queue is full, if it has one.
     ///
     /// # Errors
-    /// The kernel refused it: wrong length, or the device is down.
+    /// The kernel refused it: wrong length, the device is down, or has no queue and no room.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         let sent = send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).with_context(|| {
             format!("cannot send a frame of {} bytes on {}", frame.len(), self.device)
         })?;
         ensure!(sent == frame.len(), "only {sent} of {} bytes were sent", frame.len());
         Ok(())
+    }
+
+    /// The same, where a frame may be lost for want of room, as it is on a TAP that the switch does not
+    /// read as fast: these have no queue.
+    ///
+    /// # Errors
+    /// As of [`Self::send`], but for the last.
+    pub fn send_or_lose(&self, frame: &[u8]) -> Result<()> {
+        match self.send(frame) {
+            Err(error) if error.root_cause().downcast_ref() == Some(&Errno::ENOBUFS) => Ok(()),
+            result => result,
+        }
     }
 }
 

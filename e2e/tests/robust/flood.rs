@@ -38,7 +38,7 @@ fn flood(daemon: &Daemon, from: &Station, wanted: u64, to: impl Fn(u64) -> [u8; 
             let mut source = [0; 6];
             source.copy_from_slice(&number[2..]);
             source[0] = source[0] & 0xfc | 0x02;
-            sender.send(&ethernet(to(sent), source, &[], 0x88b5, b""))?;
+            sender.send_or_lose(&ethernet(to(sent), source, &[], 0x88b5, b""))?;
             sent += 1;
         }
     }
