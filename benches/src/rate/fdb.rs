@@ -154,15 +154,8 @@ pub fn calmest(rig: &mut (impl Rig + ?Sized), ask: Ask, again: u32) -> Result<Tr
 mod tests {
     use std::cell::Cell;
 
-    use super::super::simulated::Simulated;
+    use super::super::simulated::{PLAN, Simulated};
     use super::*;
-
-    const PLAN: Plan = Plan {
-        trial: Duration::from_secs(1),
-        confirm: Duration::from_secs(5),
-        precision: 0.005,
-        again: 1,
-    };
 
     #[test]
     fn the_learn_rate_is_the_switchs() -> Result<()> {

@@ -125,15 +125,8 @@ pub fn search(
 
 #[cfg(test)]
 mod tests {
-    use super::super::simulated::Simulated;
+    use super::super::simulated::{PLAN, Simulated};
     use super::*;
-
-    const PLAN: Plan = Plan {
-        trial: Duration::from_secs(1),
-        confirm: Duration::from_secs(5),
-        precision: 0.005,
-        again: 1,
-    };
 
     fn within(found: Option<f64>, wanted: f64) {
         let found = found.unwrap();

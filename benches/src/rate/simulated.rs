@@ -1,7 +1,10 @@
 //! A switch with a known capacity, loss, delay and disorder, for tests of what measures switches.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
+use super::search::Plan;
 use super::tally::Tally;
 use super::trial::{Ask, Offer, Play, Rig, Trial};
 
@@ -29,6 +32,14 @@ pub(super) struct Simulated {
     /// The set of addresses it was taught last, and how many of it it knows.
     pub(super) known: (u8, u64),
 }
+
+/// How it is measured.
+pub(super) const PLAN: Plan = Plan {
+    trial: Duration::from_secs(1),
+    confirm: Duration::from_secs(5),
+    precision: 0.005,
+    again: 1,
+};
 
 /// Ports that see what it floods.
 const WATCHING: u64 = 2;

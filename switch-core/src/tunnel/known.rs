@@ -31,7 +31,7 @@ const MASK: Words = Words(
 );
 
 /// The first 32 bytes of a packet. Not an array: that was written to memory and read back in other
-/// pieces, for which the processor waited 5 ns a packet.
+/// pieces, for which the processor waits.
 #[derive(Clone, Copy, Debug, Default)]
 struct Words(u64, u64, u64, u64);
 
