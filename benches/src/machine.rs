@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use serde::Serialize;
 
 /// The machine, as far as it matters for rates.
@@ -60,6 +62,8 @@ pub fn describe(command: &str) -> String {
 
 /// Shares of a CPU that others may use before it counts as busy.
 const BUSY: f64 = 0.05;
+/// What a ring of 1,024 frames holds at five million frames a second: longer pauses lose some.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// What makes rates measured on these CPUs doubtful: each is watched for `time`.
 pub fn doubts(cpus: &[u16], time: Duration) -> Vec<String> {
@@ -89,12 +93,61 @@ pub fn doubts(cpus: &[u16], time: Duration) -> Vec<String> {
     doubts
 }
 
-/// Busy ticks and all ticks of a CPU since the start.
-fn used(cpu: u16) -> Option<(u64, u64)> {
+/// Ticks of a CPU since the start, by what it did (`proc_stat(5)`).
+fn ticks(cpu: u16) -> Option<Vec<u64>> {
     let stat = read("/proc/stat");
     let name = format!("cpu{cpu} ");
     let ticks = stat.lines().find_map(|line| line.strip_prefix(&name))?;
-    let ticks: Vec<u64> = ticks.split_whitespace().filter_map(|t| t.parse().ok()).collect();
+    Some(ticks.split_whitespace().filter_map(|t| t.parse().ok()).collect())
+}
+
+/// Time since the start in which the hypervisor had given a CPU to somebody else, in hundredths of a
+/// second; `None` where it does not tell.
+pub fn stolen(cpu: u16) -> Option<Duration> {
+    // A tick of /proc is 10 ms on all of Debian's architectures.
+    ticks(cpu)?.get(7).map(|ticks| Duration::from_millis(10 * ticks))
+}
+
+/// The longest time in which a thread that polls `cpu` did not come to run within `time`, and how
+/// often that was longer than [`PAUSE`].
+fn pauses(cpu: u16, time: Duration) -> Result<(Duration, u32)> {
+    let mut set = CpuSet::new();
+    set.set(cpu.into())?;
+    sched_setaffinity(Pid::from_raw(0), &set)?;
+    let (start, mut longest, mut long) = (Instant::now(), Duration::ZERO, 0);
+    let mut last = start;
+    while last - start < time {
+        let now = Instant::now();
+        longest = longest.max(now - last);
+        long += u32::from(now - last > PAUSE);
+        last = now;
+    }
+    Ok((longest, long))
+}
+
+/// What keeps threads that poll these CPUs from running, watched for `time`: frames are lost then,
+/// whatever the switch.
+pub fn interruptions(cpus: &[u16], time: Duration) -> Vec<String> {
+    let watch = |cpu: u16| {
+        let (longest, long) = pauses(cpu, time).ok().filter(|(_, long)| *long > 0)?;
+        Some(format!(
+            "a thread that polls CPU {cpu} does not come to run for up to {:.1} ms ({long} times over \
+             {:.1} ms within {time:?}): a switch loses frames then that it is not to blame for, and an \
+             NDR may not be found",
+            1e3 * longest.as_secs_f64(),
+            1e3 * PAUSE.as_secs_f64()
+        ))
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = cpus.iter().map(|cpu| scope.spawn(|| watch(*cpu))).collect();
+        // One that panicked has nothing to say.
+        threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect()
+    })
+}
+
+/// Busy ticks and all ticks of a CPU since the start.
+fn used(cpu: u16) -> Option<(u64, u64)> {
+    let ticks = ticks(cpu)?;
     let all: u64 = ticks.iter().take(8).sum();
     // The fourth is idle, the fifth waits for a disk.
     let idle: u64 = ticks.iter().skip(3).take(2).sum();

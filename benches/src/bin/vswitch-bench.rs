@@ -39,14 +39,14 @@ mod with_dpdk {
     use nix::unistd::Pid;
     use vswitch_bench::dpdk::hugepages;
     use vswitch_bench::dpdk::rows::HOSTILE_RATE;
-    use vswitch_bench::machine::{self, Machine};
+    use vswitch_bench::machine::{self, Machine, Urgent};
     use vswitch_bench::pairs::PAIRS;
     use vswitch_bench::rate::generator::Environment;
     use vswitch_bench::rate::inproc::Inproc;
-    use vswitch_bench::rate::result::{FORMAT, Report};
+    use vswitch_bench::rate::result::{FORMAT, Report, ratios};
     use vswitch_bench::rate::row::{Direction, Grid, NETWORKS, Row, Shape, Sizes, Test, name};
     use vswitch_bench::rate::search::Plan;
-    use vswitch_bench::rate::session::{Findings, Options, Session, Watcher, ratios};
+    use vswitch_bench::rate::session::{Findings, Options, Session, Watcher};
     use vswitch_bench::rate::sut::{Kind, Launch};
     use vswitch_bench::rate::table;
     use vswitch_e2e::Hugepages;
@@ -303,6 +303,13 @@ mod with_dpdk {
             }
         }
 
+        fn tried(&self, line: &str) {
+            match self.terminal {
+                true => self.doing(line),
+                false => eprintln!("    {line}"),
+            }
+        }
+
         fn measured(&self, lines: &[String]) {
             lines.iter().for_each(|line| self.line(line));
         }
@@ -328,6 +335,7 @@ mod with_dpdk {
             signal_hook::flag::register(signal, stop.clone())?;
         }
         machine::print(&command);
+        let urgent = Urgent::new();
         let _pages = args.hugepages.map(hugepages::ensure).transpose()?;
         let environment = match args.inproc {
             true => None,
@@ -339,6 +347,9 @@ mod with_dpdk {
         let mut warnings = warnings(&args, &cpus, generator_has, options.launch.hugepages);
         for warning in &warnings {
             println!("warning: {warning}");
+        }
+        if environment.is_some() {
+            println!("{}", table::expected(options.expected()));
         }
         println!("{}", table::head());
         let screen = Screen { terminal: std::io::stderr().is_terminal() };
@@ -354,7 +365,7 @@ mod with_dpdk {
             // What was measured before is not lost.
             warnings.push(format!("the run was not finished: {error:#}"));
         }
-        let ratios = ratios(&options, &findings.results);
+        let ratios = ratios(&options.suts, &options.rows, &findings.results);
         for ratio in &ratios {
             println!("{}", table::ratio(ratio));
         }
@@ -366,7 +377,7 @@ mod with_dpdk {
             ports: ports(&options, &findings),
             generator_cpus: cpus.generator,
             worker_cpus: cpus.workers,
-            method: method(&options, args.inproc),
+            method: method(&options, args.inproc, urgent.is_ok()),
             warnings,
             configurations: findings.configurations,
             ceilings: findings.ceilings,
@@ -491,23 +502,30 @@ mod with_dpdk {
             ));
         }
         let watched: Vec<u16> = cpus.generator.iter().chain(&cpus.workers).copied().collect();
-        warnings.extend(machine::doubts(&watched, WATCH));
+        let watch = if args.quick { WATCH / 5 } else { WATCH };
+        warnings.extend(machine::doubts(&watched, watch));
+        if !args.inproc {
+            warnings.extend(machine::interruptions(&watched, watch));
+        }
         warnings
     }
 
-    fn method(options: &Options, inproc: bool) -> String {
+    fn method(options: &Options, inproc: bool, urgent: bool) -> String {
         let plan = options.plan;
+        let before =
+            if urgent { " Run before all else on the machine (autogroup, nice -20)." } else { "" };
         if inproc {
             return format!(
                 "Maximum: frames that sources in the switch's process gave and sinks there got in {:?}, a \
-                 second of CPU time of its workers. Sizes with FCS.",
+                 second of CPU time of its workers. Sizes with FCS.{before}",
                 plan.trial
             );
         }
         format!(
             "Maximum: frames delivered under flood for {:?}. NDR and PDR (0.5 %): bisection to {} % with \
-             trials of {:?}, a trial with loss run again {} time(s), confirmed by one of {:?}. Latency: \
-             every frame, software time stamps, at 10, 50 and 90 % of the NDR. Sizes with FCS.",
+             trials of {:?}, a trial with loss run again {} time(s) (more often where CPUs were taken \
+             away meanwhile), confirmed by one of {:?}. Latency: every frame, software time stamps, at \
+             10, 50 and 90 % of the NDR. Sizes with FCS.{before}",
             plan.trial,
             100.0 * plan.precision,
             plan.trial,

@@ -66,9 +66,21 @@ impl Worker {
     /// # Errors
     /// It is gone.
     pub fn cpu_time(self) -> Result<Duration> {
+        self.schedstat(0)
+    }
+
+    /// How long it was ready to run while its CPU ran something else.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn waited(self) -> Result<Duration> {
+        self.schedstat(1)
+    }
+
+    fn schedstat(self, field: usize) -> Result<Duration> {
         let path = format!("/proc/{}/task/{}/schedstat", self.process, self.thread);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let nanos = text.split_whitespace().next().context("an empty schedstat")?;
+        let nanos = text.split_whitespace().nth(field).context("a short schedstat")?;
         Ok(Duration::from_nanos(nanos.parse()?))
     }
 

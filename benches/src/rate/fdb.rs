@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 
 use super::result::Rate;
-use super::search::{Found, Plan, search};
+use super::search::{Found, Goal, Plan, Step, Tried, search};
 use super::trial::{Ask, Offer, Play, Rig, Trial};
 
 /// Frames a second by which is asked what is known.
@@ -89,19 +89,22 @@ pub fn learn(
     addresses: u32,
     plan: Plan,
     highest: f64,
+    tell: &dyn Fn(Step<'_>),
 ) -> Result<Found> {
     let mut learner = Learner { rig, forget, addresses: addresses.into(), set: 0 };
     let slowest = f64::from(addresses) / (PATIENCE * plan.trial.as_secs_f64());
+    let mut earlier = Vec::new();
     if slowest < highest {
         // What is not learned then never is, and slower trials would take for ever.
         let ask = Ask::flows(Offer::Rate(slowest), plan.trial);
         let trial = calmest(&mut learner, ask, plan.again)?;
+        earlier.push(Tried::of(slowest, &trial));
         if trial.loss() > 0.0 {
-            let (rate, limited, trials) = (None, trial.fault(), plan.again + 1);
-            return Ok(Found { tolerated: 0.0, rate, trial, limited, trials });
+            let (rate, limited) = (None, trial.doubt());
+            return Ok(Found { rate, trial, limited, tried: earlier });
         }
     }
-    search(&mut learner, plan, 0.0, highest, slowest.min(highest))
+    search(&mut learner, plan, Goal { tolerated: 0.0, highest, earlier: &earlier }, tell)
 }
 
 /// What is left of known flows beside a flood.
@@ -166,11 +169,11 @@ mod tests {
         };
         for learns in [50_000.0, 1.2e6] {
             let mut rig = Simulated { learns, ..Simulated::new(4e6) };
-            let found = learn(&mut rig, &forget, 100_000, PLAN, 10e6)?;
+            let found = learn(&mut rig, &forget, 100_000, PLAN, 10e6, &|_| {})?;
             let rate = found.rate.unwrap();
             assert!((rate / learns - 1.0).abs() <= 0.01, "{rate} is not {learns}");
             assert_eq!(found.trial.sent, 100_000, "all were taught");
-            assert!(forgotten.replace(0) > found.trials, "before each trial");
+            assert!(forgotten.replace(0) > found.tried.len(), "before each trial");
         }
         Ok(())
     }
@@ -178,7 +181,7 @@ mod tests {
     #[test]
     fn a_table_that_is_too_small_never_learns_all() -> Result<()> {
         let mut rig = Simulated { table: 65_536, ..Simulated::new(4e6) };
-        let found = learn(&mut rig, &|| Ok(()), 100_000, PLAN, 4e6)?;
+        let found = learn(&mut rig, &|| Ok(()), 100_000, PLAN, 4e6, &|_| {})?;
         assert_eq!(found.rate, None);
         assert_eq!(found.trial.lost(), 100_000 - 65_536, "each that is not known is counted once");
         Ok(())

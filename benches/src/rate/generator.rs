@@ -21,7 +21,7 @@ use super::traffic::{Pattern, Stream, Underlay};
 use super::trial::{Ask, Offer, Play, Rig, Trial};
 
 /// Descriptors of each queue.
-const DESCRIPTORS: u16 = 1024;
+pub(super) const DESCRIPTORS: u16 = 1024;
 /// How long a link may take to come up.
 const LINK: Duration = Duration::from_secs(20);
 /// Data bytes of an mbuf that holds any frame.
@@ -195,7 +195,11 @@ impl Generator {
                 _ => (ask.offer, senders),
             };
             let source = pattern.map(|_| Source::new(stream, offer, share));
-            let sink = Sink::new(part(n), n, self.trial, row.flows, ask.latency);
+            let due = match ask.offer {
+                Offer::Rate(rate) if sends(n ^ 1).is_some() => rate / senders as f64,
+                _ => 0.0,
+            };
+            let sink = Sink::new(part(n), n, self.trial, row.flows, ask.latency).expecting(due);
             groups[n % threads].push(Lane::new(&mut port.rx, &mut port.tx, pool, source, sink));
         }
         groups.retain(|lanes| !lanes.is_empty());

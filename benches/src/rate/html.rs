@@ -1,7 +1,11 @@
 //! The report: one page that needs nothing else.
 
+mod conditions;
+
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use self::conditions::{conditions, remarks, trials};
 
 use super::plot::{Axes, Curve, Series, lines};
 use super::result::{BOUND, Ceiling, FIGURES, Measured, Of, Rate, Report};
@@ -50,6 +54,7 @@ pub fn page(report: &Report) -> Result<String> {
                 (plots(report)?)
                 (delays(report))
                 (remarks(report))
+                (trials(report))
                 (conditions(report))
             }
         }
@@ -407,56 +412,12 @@ fn delays(report: &Report) -> Markup {
     }
 }
 
-fn remarks(report: &Report) -> Markup {
-    let rates = report.results.iter().map(|m| (&m.of, &m.notes));
-    let learned = report.learned.iter().map(|l| (&l.of, &l.notes));
-    let flooded = report.flooded.iter().map(|f| (&f.of, &f.notes));
-    let changed = report.reconfigured.iter().map(|r| (&r.of, &r.notes));
-    let all: Vec<(&Of, &String)> = rates
-        .chain(learned)
-        .chain(flooded)
-        .chain(changed)
-        .flat_map(|(of, notes)| notes.iter().map(move |note| (of, note)))
-        .collect();
-    html! {
-        @if !all.is_empty() {
-            h2 { "Remarks" }
-            ul {
-                @for (of, note) in all { li { (of.row.to_string()) ", " (name(of.sut)) ": " (note) } }
-            }
-        }
-    }
-}
-
-fn conditions(report: &Report) -> Markup {
-    let machine = &report.machine;
-    let list = |cpus: &[u16]| cpus.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
-    html! {
-        h2 { "Conditions" }
-        table.conditions {
-            tr { td { "Command" } td.l { code { (report.command) } } }
-            tr { td { "Machine" } td.l {
-                (machine.cpus) " CPUs, " (machine.model) ", " (machine.mhz) " MHz"
-                @if machine.virtual_machine { ", a virtual machine" }
-            } }
-            tr { td { "Kernel" } td.l { "Linux " (machine.kernel) " " code { (machine.cmdline) } } }
-            tr { td { "DPDK" } td.l { (report.dpdk) } }
-            tr { td { "CPUs" } td.l { "generator " (list(&report.generator_cpus)) ", workers "
-                (list(&report.worker_cpus)) } }
-            tr { td { "Ports" } td.l { (report.ports.join(", ")) } }
-            tr { td { "Method" } td.l { (report.method) } }
-            @for (sut, config) in &report.configurations {
-                tr { td { "Configuration of " (name(*sut)) } td.l { pre { (config) } } }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::result::{FORMAT, Flooded, Latency, Learned, Ratio, Reconfigured};
+    use super::super::result::{FORMAT, Flooded, Latency, Learned, Ratio, Reconfigured, Searched};
     use super::super::row::Test;
     use super::super::row::tests::ROW;
+    use super::super::search::Tried;
     use super::*;
     use crate::machine::Machine;
 
@@ -472,8 +433,21 @@ mod tests {
     fn measured(sut: Kind, row: Row, pps: f64) -> Measured {
         let curve: Vec<(f64, f64)> = (1..40).map(|n| (f64::from(n), f64::from(n) / 40.0)).collect();
         let (load, p50, p90, p99, p999, max) = (0.5, 9.0, 20.0, 35.0, 39.0, 40.0);
-        let latency =
-            Latency { load, pps, p50, p90, p99, p999, max, frames: 1000, loss: 0.0, curve };
+        let latency = Latency {
+            load,
+            pps,
+            p50,
+            p90,
+            p99,
+            p999,
+            max,
+            frames: 1000,
+            loss: 0.0,
+            taken: 0.0,
+            curve,
+        };
+        let doubt = Some("the generator was late".to_owned());
+        let tried = Tried { rate: pps, secs: 2.0, offered: 20_000, lost: 17, doubt };
         Measured {
             of: of(sut, row),
             ceiling_ports: "memif",
@@ -483,6 +457,7 @@ mod tests {
             pdr: None,
             latency: vec![latency],
             generator_bound: vec!["maximum"],
+            searches: vec![Searched { figure: "NDR", trials: vec![tried] }],
             notes: vec!["a <remark>".to_owned()],
         }
     }
@@ -586,6 +561,8 @@ mod tests {
             "a &lt;remark&gt;",
             "321 (0.0032 %)",
             "95 %",
+            "NDR: vswitchd, plain",
+            "the generator was late",
         ] {
             assert!(page.contains(part), "{part}");
         }

@@ -15,8 +15,9 @@ use anyhow::{Context, Result, bail, ensure};
 use super::result::{Measured, Of, Rate};
 use super::row::{Row, STANDARD, Test, name};
 use super::session::{Findings, Options, Watcher};
-use super::sut::{Kind, Launch, Running};
+use super::sut::{Kind, Launch};
 use super::table;
+use super::taken::workers;
 use super::traffic::{Stamp, Stream, Underlay};
 use super::wiring::Wiring;
 use crate::dpdk::control::{Control, PORTS, Took};
@@ -154,6 +155,7 @@ fn measured(of: Of, wiring: &Wiring, took: &Took) -> Measured {
         pdr: None,
         latency: Vec::new(),
         generator_bound: Vec::new(),
+        searches: Vec::new(),
         notes,
     }
 }
@@ -170,11 +172,6 @@ fn write(path: &Path, row: &Row, port: usize, underlay: Underlay) -> Result<()> 
     );
     let frames: Vec<_> = (0..count as u64).map(|n| stream.frame(n, 0)).collect();
     frames::write(path, &frames)
-}
-
-fn workers(running: &Running, cpus: &[u16]) -> Result<Vec<Worker>> {
-    let process = running.pid().context("a switch without a process")?;
-    cpus.iter().map(|cpu| Worker::find(process, *cpu)).collect()
 }
 
 /// CPU time of the workers, on average.

@@ -7,6 +7,7 @@ use datapath_dpdk::{Mbuf, Mempool};
 use switch_core::batch::Batch;
 use switch_core::frame::Frame;
 
+use super::generator::DESCRIPTORS;
 use super::tally::Tally;
 use super::traffic::{Stamp, Stream};
 use super::trial::{Offer, Trial};
@@ -86,6 +87,12 @@ pub(super) struct Sink {
     strayed: u64,
     foreign: u64,
     refused: Refused,
+    /// Frames a nanosecond that are due here; 0 in a flood.
+    due: f64,
+    /// Until when it was looked at, nanoseconds after the start.
+    looked: u64,
+    /// Frames that were due in pauses, beyond what the port's ring holds.
+    overrun: f64,
 }
 
 impl Sink {
@@ -100,7 +107,22 @@ impl Sink {
             strayed: 0,
             foreign: 0,
             refused: Refused::default(),
+            due: 0.0,
+            looked: 0,
+            overrun: 0.0,
         }
+    }
+
+    /// One for frames that are due at `rate` a second.
+    pub(super) fn expecting(self, rate: f64) -> Self {
+        Self { due: rate / 1e9, ..self }
+    }
+
+    /// It is looked at, `nanos` after the start.
+    fn look(&mut self, nanos: u64) {
+        let frames = nanos.saturating_sub(self.looked) as f64 * self.due;
+        self.overrun += (frames - f64::from(DESCRIPTORS)).max(0.0);
+        self.looked = nanos;
     }
 
     fn take(&mut self, frame: &[u8], now: u64) {
@@ -219,6 +241,7 @@ impl Ended {
         trial.duplicated += self.sink.tally.duplicated;
         trial.returned += self.sink.returned;
         trial.foreign += self.sink.foreign;
+        trial.overrun += self.sink.overrun as u64;
         // What could not be passed on here is the sink's fault.
         trial.missed += self.sink.refused.frames();
         if let Some(latency) = self.sink.tally.into_latency() {
@@ -236,11 +259,14 @@ pub(super) fn poll(lanes: &mut [Lane<'_>], clock: Instant, time: Duration) -> f6
     let start = clock.elapsed();
     while clock.elapsed() - start < time {
         for lane in &mut *lanes {
-            lane.send(clock, (clock.elapsed() - start).as_nanos() as u64);
+            let nanos = (clock.elapsed() - start).as_nanos() as u64;
+            lane.sink.look(nanos);
+            lane.send(clock, nanos);
             lane.receive(clock);
         }
     }
     lanes.iter_mut().for_each(|lane| lane.finish(clock, time));
+    lanes.iter_mut().for_each(|lane| lane.sink.look(time.as_nanos() as u64));
     let stopped = clock.elapsed();
     let mut last = stopped;
     loop {

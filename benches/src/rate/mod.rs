@@ -9,7 +9,7 @@
 //! | changes to a switch | [`reconfigure`] | no |
 //! | results | [`result`], [`table`], [`plot`], [`html`] | no |
 //! | switches and what lies before them | [`sut`], [`wiring`] | no |
-//! | generator and sink | `generator`, `lane` | yes |
+//! | generator and sink | `generator`, `lane`, `taken` | yes |
 //! | a run | `session`; `inproc` without a generator | yes |
 
 pub mod fdb;
@@ -31,6 +31,8 @@ pub mod session;
 mod simulated;
 pub mod sut;
 pub mod table;
+#[cfg(feature = "dpdk")]
+mod taken;
 pub mod tally;
 pub mod traffic;
 pub mod trial;

@@ -4,9 +4,10 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::row::Row;
-use super::search::Found;
+use super::search::{Found, Tried};
 use super::sut::Kind;
 use super::trial::Trial;
+use crate::pairs::Compared;
 
 /// The share of the generator's ceiling above which a figure says more of the generator.
 pub const BOUND: f64 = 0.8;
@@ -167,8 +168,19 @@ pub struct Measured {
     pub latency: Vec<Latency>,
     /// The first three figures that are the generator's more than the switch's, by name.
     pub generator_bound: Vec<&'static str>,
+    /// The trials of NDR and PDR.
+    pub searches: Vec<Searched>,
     /// Remarks.
     pub notes: Vec<String>,
+}
+
+/// How a rate was searched.
+#[derive(Clone, Debug, Serialize)]
+pub struct Searched {
+    /// Which figure.
+    pub figure: &'static str,
+    /// All trials, in their order.
+    pub trials: Vec<Tried>,
 }
 
 /// Reads one figure of a measurement.
@@ -238,6 +250,8 @@ pub struct Latency {
     pub frames: u64,
     /// Share of the frames lost meanwhile.
     pub loss: f64,
+    /// Milliseconds for which the switch's workers had no CPU meanwhile.
+    pub taken: f64,
     /// Upper bounds of steps of the histogram and the shares of frames up to there.
     pub curve: Vec<(f64, f64)>,
 }
@@ -257,6 +271,7 @@ impl Latency {
             max: micros(histogram.max()),
             frames: histogram.len(),
             loss: trial.loss(),
+            taken: 1e3 * trial.taken.as_secs_f64(),
             curve: curve(histogram),
         })
     }
@@ -297,4 +312,37 @@ pub struct Ratio {
     pub pairs: usize,
     /// Whether a figure of them was bound by the generator.
     pub generator_bound: bool,
+}
+
+/// Ratios of the first of `suts` to each other one, by figure and row.
+pub fn ratios(suts: &[Kind], rows: &[Row], results: &[Measured]) -> Vec<Ratio> {
+    let mut ratios = Vec::new();
+    let Some((first, others)) = suts.split_first() else { return ratios };
+    for row in rows {
+        for by in others {
+            for (figure, of) in FIGURES {
+                let all =
+                    |sut: Kind| results.iter().filter(move |m| m.of.sut == sut && m.of.row == *row);
+                let values = |sut| all(sut).map(of).collect::<Option<Vec<f64>>>();
+                let (Some(ours), Some(theirs)) = (values(*first), values(*by)) else { continue };
+                let pairs = ours.len();
+                if pairs == 0 || theirs.len() != pairs {
+                    continue;
+                }
+                let compared = Compared { ours, theirs };
+                let bound = |m: &Measured| m.generator_bound.contains(&figure);
+                ratios.push(Ratio {
+                    row: *row,
+                    figure,
+                    sut: *first,
+                    by: *by,
+                    median: compared.ratio(),
+                    spread: compared.spread(),
+                    pairs,
+                    generator_bound: all(*first).chain(all(*by)).any(bound),
+                });
+            }
+        }
+    }
+    ratios
 }

@@ -1,5 +1,8 @@
 //! A run: ceilings first, then every switch in every row, each from a fresh start.
 
+mod expected;
+mod figures;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,20 +12,16 @@ use anyhow::{Context, Result, bail, ensure};
 use super::fdb;
 use super::generator::{Environment, Generator, Queues, bind};
 use super::reconfigure::{self, PACE};
-use super::result::{
-    BOUND, Ceiling, FIGURES, Flooded, Latency, Learned, Measured, Of, Rate, Ratio, Reconfigured,
-};
+use super::result::{BOUND, Ceiling, Flooded, Latency, Learned, Measured, Of, Rate, Reconfigured};
 use super::row::{Row, Test, name};
-use super::search::{Found, Plan, search};
+use super::search::{Plan, Step};
 use super::sut::{Kind, Launch, Running};
 use super::table;
+use super::taken::Watched;
 use super::traffic::Underlay;
 use super::trial::{Ask, Offer, Rig, Trial};
 use super::wiring::Wiring;
-use crate::pairs::Compared;
 
-/// Share of loss of a partial drop rate.
-const PARTIAL: f64 = 0.005;
 /// Loads at which latency is measured, as shares of the NDR.
 const LOADS: [f64; 3] = [0.1, 0.5, 0.9];
 /// Frames a second of each port while a switch learns.
@@ -31,8 +30,6 @@ const LESSON: f64 = 200_000.0;
 const LOOK: (f64, Duration) = (20_000.0, Duration::from_millis(300));
 /// Share of loss at that rate beyond which something is wrong.
 const LOOK_LOSS: f64 = 0.01;
-/// How far above the maximum receive rate a no-drop rate is looked for: overload slows some down.
-const ABOVE: f64 = 1.25;
 
 /// What is measured, and how.
 #[derive(Clone, Debug)]
@@ -75,6 +72,8 @@ impl Options {
 pub trait Watcher: std::fmt::Debug {
     /// What is being done.
     fn doing(&self, what: &str);
+    /// A trial of a search was run, in a line.
+    fn tried(&self, line: &str);
     /// Something was measured; how it stands in the table.
     fn measured(&self, lines: &[String]);
     /// A switch cannot carry a row.
@@ -127,16 +126,20 @@ pub struct Session<'a> {
     stop: Arc<AtomicBool>,
 }
 
-/// A rig that gives up when the user does.
+/// A rig that gives up when the user does, and knows when the switch had no CPU.
 struct Stoppable<'a> {
     generator: &'a mut Generator,
+    workers: &'a Watched,
     stop: &'a AtomicBool,
 }
 
 impl Rig for Stoppable<'_> {
     fn trial(&mut self, ask: Ask) -> Result<Trial> {
         ensure!(!self.stop.load(Ordering::Relaxed), "interrupted");
-        self.generator.trial(ask)
+        let before = self.workers.without_cpu();
+        let trial = self.generator.trial(ask)?;
+        let taken = self.workers.without_cpu().saturating_sub(before);
+        Ok(Trial { taken, ..trial })
     }
 }
 
@@ -245,7 +248,8 @@ impl<'a> Session<'a> {
         let mut generator = self.open(&wiring.looped[..row.ports], (1, 1)).context(failed)?;
         generator.wait_link().context(failed)?;
         generator.prepare(*row, Underlay::LOOP);
-        let mut rig = Stoppable { generator: &mut generator, stop: &self.stop };
+        let nobody = Watched::default();
+        let mut rig = Stoppable { generator: &mut generator, workers: &nobody, stop: &self.stop };
         let flood = rig.trial(self.ask(Offer::Flood))?;
         let pps = flood.rate();
         ensure!(pps > 0.0, "{failed}: nothing arrives");
@@ -265,29 +269,31 @@ impl<'a> Session<'a> {
         generator.prepare(row, running.underlay(&row)?);
         say("learning");
         generator.teach(LESSON)?;
-        let notes = self.look(&mut generator).or_else(|error| running.alive().and(Err(error)))?;
+        let workers = &Watched::of(&running, self.options.launch.workers_of(&row));
+        let rig = &mut Stoppable { generator: &mut generator, workers, stop: &self.stop };
+        let notes = self.look(rig).or_else(|error| running.alive().and(Err(error)))?;
         let lines = match row.test {
             Test::Rate => {
-                let mut measured = self.figures(&place, &mut generator, &say)?;
+                let mut measured = self.figures(&place, rig, &say)?;
                 measured.notes.splice(0..0, notes);
                 let lines = table::measured(&measured, Some(place.ceiling));
                 findings.results.push(measured);
                 lines
             }
             Test::Learn => {
-                let learned = self.learn(&place, &mut generator, &running, notes, &say)?;
+                let learned = self.learn(&place, rig, &running, notes, &say)?;
                 let lines = table::learned(&learned, place.ceiling);
                 findings.learned.push(learned);
                 lines
             }
             Test::Flood => {
-                let flooded = self.flood(&place, &mut generator, notes, &say)?;
+                let flooded = self.flood(&place, rig, notes, &say)?;
                 let lines = table::flooded(&flooded);
                 findings.flooded.push(flooded);
                 lines
             }
             Test::Reconfigure => {
-                let done = self.reconfigure(&place, &mut generator, &running, notes, &say)?;
+                let done = self.reconfigure(&place, rig, &running, notes, &say)?;
                 let lines = table::reconfigured(&done);
                 findings.reconfigured.push(done);
                 lines
@@ -300,19 +306,19 @@ impl<'a> Session<'a> {
     fn learn(
         &self,
         place: &Place<'_>,
-        generator: &mut Generator,
+        rig: &mut Stoppable<'_>,
         running: &Running,
         mut notes: Vec<String>,
         say: &dyn Fn(&str),
     ) -> Result<Learned> {
         say("new addresses");
         let (of, ceiling) = (place.of, place.ceiling);
-        let mut rig = Stoppable { generator, stop: &self.stop };
         let forget = || running.forget(place.wiring);
         let plan = self.options.plan;
         // The ceiling is of all pairs of ports, and one teaches.
         let highest = ceiling.pps / (of.row.ports / 2) as f64;
-        let found = fdb::learn(&mut rig, &forget, of.row.flows, plan, highest)?;
+        let tell = |step: Step<'_>| self.tell(place.of.sut, "addresses", step);
+        let found = fdb::learn(rig, &forget, of.row.flows, plan, highest, &tell)?;
         notes.extend(found.limited.iter().map(|why| format!("not searched higher, as {why}")));
         Ok(Learned {
             of,
@@ -329,14 +335,13 @@ impl<'a> Session<'a> {
     fn flood(
         &self,
         place: &Place<'_>,
-        generator: &mut Generator,
+        rig: &mut Stoppable<'_>,
         mut notes: Vec<String>,
         say: &dyn Fn(&str),
     ) -> Result<Flooded> {
         say("known flows beside a flood");
-        let mut rig = Stoppable { generator, stop: &self.stop };
         let wanted = self.options.random;
-        let left = fdb::flood(&mut rig, wanted, self.options.plan)?;
+        let left = fdb::flood(rig, wanted, self.options.plan)?;
         if left.random < 0.99 * wanted {
             notes.push(format!(
                 "of {:.3} million random frames a second the switch's port took {:.3}",
@@ -352,19 +357,18 @@ impl<'a> Session<'a> {
     fn reconfigure(
         &self,
         place: &Place<'_>,
-        generator: &mut Generator,
+        rig: &mut Stoppable<'_>,
         running: &Running,
         mut notes: Vec<String>,
         say: &dyn Fn(&str),
     ) -> Result<Reconfigured> {
-        let mut rig = Stoppable { generator, stop: &self.stop };
         say("maximum receive rate");
         let flood = rig.trial(self.ask(Offer::Flood))?;
         let plan = self.options.plan;
         let rate = self.options.load * flood.rate();
         let ask = Ask::flows(Offer::Rate(rate), plan.confirm);
         say("without changes");
-        let quiet = fdb::calmest(&mut rig, ask, plan.again)?;
+        let quiet = fdb::calmest(rig, ask, plan.again)?;
         let control = self.options.launch.control;
         let mut with_changes = || {
             say("with changes");
@@ -398,9 +402,12 @@ impl<'a> Session<'a> {
         })
     }
 
+    fn tell(&self, sut: Kind, figure: &str, step: Step<'_>) {
+        self.watcher.tried(&format!("{} {}", name(sut), table::step(figure, step)));
+    }
+
     /// Whether a switch does what one does, at a rate that all manage. Remarks.
-    fn look(&self, generator: &mut Generator) -> Result<Vec<String>> {
-        let mut rig = Stoppable { generator, stop: &self.stop };
+    fn look(&self, rig: &mut Stoppable<'_>) -> Result<Vec<String>> {
         let trial = rig.trial(Ask::flows(Offer::Rate(LOOK.0), LOOK.1))?;
         let all = trial.sent;
         if trial.returned > 0 {
@@ -439,115 +446,4 @@ impl<'a> Session<'a> {
         }
         Ok(notes)
     }
-
-    fn figures(
-        &self,
-        place: &Place<'_>,
-        generator: &mut Generator,
-        say: &dyn Fn(&str),
-    ) -> Result<Measured> {
-        let Place { of, ceiling, .. } = *place;
-        let line_rate = generator.link_mbps().map(|mbps| of.row.line_rate(mbps));
-        let mut rig = Stoppable { generator, stop: &self.stop };
-        say("maximum receive rate");
-        let flood = rig.trial(self.ask(Offer::Flood))?;
-        ensure!(
-            flood.sent > 0,
-            "the generator could not send a single frame in {:?}: its CPU or the switch's is taken by \
-             something else",
-            self.options.plan.trial
-        );
-        ensure!(flood.received > 0, "it carried nothing of a flood of {} frames", flood.sent);
-        let maximum = Rate::of(&flood);
-        let mut notes = Vec::new();
-        let (mut ndr, mut pdr) = (None, None);
-        if self.options.search {
-            let above = (ABOVE * maximum.pps).min(line_rate.unwrap_or(f64::INFINITY));
-            let highest = above.min(ceiling.pps);
-            let plan = self.options.plan;
-            say("no-drop rate");
-            let no_drop = search(&mut rig, plan, 0.0, highest, 0.0)?;
-            say("partial-drop rate");
-            let known = no_drop.rate.unwrap_or(0.0);
-            let partial = search(&mut rig, plan, PARTIAL, highest, known)?;
-            for (figure, found) in [("NDR", &no_drop), ("PDR", &partial)] {
-                notes.extend(remark(figure, found));
-            }
-            (ndr, pdr) = (Rate::found(&no_drop), Rate::found(&partial));
-        }
-        let mut latency = Vec::new();
-        let base = ndr.or(pdr).unwrap_or(maximum).pps;
-        for load in LOADS.into_iter().filter(|_| self.options.latency) {
-            say("latency");
-            let ask = Ask { latency: true, ..self.ask(Offer::Rate(base * load)) };
-            latency.extend(Latency::of(load, &rig.trial(ask)?));
-        }
-        if ndr.is_none() && !latency.is_empty() {
-            let of = if pdr.is_some() { "PDR" } else { "maximum" };
-            notes.push(format!("the loads of latencies are shares of the {of}"));
-        }
-        let figures = [("maximum", Some(maximum)), ("NDR", ndr), ("PDR", pdr)];
-        let bound = |rate: Option<Rate>| rate.is_some_and(|rate| rate.pps > BOUND * ceiling.pps);
-        let generator_bound = figures.into_iter().filter(|(_, r)| bound(*r)).map(|(n, _)| n);
-        let generator_bound = generator_bound.collect();
-        Ok(Measured {
-            of,
-            ceiling_ports: ceiling.ports,
-            line_rate,
-            maximum,
-            ndr,
-            pdr,
-            latency,
-            generator_bound,
-            notes,
-        })
-    }
-}
-
-/// What is to be said of a search.
-fn remark(figure: &str, found: &Found) -> Option<String> {
-    match (&found.limited, found.rate) {
-        (Some(why), _) => Some(format!("{figure}: not searched higher, as {why}")),
-        (None, None) => {
-            Some(format!("no {figure}: {} of the last trial", percent(found.trial.loss())))
-        }
-        _ => None,
-    }
-}
-
-fn percent(share: f64) -> String {
-    format!("a loss of {:.3} %", 100.0 * share)
-}
-
-/// Ratios of the first switch to each other one, by figure and row.
-pub fn ratios(options: &Options, results: &[Measured]) -> Vec<Ratio> {
-    let mut ratios = Vec::new();
-    let Some((first, others)) = options.suts.split_first() else { return ratios };
-    for row in &options.rows {
-        for by in others {
-            for (figure, of) in FIGURES {
-                let all =
-                    |sut: Kind| results.iter().filter(move |m| m.of.sut == sut && m.of.row == *row);
-                let values = |sut| all(sut).map(of).collect::<Option<Vec<f64>>>();
-                let (Some(ours), Some(theirs)) = (values(*first), values(*by)) else { continue };
-                let pairs = ours.len();
-                if pairs == 0 || theirs.len() != pairs {
-                    continue;
-                }
-                let compared = Compared { ours, theirs };
-                let bound = |m: &Measured| m.generator_bound.contains(&figure);
-                ratios.push(Ratio {
-                    row: *row,
-                    figure,
-                    sut: *first,
-                    by: *by,
-                    median: compared.ratio(),
-                    spread: compared.spread(),
-                    pairs,
-                    generator_bound: all(*first).chain(all(*by)).any(bound),
-                });
-            }
-        }
-    }
-    ratios
 }

@@ -19,6 +19,10 @@ pub(super) struct Simulated {
     pub(super) loss_one_in: u64,
     /// Every so many trials something else takes its CPU for a while; 0 is never.
     pub(super) hiccup_every: u32,
+    /// Something else does so in all but every so many; 0 is in none.
+    pub(super) calm_every: u32,
+    /// Whether the machine tells of it.
+    pub(super) seen: bool,
     /// Frames that the sink misses in a trial.
     pub(super) missed: u64,
     /// Trials so far.
@@ -52,6 +56,8 @@ impl Simulated {
             generator: f64::INFINITY,
             loss_one_in: 0,
             hiccup_every: 0,
+            calm_every: 0,
+            seen: false,
             missed: 0,
             trials: 0,
             learns: f64::INFINITY,
@@ -76,7 +82,10 @@ impl Rig for Simulated {
             Play::Beside(random) if random > 0.0 => (self.beside * self.capacity, random),
             _ => (self.capacity, 0.0),
         };
-        let disturbed = self.hiccup_every != 0 && self.trials.is_multiple_of(self.hiccup_every);
+        let every = |n: u32| n != 0 && self.trials.is_multiple_of(n);
+        let disturbed =
+            every(self.hiccup_every) || (self.calm_every != 0 && !every(self.calm_every));
+        let taken = if disturbed && self.seen { ask.time / 90 } else { Duration::ZERO };
         let mut received = sent.min((capacity * secs) as u64);
         received -= received.checked_div(self.loss_one_in).unwrap_or(0);
         received -= if disturbed { received / 100 } else { 0 };
@@ -84,7 +93,7 @@ impl Rig for Simulated {
         let strayed = self.learn_or_flood(ask.play, received, secs);
         let (missed, random) = (self.missed, (random * secs) as u64);
         let watching = WATCHING;
-        let trial = Trial { secs, due, sent, late, received, missed, ..Trial::default() };
+        let trial = Trial { secs, due, sent, late, received, missed, taken, ..Trial::default() };
         Ok(Trial { strayed, random, watching, ..trial })
     }
 }

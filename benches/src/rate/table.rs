@@ -1,11 +1,23 @@
 //! The table that is printed while a run goes on.
 
+use std::time::Duration;
+
 use super::result::{Ceiling, Flooded, Latency, Learned, Measured, Of, Rate, Ratio, Reconfigured};
 use super::row::name;
+use super::search::Step;
 
 /// Millions of frames a second.
 fn mpps(pps: f64) -> String {
     format!("{:>8.3}", pps / 1e6)
+}
+
+/// How long it will take, before it starts.
+pub fn expected((mostly, most, measurements): (Duration, Duration, usize)) -> String {
+    let words = |time: Duration| match time.as_secs() {
+        secs if secs < 100 => format!("{} s", secs.max(1)),
+        secs => format!("{} min", secs.div_ceil(60)),
+    };
+    format!("{measurements} measurements: about {}, at most {}", words(mostly), words(most))
 }
 
 /// The head of the table.
@@ -141,11 +153,30 @@ fn latency(latency: &Latency) -> String {
         latency.p99,
         latency.p999,
         latency.max,
-        if latency.loss > 0.0 {
-            format!("; {:.4} % lost", 100.0 * latency.loss)
-        } else {
-            String::new()
-        }
+        [
+            (latency.loss > 0.0).then(|| format!("; {:.4} % lost", 100.0 * latency.loss)),
+            (latency.taken > 0.0)
+                .then(|| format!("; its CPUs were taken for {:.1} ms", latency.taken)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<String>()
+    )
+}
+
+/// A trial of a search, in a line.
+pub fn step(figure: &str, step: Step<'_>) -> String {
+    let Step { trial, of_most, tried, passed } = step;
+    format!(
+        "{figure}: trial {trial} of at most {of_most}: {:.3} Mpps for {:.1} s, {}{}",
+        tried.rate / 1e6,
+        tried.secs,
+        match (tried.lost, passed) {
+            (0, true) => "no loss".to_owned(),
+            (0, false) => "not offered".to_owned(),
+            (lost, _) => format!("{lost} of {} lost", tried.offered),
+        },
+        tried.doubt.as_ref().map_or_else(String::new, |why| format!(" ({why})"))
     )
 }
 

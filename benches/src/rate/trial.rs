@@ -81,6 +81,11 @@ pub struct Trial {
     pub foreign: u64,
     /// Frames that the sink's own ports had no room for.
     pub missed: u64,
+    /// Frames for which there may have been no room at the sink while its CPU was taken away: those
+    /// that were due there meanwhile, beyond what a ring holds.
+    pub overrun: u64,
+    /// How long the switch's workers had no CPU, in all, though they wanted one.
+    pub taken: Duration,
     /// Nanoseconds from before a frame is given to its port until it is fetched from the other.
     pub latency: Option<Histogram<u64>>,
     /// Frames that arrived at a port of another pair: flooded.
@@ -118,10 +123,37 @@ impl Trial {
         if self.missed > 0 {
             return Some(format!("the sink's ports missed {} frames", self.missed));
         }
-        let late = self.late as f64 / self.due.max(1) as f64;
+        let late = self.late_share();
         (late > LATE_SHARE)
             .then(|| format!("the generator was late for {:.2} % of the frames", 100.0 * late))
     }
+
+    /// Share of the due frames that the generator was too late for.
+    pub fn late_share(&self) -> f64 {
+        self.late as f64 / self.due.max(1) as f64
+    }
+
+    /// Why the loss of this trial may not be the switch's doing: a fault of the generator, or a CPU that
+    /// the machine gave to something else for as long as so many frames take.
+    pub fn doubt(&self) -> Option<String> {
+        self.fault().or_else(|| {
+            let lost = self.lost() + self.blocked;
+            let meanwhile = self.taken.as_secs_f64() * self.offered();
+            let explained = lost > 0 && lost as f64 <= meanwhile + self.overrun as f64;
+            explained.then(|| match self.overrun {
+                0 => format!("CPUs of the switch were taken for {:.1} ms", millis(self.taken)),
+                overrun => format!(
+                    "CPUs were taken: the switch's for {:.1} ms, and the generator's, so that its rings \
+                     may have been full for {overrun} frames",
+                    millis(self.taken)
+                ),
+            })
+        })
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    1e3 * time.as_secs_f64()
 }
 
 /// Anything that carries frames from port to port: a switch between a generator and a sink, the
