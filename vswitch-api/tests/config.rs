@@ -224,6 +224,7 @@ fn defaults_and_examples_are_true() {
             "dpdk" => "devargs = \"net_null0\"",
             "vhost-user" => "bridge = \"b\"\nsocket = \"/run/s\"",
             "gre" => "bridge = \"b\"\nremotes = [\"192.0.2.9\"]",
+            "erspan" => "bridge = \"br0\"\nsession = 3\nremotes = [\"192.0.2.9\"]",
             _ => "bridge = \"b\"\nvni = 5000\nremotes = [\"192.0.2.9\"]",
         };
         let set = |line: &&str| !extra.starts_with(line.split('=').next().unwrap());
@@ -262,9 +263,9 @@ fn defaults_and_examples_are_true() {
     for key in KEYS.iter().filter(|key| !own.contains(&key.name)) {
         let ports = PortType::ALL.map(PortType::name);
         let tunnels = TunnelType::ALL.map(TunnelType::name);
-        let types = if key.section == Section::Tunnel { tunnels } else { ports };
-        for type_name in types.into_iter().filter(|name| key.applies_to(name)) {
-            if key.name == "datapath" && matches!(type_name, "dpdk" | "vhost-user") {
+        let types = if key.section == Section::Tunnel { &tunnels[..] } else { &ports };
+        for type_name in types.iter().filter(|name| key.applies_to(name)) {
+            if key.name == "datapath" && matches!(*type_name, "dpdk" | "vhost-user") {
                 continue;
             }
             read(file(key.section, type_name, &format!("{} = {}", key.name, key.example)));

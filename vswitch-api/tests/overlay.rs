@@ -352,6 +352,42 @@ fn as_many_tunnels_as_bridges() {
 }
 
 #[test]
+fn erspan_is_for_mirrors() {
+    let erspan = |name: &str, keys: &str| {
+        let keys = format!("type = \"erspan\"\nremotes = [\"192.0.2.9\"]\n{keys}");
+        tunnel(name, &keys).replace("\"br0\"", "\"span\"")
+    };
+    let file = |rest: &str| format!("{BASE}[[bridge]]\nname = \"span\"\n{rest}");
+    // Several are in one bridge, as nothing but a mirror names them.
+    let all = [erspan("a", "session = 1023\nindex = 1048575"), erspan("b", "session = 0")].concat();
+    let desired = read(&file(&all));
+    let kind = |session, index| TunnelKind::Erspan { session, index };
+    assert_eq!(desired.tunnels["a"].kind, kind(1023, 0xf_ffff));
+    assert_eq!(desired.tunnels["b"].kind, kind(0, 0));
+    let patched = config::patch_tunnel(&desired.tunnels["b"], &json!({ "index": 4 })).unwrap();
+    assert_eq!(patched.kind, kind(0, 4));
+    for (tunnels, says) in [
+        (erspan("a", ""), "tunnel.a.session: a tunnel of type erspan needs session"),
+        (erspan("a", "session = 1024"), "tunnel.a.session: 1024 is out of range"),
+        (erspan("a", "session = 1\nindex = 1048576"), "tunnel.a.index: 1048576 is out of range"),
+        (erspan("a", "session = 1\nvni = 2"), "tunnel.a.vni: a tunnel of type erspan has no vni"),
+        (erspan("a", "session = 1\nlearning = true"), "has no learning; it is for vxlan and"),
+        (
+            [erspan("a", "session = 1"), erspan("b", "session = 1")].concat(),
+            "session 1 on VTEP \"v4\" is that of tunnel \"a\" already",
+        ),
+        (
+            erspan("a", "session = 1").replace("\"span\"", "\"br0\"")
+                + "[[port]]\nname = \"p\"\ntype = \"tap\"\nbridge = \"br0\"\n",
+            "tunnel.a.bridge: bridge \"br0\" of tunnel \"a\" has ports, as \"p\"",
+        ),
+    ] {
+        let told = told(&file(&tunnels));
+        assert!(told.len() == 1 && told[0].contains(says), "{told:#?}");
+    }
+}
+
+#[test]
 fn patches_of_tunnels_and_vteps() {
     let desired = read(&format!("{BASE}{}", tunnel("t", "type = \"vxlan\"\nvni = 7\nttl = 9")));
     let tunnel = &desired.tunnels["t"];

@@ -412,7 +412,7 @@ fn packet(load: &Load, network: u32, flow: u32, snapshot: &Snapshot) -> Parcel {
     let (here, there) = (load.kind.address(0), load.kind.address(load.remote(flow) + 1));
     let sends = peer(0, tunnel.proto, here, OuterHeader::new(tunnel.proto, there, here));
     let mut parcel = Parcel::new(&load.frame(flow, None, true));
-    let fields = EncapFields { traffic_class: 0, ttl: 64, hash: 0 };
+    let fields = EncapFields { ttl: 64, ..EncapFields::default() };
     tunnel::encap(&mut parcel, tunnel, &sends, &fields).expect("a packet");
     assert_eq!(parcel.headroom() + tunnel.outer_len(here), INNER);
     parcel

@@ -37,7 +37,7 @@ impl Step {
         let peer = |n| PeerId::new(n).and_then(|id| known.overlay().peer(id));
         let order = load.order();
         let frame = load.frame(0, None, false);
-        let fields = EncapFields { traffic_class: 0, ttl: 64, hash: 0x1234_5678 };
+        let fields = EncapFields { ttl: 64, hash: 0x1234_5678, ..EncapFields::default() };
         let header = |n| {
             let (tunnel, peer) = (tunnel(n).expect("a tunnel"), peer(0).expect("a peer"));
             let mut parcel = Parcel::new(&frame);

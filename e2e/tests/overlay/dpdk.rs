@@ -79,6 +79,15 @@ fn open_vswitch() -> Result<()> {
     finish(ours)
 }
 
+#[test]
+fn copies_in_erspan() -> Result<()> {
+    if skipped("dpdk::copies_in_erspan", &NEEDS) {
+        return Ok(());
+    }
+    let (underlay, ours) = start()?;
+    crate::mirror::are_decoded(&underlay, ours)
+}
+
 /// Both datapaths of the switch understand each other, options of GENEVE included.
 #[test]
 fn the_other_datapath() -> Result<()> {

@@ -4,12 +4,13 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use vswitch_e2e::overlay::{
-    Family, GeneveOption, Ground, Linux, Peer, Protection, Protocol, Switch, Tunnel, Underlay,
-    checks, connect,
+    Family, GeneveOption, Ground, Linux, Peer, Protection, Protocol, Switch, Tenant, Tunnel,
+    Underlay, checks, connect,
 };
 use vswitch_e2e::{Host, Need, size, until_ok};
 
 use crate::lab::{all_checks, told};
+use crate::mirror::{INDEX, SESSION, mirror};
 use crate::rig::{SOON, finish, skipped};
 
 /// The kernel's geneve, gretap and ip6gretap devices.
@@ -47,7 +48,29 @@ fn a_guests_kernel() -> Result<()> {
         let sent = seen.values(data)?;
         ensure!(tunnel.options.is_empty() || sent == ["01020304"], "options: {sent:?}");
     }
+    takes_copies(&ours, &guest, &tenants)?;
     finish(ours)
+}
+
+/// Its ERSPAN device takes copies, which it would not of another session, index or order.
+fn takes_copies(ours: &Switch, guest: &Linux, tenants: &[Tenant]) -> Result<()> {
+    const COPIES: u32 = 3;
+    let (local, remote) = (guest.site().v4, ours.site().v4);
+    guest.site().space.sh(&format!(
+        "set -e; ip link add copies type erspan seq key {SESSION} local {local} remote {remote} \
+         erspan_ver 1 erspan {INDEX}; ip link set copies up"
+    ))?
+    .ok()?;
+    // Tenants come in fours, of which the first two were connected.
+    let [a, b, ..] = tenants else { anyhow::bail!("no tenants") };
+    mirror(ours, local.into())?;
+    b.space.sh(&format!("ping -n -c {COPIES} -i 0.2 {}", a.v4()))?.ok()?;
+    until_ok(SOON, "the copies", || {
+        let read = "cat /sys/class/net/copies/statistics/rx_packets";
+        let count = guest.site().space.sh(read)?.ok()?.stdout;
+        ensure!(count.trim() == COPIES.to_string(), "{count} of {COPIES}");
+        Ok(())
+    })
 }
 
 /// The switch in a guest and the kernel's own device in another namespace there, with WireGuard

@@ -8,6 +8,7 @@ mod guest;
 mod hostile;
 mod kernel;
 mod lab;
+mod mirror;
 mod ovs;
 mod packets;
 mod peers;

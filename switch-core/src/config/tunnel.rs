@@ -140,6 +140,13 @@ pub enum TunnelKind {
         /// The network, 0x1000 to 0xfffffe.
         vsid: Vni,
     },
+    /// ERSPAN type II (draft-foschiano-erspan-03): the copies of a mirror. Nothing is received.
+    Erspan {
+        /// The session, 0 to [`ErspanHeader::MAX_SESSION`](crate::wire::ErspanHeader::MAX_SESSION).
+        session: u16,
+        /// The index, 0 to [`ErspanHeader::MAX_INDEX`](crate::wire::ErspanHeader::MAX_INDEX).
+        index: u32,
+    },
 }
 
 impl TunnelKind {
@@ -156,7 +163,14 @@ impl TunnelKind {
             Self::Geneve { .. } => TunnelType::Geneve,
             Self::Gre { .. } => TunnelType::Gre,
             Self::Nvgre { .. } => TunnelType::Nvgre,
+            Self::Erspan { .. } => TunnelType::Erspan,
         }
+    }
+
+    /// Whether packets carry a sequence number, one row of them for each remote.
+    #[must_use]
+    pub const fn is_numbered(&self) -> bool {
+        matches!(self, Self::Gre { sequence: true, .. } | Self::Erspan { .. })
     }
 }
 
@@ -171,11 +185,13 @@ pub enum TunnelType {
     Gre,
     /// [`TunnelKind::Nvgre`].
     Nvgre,
+    /// [`TunnelKind::Erspan`].
+    Erspan,
 }
 
 impl TunnelType {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Vxlan, Self::Geneve, Self::Gre, Self::Nvgre];
+    pub const ALL: [Self; 5] = [Self::Vxlan, Self::Geneve, Self::Gre, Self::Nvgre, Self::Erspan];
 
     /// Its name in files and requests.
     #[must_use]
@@ -185,6 +201,7 @@ impl TunnelType {
             Self::Geneve => "geneve",
             Self::Gre => "gre",
             Self::Nvgre => "nvgre",
+            Self::Erspan => "erspan",
         }
     }
 

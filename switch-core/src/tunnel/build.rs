@@ -12,7 +12,9 @@ use super::{
 use crate::config::{InnerTags, PortVlans, TunnelKind, TunnelSpec};
 use crate::ids::{BridgeId, PeerId, PortId, TunnelId};
 use crate::wire::geneve::{self, BadOption};
-use crate::wire::{EtherType, GeneveHeader, GeneveOptions, GreFields, VxlanHeader, gre};
+use crate::wire::{
+    ErspanHeader, EtherType, GeneveHeader, GeneveOptions, GreFields, VxlanHeader, gre,
+};
 
 /// What a tunnel is made of beside its specification.
 #[derive(Debug)]
@@ -49,7 +51,9 @@ impl Proto {
             TunnelKind::Vxlan { udp_port, .. } | TunnelKind::Geneve { udp_port, .. } => {
                 Self::Udp(*udp_port)
             }
-            TunnelKind::Gre { .. } | TunnelKind::Nvgre { .. } => Self::Gre,
+            TunnelKind::Gre { .. } | TunnelKind::Nvgre { .. } | TunnelKind::Erspan { .. } => {
+                Self::Gre
+            }
         }
     }
 }
@@ -64,6 +68,7 @@ impl NetworkKey {
             }
             TunnelKind::Gre { key, .. } => Self::gre(vtep, *key),
             TunnelKind::Nvgre { vsid } => Self::nvgre(vtep, *vsid),
+            TunnelKind::Erspan { session, .. } => Self::erspan(vtep, *session),
         }
     }
 }
@@ -100,8 +105,7 @@ impl TunnelConf {
             }
             _ => Vec::new(),
         };
-        let numbered = matches!(spec.kind, TunnelKind::Gre { sequence: true, .. });
-        let sequences = match (numbered, &accepts) {
+        let sequences = match (spec.kind.is_numbered(), &accepts) {
             (false, _) => Arc::default(),
             (true, Accepts::Any) => sequences(&flood, seen, earlier),
             (true, Accepts::Listed(listed)) => sequences(&flood, listed, earlier),
@@ -168,6 +172,12 @@ fn header(kind: &TunnelKind) -> Result<TunnelHeader, BadOption> {
         TunnelKind::Nvgre { vsid } => {
             let key = Some(gre::nvgre_key(*vsid, 0));
             (written(GreFields { key, ..gre }), HeaderKind::Nvgre)
+        }
+        TunnelKind::Erspan { session, index } => {
+            let protocol = ErspanHeader::PROTOCOL;
+            let mut bytes = written(GreFields { protocol, sequence: Some(0), ..gre });
+            bytes.extend_from_slice(ErspanHeader::new(*session, *index).as_bytes());
+            (bytes, HeaderKind::Erspan)
         }
     };
     Ok(TunnelHeader { bytes: bytes.into(), kind })
@@ -264,6 +274,11 @@ mod tests {
 
         let nvgre = tunnel(TunnelKind::Nvgre { vsid: vni(0x123456) });
         assert_eq!(&*nvgre.header.bytes, [0x20, 0, 0x65, 0x58, 0x12, 0x34, 0x56, 0]);
+
+        let erspan = tunnel(TunnelKind::Erspan { session: 0x3ab, index: 0xf_edcb });
+        let fields = [[0x10, 0, 0x88, 0xbe], [0; 4], [0x10, 0, 3, 0xab], [0, 0xf, 0xed, 0xcb]];
+        assert_eq!(&*erspan.header.bytes, fields.concat());
+        assert_eq!((erspan.outer_len(LOCAL), erspan.sequences.len()), (36, 1));
     }
 
     #[test]

@@ -8,11 +8,13 @@ use crate::config::{Dscp, Ttl};
 use crate::drop::DropReason;
 use crate::frame::{Csum, Frame, Offload};
 use crate::segment::sum_range;
-use crate::wire::UdpHeader;
 use crate::wire::ecn::Ecn;
+use crate::wire::{ErspanHeader, GreHeader, Header, Mirrored, UdpHeader};
 
 /// TTL of outer packets whose inner ones have none to copy.
 const DEFAULT_TTL: u8 = 64;
+/// Length of the GRE header in front of ERSPAN's: with a sequence number.
+const ERSPAN_GRE: usize = GreHeader::LEN + 4;
 
 /// Puts the outer headers in front of `frame`, whose own checksums and sizes are finished. `inner`
 /// is [`Inner::of`] that very frame.
@@ -76,6 +78,13 @@ pub fn encap<F: Frame>(
             }
             Csum::Unknown
         }
+        HeaderKind::Erspan => {
+            if let Some(gre) = room.first_chunk_mut::<ERSPAN_GRE>() {
+                number(gre, tunnel, peer);
+            }
+            describe(frame, outer_len.wrapping_add(ERSPAN_GRE), inner.mirrored);
+            Csum::Unknown
+        }
     };
     frame.set_offload(Offload { csum, gso: None });
     Ok(())
@@ -99,7 +108,7 @@ fn put(room: &mut [u8], header: &[u8]) -> bool {
 }
 
 /// What an outer header takes over from an inner frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EncapFields {
     /// DSCP and ECN of the outer header.
     pub traffic_class: u8,
@@ -107,6 +116,8 @@ pub struct EncapFields {
     pub ttl: u8,
     /// Hash of the flow.
     pub hash: u32,
+    /// Of a mirrored frame, what only an ERSPAN header has a place for.
+    pub mirrored: Mirrored,
 }
 
 impl EncapFields {
@@ -124,7 +135,8 @@ impl EncapFields {
             // A TTL of 0 would not leave this host.
             Ttl::Copy => inner.ip.map_or(DEFAULT_TTL, |ip| ip.ttl.max(1)),
         };
-        Self { traffic_class: Ecn::of(class).in_traffic_class(dscp), ttl, hash: inner.hash }
+        let traffic_class = Ecn::of(class).in_traffic_class(dscp);
+        Self { traffic_class, ttl, hash: inner.hash, mirrored: Mirrored::default() }
     }
 }
 
@@ -134,6 +146,15 @@ fn number(header: &mut [u8], tunnel: &TunnelConf, peer: &PeerConf) {
         && let Some(field) = header.last_chunk_mut()
     {
         *field = sequence.tx.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    }
+}
+
+/// Has the ERSPAN header that begins at `at` say which frame follows it.
+#[inline(never)]
+fn describe<F: Frame>(frame: &mut F, at: usize, of: Mirrored) {
+    let header = frame.head_mut().get_mut(at..).map(ErspanHeader::split_mut);
+    if let Some(Ok((header, inner))) = header {
+        header.describe(inner, of);
     }
 }
 

@@ -134,7 +134,7 @@ impl<'a> Known<'a> {
         let header = match kind {
             TunnelType::Vxlan => [0x08, 0, 0, 0],
             TunnelType::Geneve => [0, 0, e0, e1],
-            TunnelType::Gre | TunnelType::Nvgre => return None,
+            TunnelType::Gre | TunnelType::Nvgre | TunnelType::Erspan => return None,
         };
         let src = IpAddr::from([s0, s1, s2, s3]);
         if [t0, t1, t2, t3] != header || !is_a_hosts(src, self.vtep.local) {

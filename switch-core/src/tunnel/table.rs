@@ -20,7 +20,7 @@ const CROWDED: usize = 256;
 pub enum Proto {
     /// VXLAN or GENEVE, by UDP destination port: on one VTEP a port is of one protocol.
     Udp(u16),
-    /// GRE, NVGRE included.
+    /// GRE, NVGRE and ERSPAN included.
     Gre,
 }
 
@@ -49,6 +49,11 @@ impl NetworkKey {
     /// An NVGRE network.
     pub const fn nvgre(vtep: PortId, vsid: Vni) -> Self {
         Self::new(vtep, 3, 0, vsid.get())
+    }
+
+    /// An ERSPAN session. Nothing that arrives has such a name.
+    pub const fn erspan(vtep: PortId, session: u16) -> Self {
+        Self::new(vtep, 2, 1, session as u32)
     }
 }
 
@@ -240,7 +245,7 @@ pub struct TunnelConf {
     pub flood: Arc<[PeerId]>,
     /// GENEVE options (class, type) that are understood, so that critical ones pass.
     pub known_options: Arc<[(u16, u8)]>,
-    /// For GRE with sequence numbers: one for each peer, ascending by peer.
+    /// For GRE with sequence numbers, ERSPAN included: one for each peer, ascending by peer.
     pub sequences: Arc<[(PeerId, Sequence)]>,
     /// What changes faster than the configuration.
     pub state: Arc<TunnelState>,
@@ -271,6 +276,9 @@ pub enum HeaderKind {
     },
     /// The FlowID, the last byte: NVGRE.
     Nvgre,
+    /// The sequence number, in the last four bytes of a GRE header of eight, and what the
+    /// [`ErspanHeader`](crate::wire::ErspanHeader) behind it says of the frame.
+    Erspan,
 }
 
 /// What changes faster than the configuration about a tunnel.

@@ -232,7 +232,8 @@ proptest! {
         let mut known = Known::new(&overlay, &vtep).unwrap();
         for (n, bytes) in bytes.iter().enumerate() {
             let mut frame = in_frame(&pool, bytes, Offload::NONE);
-            let fields = EncapFields { traffic_class: class, ttl: 3, hash: hash ^ n as u32 };
+            let (traffic_class, hash) = (class, hash ^ n as u32);
+            let fields = EncapFields { traffic_class, ttl: 3, hash, ..EncapFields::default() };
             encap(&mut frame, &tunnel, &sender, &fields).unwrap();
             if n % 2 == 1 {
                 let head = frame.head_mut();

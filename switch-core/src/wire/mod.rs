@@ -34,6 +34,7 @@
 pub mod arp;
 pub mod checksum;
 pub mod ecn;
+pub mod erspan;
 pub mod ethernet;
 pub mod geneve;
 pub mod gre;
@@ -54,6 +55,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub use arp::{ArpError, ArpOperation, ArpPacket};
 pub use checksum::Checksum;
 pub use ecn::Ecn;
+pub use erspan::{ErspanHeader, Mirrored};
 pub use ethernet::{EtherType, EthernetHeader};
 pub use geneve::{Geneve, GeneveError, GeneveHeader, GeneveOption, GeneveOptions};
 pub use gre::{Gre, GreError, GreFields, GreHeader};

@@ -1,6 +1,6 @@
 //! The last passes of a burst: what was decided is done.
 
-use super::overlay::TooLarge;
+use super::overlay::Purpose;
 use super::plan::{Course, Plan, Planned};
 use super::ports::Ports;
 use super::route::Route;
@@ -385,7 +385,7 @@ impl<D: Datapath> Burst<'_, D> {
                         Some(other) => frame = other,
                     }
                 }
-                self.encapsulate(frame, meta, tunnel, peer, TooLarge::Drop);
+                self.encapsulate(frame, meta, tunnel, peer, Purpose::Flood);
             }
         }
     }

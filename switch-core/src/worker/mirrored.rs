@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::Worker;
 use super::burst::Burst;
-use super::overlay::TooLarge;
+use super::overlay::Purpose;
 use crate::clock::Nanos;
 use crate::config::{Direction, Snapshot};
 use crate::datapath::Datapath;
 use crate::frame::{Frame, FrameMeta, InTag, Offload, Options};
 use crate::ids::{Domain, PortId, TunnelId};
 use crate::mirror::{self, MirrorConf, MirrorTo};
+use crate::wire;
 
 /// Most copies that wait to be sent. They do so for a burst, or until the end of a turn.
 const WAITING_MAX: usize = 4096;
@@ -32,6 +33,7 @@ struct Copy<F> {
     /// The place of its mirror in the snapshot.
     mirror: usize,
     frame: F,
+    said: wire::Mirrored,
 }
 
 /// Copies that wait to be sent: none, between two turns.
@@ -59,6 +61,7 @@ impl<F: Frame> Copies<F> {
         &mut self,
         of: PortId,
         frame: &mut F,
+        pvid: Option<u16>,
         (place, mirror): (usize, &MirrorConf),
         worker: usize,
     ) {
@@ -70,12 +73,14 @@ impl<F: Frame> Copies<F> {
         let Some(mut copy) = room.then(|| frame.share()).flatten() else {
             return counters.failed.add(1);
         };
+        let mut said = wire::Mirrored { vid: pvid.unwrap_or(0), is_truncated: false };
         if let Some(snap) = mirror.snap.filter(|snap| copy.len() > *snap) {
+            said.is_truncated = true;
             copy.truncate(snap);
             // A piece of a frame is not finished by anybody.
             copy.set_offload(Offload::NONE);
         }
-        self.0.push(Copy { of, mirror: place, frame: copy });
+        self.0.push(Copy { of, mirror: place, frame: copy, said });
     }
 }
 
@@ -102,7 +107,7 @@ impl Mirrored {
             let here = self.mirrors.iter().filter(|(_, mirror)| mirror.direction.has(way));
             for (place, mirror) in here {
                 if mirror.wants(frame.head(), frame.len(), self.pvid) {
-                    copies.take(port, frame, (*place, mirror), self.worker);
+                    copies.take(port, frame, self.pvid, (*place, mirror), self.worker);
                 }
             }
         }
@@ -139,8 +144,9 @@ impl<D: Datapath> Worker<D> {
         for (frame, domain) in self.rx.as_mut_slice().iter_mut().zip(domains) {
             let Some(domain) = domain else { continue };
             for (place, mirror) in mirror::of_tunnels_in(snapshot, domain.bridge()) {
-                if mirror.wants(frame.head(), frame.len(), Some(domain.vid())) {
-                    self.egress.pending.copies.take(vtep, frame, (place, mirror), worker);
+                let pvid = Some(domain.vid());
+                if mirror.wants(frame.head(), frame.len(), pvid) {
+                    self.egress.pending.copies.take(vtep, frame, pvid, (place, mirror), worker);
                 }
             }
         }
@@ -163,7 +169,7 @@ impl<D: Datapath> Worker<D> {
             let (mut burst, ..) = self.burst(snapshot, port, &counters, now);
             for copy in run {
                 if let Some(mirror) = snapshot.mirrors().get(copy.mirror) {
-                    burst.output_copy(copy.frame, mirror);
+                    burst.output_copy(copy.frame, copy.said, mirror);
                 }
             }
         }
@@ -174,12 +180,12 @@ impl<D: Datapath> Worker<D> {
 
 impl<D: Datapath> Burst<'_, D> {
     /// Sends a copy where its mirror has it sent: as it is, but for what a port cannot take.
-    fn output_copy(&mut self, frame: D::Frame, mirror: &MirrorConf) {
+    fn output_copy(&mut self, frame: D::Frame, said: wire::Mirrored, mirror: &MirrorConf) {
         let Some(counters) = mirror.counters.get(self.worker) else { return };
         let bytes = frame.len() as u64;
         let sent = match mirror.to {
             MirrorTo::Port(out) => self.copy_to_port(frame, out),
-            MirrorTo::Tunnel(tunnel) => self.copy_into_tunnel(frame, tunnel),
+            MirrorTo::Tunnel(tunnel) => self.copy_into_tunnel(frame, said, tunnel),
         };
         if sent {
             counters.frames.add(1);
@@ -202,7 +208,12 @@ impl<D: Datapath> Burst<'_, D> {
     }
 
     /// To each remote, as frames of the tunnel's bridge that are flooded.
-    fn copy_into_tunnel(&mut self, frame: D::Frame, tunnel: TunnelId) -> bool {
+    fn copy_into_tunnel(
+        &mut self,
+        frame: D::Frame,
+        said: wire::Mirrored,
+        tunnel: TunnelId,
+    ) -> bool {
         let mut frame = frame;
         let overlay = self.snapshot.overlay();
         let Some(tunnel) = overlay.tunnel(tunnel) else { return false };
@@ -219,7 +230,7 @@ impl<D: Datapath> Burst<'_, D> {
         for peer in tunnel.flood.iter().filter_map(|peer| overlay.peer(*peer)) {
             let Some(copy) = frame.share() else { return sent };
             self.counters.copied.add(1);
-            self.encapsulate(copy, &meta, tunnel, peer, TooLarge::Drop);
+            self.encapsulate(copy, &meta, tunnel, peer, Purpose::Mirror(said));
             sent = true;
         }
         sent

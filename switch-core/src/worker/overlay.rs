@@ -15,18 +15,20 @@ use crate::frame::{Frame, FrameMeta, InTag};
 use crate::ids::PeerId;
 use crate::segment;
 use crate::tunnel::{self, EncapFields, Inner, PeerConf, TunnelConf};
-use crate::wire::VlanTag;
+use crate::wire::{Mirrored, VlanTag};
 
 /// How many senders a second a worker tells that their frames are too large.
 const TOO_BIG_PPS: u32 = 100;
 
-/// Whether the sender of a frame that does not fit a tunnel is told.
+/// Why a frame goes into a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TooLarge {
-    /// Yes: the frame goes where its destination is.
-    Tell,
-    /// No: it is a copy for one of several, and only one has the destination.
-    Drop,
+pub(super) enum Purpose {
+    /// Its destination is there: its sender is told if it does not fit.
+    Deliver,
+    /// It is a copy for one of several, of which at most one has the destination.
+    Flood,
+    /// It is a mirror's copy.
+    Mirror(Mirrored),
 }
 
 impl<D: Datapath> Burst<'_, D> {
@@ -42,7 +44,7 @@ impl<D: Datapath> Burst<'_, D> {
         let overlay = self.snapshot.overlay();
         let Some(peer) = overlay.peer(peer) else { return self.flood(frame, meta, bridge) };
         match bridge.tunnel_to(overlay, meta.domain.vid(), peer) {
-            Some(tunnel) => self.encapsulate(frame, meta, tunnel, peer, TooLarge::Tell),
+            Some(tunnel) => self.encapsulate(frame, meta, tunnel, peer, Purpose::Deliver),
             // The entry outlived its tunnel by a moment; the flush is on its way.
             None => self.flood(frame, meta, bridge),
         }
@@ -56,7 +58,7 @@ impl<D: Datapath> Burst<'_, D> {
         meta: &FrameMeta,
         tunnel: &TunnelConf,
         peer: &PeerConf,
-        too_large: TooLarge,
+        purpose: Purpose,
     ) {
         let mut frame = frame;
         let Some(out) = self.snapshot.port(tunnel.vtep) else {
@@ -83,7 +85,7 @@ impl<D: Datapath> Burst<'_, D> {
         let change = tag_change(meta, egress, strip);
         if frame_len(&frame).saturating_add_signed(change) > max {
             self.too_large(tunnel, peer);
-            if too_large == TooLarge::Tell {
+            if purpose == Purpose::Deliver {
                 self.tell_too_large(&frame, l3_max(&frame, change, max));
             }
             return;
@@ -97,10 +99,11 @@ impl<D: Datapath> Burst<'_, D> {
         } else if egress::retag(&mut frame, meta, egress).is_err() {
             return self.egress.refuse(out.id, Some(peer.id), DropReason::NoHeadroom);
         }
+        let way = (tunnel, peer, purpose);
         match egress::to_finish(&frame.offload(), crate::datapath::Caps::default()) {
-            Finish::Nothing => self.send_outer(frame, 0, tunnel, peer, out),
+            Finish::Nothing => self.send_outer(frame, 0, way, out),
             Finish::Checksum => match segment::finish_checksum(&mut frame) {
-                Ok(()) => self.send_outer(frame, 0, tunnel, peer, out),
+                Ok(()) => self.send_outer(frame, 0, way, out),
                 Err(_) => self.egress.refuse(out.id, Some(peer.id), DropReason::SegmentFailed),
             },
             Finish::Segment => {
@@ -108,7 +111,7 @@ impl<D: Datapath> Burst<'_, D> {
                 // They stay together, so that a backend may send them in one call.
                 let mut more = segments.len().saturating_sub(1);
                 for segment in segments.drain(..) {
-                    self.send_outer(segment, std::mem::take(&mut more), tunnel, peer, out);
+                    self.send_outer(segment, std::mem::take(&mut more), way, out);
                 }
                 self.egress.segments = segments;
             }
@@ -121,14 +124,16 @@ impl<D: Datapath> Burst<'_, D> {
         &mut self,
         frame: D::Frame,
         more: usize,
-        tunnel: &TunnelConf,
-        peer: &PeerConf,
+        (tunnel, peer, purpose): (&TunnelConf, &PeerConf, Purpose),
         out: &PortConf,
     ) {
         let mut frame = frame;
         let inner = Inner::of(frame.head());
         let len = frame.len() as u64;
-        let fields = EncapFields::new(tunnel, &inner);
+        let mut fields = EncapFields::new(tunnel, &inner);
+        if let Purpose::Mirror(mirrored) = purpose {
+            fields.mirrored = mirrored;
+        }
         let vtep = self.snapshot.overlay().vtep(tunnel.vtep);
         let result = if vtep.is_some_and(|vtep| inner.was_sent_by(vtep, peer.addr)) {
             Err(DropReason::TunnelLoop)

@@ -230,9 +230,13 @@ pub(crate) fn nvgre(number: u32) -> TunnelKind {
     TunnelKind::Nvgre { vsid: vni(number) }
 }
 
-/// The same network in each of the four protocols.
+pub(crate) fn erspan(session: u16) -> TunnelKind {
+    TunnelKind::Erspan { session, index: 0xa_bcde }
+}
+
+/// The same network in each of the protocols that frames of a bridge are carried by.
 pub(crate) fn every_kind(number: u32) -> [TunnelKind; 4] {
     let kinds = [vxlan(number), geneve(number), gre(Some(number)), nvgre(number)];
-    assert_eq!(kinds.each_ref().map(TunnelKind::tunnel_type), TunnelType::ALL);
+    assert_eq!(kinds.each_ref().map(TunnelKind::tunnel_type)[..], TunnelType::ALL[..4]);
     kinds
 }

@@ -215,6 +215,7 @@ fn overhead(setup: &Setup) -> usize {
             4 + word(key.is_some()) + word(*checksum) + word(*sequence)
         }
         TunnelKind::Nvgre { .. } => 8,
+        TunnelKind::Erspan { .. } => unreachable!("for mirrors alone"),
     };
     setup.family.ip_len() + header
 }

@@ -139,6 +139,7 @@ impl Site {
             TunnelKind::Nvgre { vsid } => {
                 underlay::gre(false, Some(vsid.get() << 8 | 0x5a), None, frame)
             }
+            TunnelKind::Erspan { .. } => unreachable!("nothing is received"),
         }
     }
 

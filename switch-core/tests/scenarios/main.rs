@@ -45,7 +45,7 @@ scenarios! {
     hostile: runts, giants, short_tags, truncated_everything, noise, strays_wait_for_others;
     limits: a_port_learns_no_more_than_its_limit, a_flooded_port_does_not_push_out_the_others, one_bridge_does_not_fill_the_table_of_another, memory_is_bounded;
     loops: the_guard_ends_a_loop, a_block_ends, blocked_destinations, few_moves_are_no_loop, a_port_without_guard_is_not_blocked;
-    mirror: directions, whole_bridges, tags_vlans_and_filters, samples_and_snaps, super_frames_are_cut_where_they_must_be, copies_through_a_tunnel, what_is_mirrored_is_unharmed, copies_that_cannot_be_made, random_traffic_is_copied_and_unchanged;
+    mirror: directions, whole_bridges, tags_vlans_and_filters, samples_and_snaps, super_frames_are_cut_where_they_must_be, copies_through_a_tunnel, copies_in_erspan, what_is_mirrored_is_unharmed, copies_that_cannot_be_made, random_traffic_is_copied_and_unchanged;
     model: random_switches_do_as_the_model, random_bursts_stay_apart;
     offload: a_device_that_refuses, the_mtu_is_kept, unfinished_checksums, super_frames, super_frames_and_tags, super_frames_and_the_mtu, no_buffers_for_segments, lying_metadata;
     overlay: a_network_of_four_hosts, packets_that_are_refused, options_checksums_and_numbers, split_horizon, a_route_into_the_overlay, congestion_that_cannot_be_marked, frames_that_do_not_fit_the_path, vlans_and_tunnels, a_tunnel_goes, an_address_in_two_places, addresses_that_no_remote_takes, checksums_that_nobody_finished;

@@ -14,7 +14,7 @@ use switch_core::watch::Filter;
 use switch_core::wire::MacAddr;
 use switch_core::{BridgeId, DropReason, TunnelId};
 
-use crate::lab::overlay::{spec, vxlan};
+use crate::lab::overlay::{erspan, spec, vxlan};
 use crate::lab::underlay::{self, Outer, Sum};
 use crate::lab::{Lab, LabConfig, Port, small};
 
@@ -257,6 +257,72 @@ pub(crate) fn copies_through_a_tunnel() {
     let back = Outer::new(REMOTES[0], "192.0.2.1");
     lab.send(vtep, back.udp((50_000, 4789), Sum::None, &underlay::vxlan(77, &inner)));
     lab.expect(&[]);
+}
+
+/// ERSPAN: each copy numbered, with session and index, and what its header says of the frame.
+pub(crate) fn copies_in_erspan() {
+    const REMOTES: [&str; 2] = ["192.0.2.8", "192.0.2.9"];
+    let mut lab = Lab::new();
+    let (br, span) = (lab.bridge(0), lab.bridge(1));
+    let access = lab.port_with(|setup| {
+        (setup.conf.bridge, setup.conf.caps) = (Some(br), Caps::ALL);
+        setup.conf.vlans = PortVlans::access(10);
+    });
+    let trunk = lab.vlan_port(br, PortVlans::trunk([10, 20], None));
+    let vtep = lab.vtep("192.0.2.1");
+    lab.tunnel(vtep, span, &spec(erspan(0x2a5), &REMOTES));
+    let to = MirrorTo::Tunnel(TunnelId::new(0).unwrap());
+    let of_both = |lab: &Lab, snap| {
+        let direction = Direction::In;
+        MirrorConf { to, direction, snap, ..mirror(lab, &[access, trunk], access) }
+    };
+    let mirrors = [of_both(&lab, None)];
+    let whole = set(&mut lab, mirrors);
+    let frame = small(BROADCAST, mac(1));
+    // VLAN 20, priority 5, drop-eligible.
+    let urgent = tagged(&frame, 0x8100, 5 << 13 | 1 << 12 | 20);
+    let service = tagged(&frame, 0x88a8, 30);
+    let priority = tagged(&frame, 0x8100, 3 << 13);
+    lab.send(access, frame.clone());
+    for tagged in [&urgent, &service, &priority] {
+        lab.send(trunk, tagged.clone());
+    }
+    lab.inject(access, gso(tcp4(BROADCAST, mac(1), &pattern(1, 2500)), GsoKind::TcpV4, 1000));
+    lab.run();
+    assert_eq!(copied(&whole[0]), (5, 0));
+    let mirrors = [of_both(&lab, Some(64))];
+    set(&mut lab, mirrors);
+    let big = tcp4(BROADCAST, mac(1), &pattern(2, 300));
+    lab.send(access, big.clone());
+
+    let sent = lab.received(vtep);
+    let packets: Vec<_> = sent.iter().map(|packet| underlay::decode(&packet.bytes)).collect();
+    for remote in REMOTES {
+        let to_it = packets.iter().filter(|(outer, ..)| outer.dst.to_string() == remote);
+        let payloads: Vec<_> = to_it.map(|(_, _, payload)| payload).collect();
+        // Each remote has numbers of its own, without a gap; each segment is a frame.
+        for (n, payload) in payloads.iter().enumerate() {
+            let gre = [&[0x10, 0, 0x88, 0xbe][..], &(n as u32).to_be_bytes()].concat();
+            assert_eq!(payload[..8], gre);
+            assert_eq!(payload[12..16], [0, 0xa, 0xbc, 0xde]);
+        }
+        let said = |n: usize| (payloads[n][8..12].to_vec(), payloads[n][16..].to_vec());
+        assert_eq!(said(0), (vec![0x10, 10, 0x02, 0xa5], frame.clone()), "the port's VLAN");
+        assert_eq!(said(1), (vec![0x10, 20, 0xba, 0xa5], urgent.clone()), "VLAN and priority");
+        assert_eq!(said(2), (vec![0x10, 30, 0x1a, 0xa5], service.clone()));
+        assert_eq!(said(3), (vec![0x10, 0, 0x7a, 0xa5], priority.clone()), "in no VLAN");
+        for segment in &payloads[4..7] {
+            assert_eq!(segment[8..12], [0x10, 10, 0x02, 0xa5]);
+        }
+        assert_eq!(said(7), (vec![0x10, 10, 0x06, 0xa5], big.bytes[..64].to_vec()), "truncated");
+        assert_eq!(payloads.len(), 8);
+    }
+    // Nothing but the copy is lost where it does not fit.
+    let mirrors = [of_both(&lab, None)];
+    set(&mut lab, mirrors);
+    lab.send(access, tcp4(BROADCAST, mac(1), &pattern(3, 1420)));
+    assert_eq!(lab.received(vtep).len(), 0);
+    assert_eq!(lab.drops(vtep, DropReason::TunnelMtu), 2);
 }
 
 /// A port for copies that is slow, down or away costs copies, which are counted, and nothing else.

@@ -22,6 +22,7 @@ pub(crate) struct Declared {
     pub(crate) bridges: BTreeSet<String>,
     pub(crate) ports: BTreeSet<String>,
     pub(crate) vteps: BTreeSet<String>,
+    pub(crate) tunnels: BTreeSet<String>,
 }
 
 /// Checks desired state that was changed object by object.

@@ -5,7 +5,7 @@
 //! `fields.rs` that connect them; tests fail for what was forgotten.
 
 use switch_core::config::{PortType, TunnelType, VtepSpec};
-use switch_core::wire::Vni;
+use switch_core::wire::{ErspanHeader, Vni};
 
 use super::value::KeyType;
 
@@ -177,6 +177,7 @@ const MAX_SNAP: u32 = switch_core::watch::SNAP_MAX as u32;
 const MAX_FDB: u32 = 16_777_216;
 /// What libdpdk has room for is more; a VM has no more CPUs to serve them with.
 const MAX_QUEUES: u32 = 64;
+const MAX_SESSION: u32 = ErspanHeader::MAX_SESSION as u32;
 const MAX_ENTROPY_PORTS: u32 = VtepSpec::MAX_ENTROPY_PORTS as u32;
 
 /// The types of ports or tunnels that a key is for.
@@ -192,6 +193,14 @@ const VXLAN: Applies = &[TunnelType::Vxlan.name()];
 const GENEVE: Applies = &[TunnelType::Geneve.name()];
 const GRE: Applies = &[TunnelType::Gre.name()];
 const OVER_UDP: Applies = &[TunnelType::Vxlan.name(), TunnelType::Geneve.name()];
+const ERSPAN: Applies = &[TunnelType::Erspan.name()];
+/// All that frames of a bridge go through, and come out of.
+const BRIDGED: Applies = &[
+    TunnelType::Vxlan.name(),
+    TunnelType::Geneve.name(),
+    TunnelType::Gre.name(),
+    TunnelType::Nvgre.name(),
+];
 const WITH_VNI: Applies =
     &[TunnelType::Vxlan.name(), TunnelType::Geneve.name(), TunnelType::Nvgre.name()];
 
@@ -367,10 +376,11 @@ pub const KEYS: &[Key] = keys! {
 
     Tunnel "name": KeyType::Name, Required, &[], "\"tenant-a\"",
         "Its name, unique among tunnels and ports.";
-    Tunnel "type": KeyType::Choice(&["vxlan", "geneve", "gre", "nvgre"]), Required, &[],
+    Tunnel "type": KeyType::Choice(&["vxlan", "geneve", "gre", "nvgre", "erspan"]), Required, &[],
         "\"vxlan\"",
         "How frames are carried: VXLAN (RFC 7348), GENEVE (RFC 8926), GRE (RFC 2784, 2890) or \
-         NVGRE (RFC 7637).";
+         NVGRE (RFC 7637); or erspan, ERSPAN type II (draft-foschiano-erspan-03), which sends the \
+         copies of a mirror and receives nothing.";
     Tunnel "vtep": KeyType::Name, Otherwise("the VTEP, if there is only one"), &[], "\"v4\"",
         "The VTEP it ends at.";
     Tunnel "vni": KeyType::Int { min: 0, max: Vni::MAX },
@@ -379,13 +389,19 @@ pub const KEYS: &[Key] = keys! {
     Tunnel "key": KeyType::Int { min: 0, max: u32::MAX },
         Otherwise("packets carry no key, which is not the same as key 0"), GRE, "10010",
         "The key of its GRE packets.";
+    Tunnel "session": KeyType::Int { min: 0, max: MAX_SESSION }, Otherwise("required for erspan"),
+        ERSPAN, "7",
+        "The number by which the remote tells this session from others.";
+    Tunnel "index": KeyType::Int { min: 0, max: ErspanHeader::MAX_INDEX }, Is("0"), ERSPAN, "0",
+        "The index that ERSPAN headers carry. Its meaning is up to the remote; a kernel's device \
+         takes only its own.";
     Tunnel "udp-port": KeyType::Int { min: 1, max: 65_535 },
         Otherwise("4789 for vxlan, 6081 for geneve"), OVER_UDP, "4789",
         "The UDP port that packets are sent to and accepted at. On one VTEP a port is of one type.";
     Tunnel "bridge": KeyType::Name, Required, &[], "\"br0\"",
-        "The bridge it is in.";
+        "The bridge it is in. For erspan one without ports.";
     Tunnel "vlan": KeyType::Vlan, Otherwise("the bridge's untagged traffic or, with tags = \
-         \"keep\", all of it"), &[], "10",
+         \"keep\", all of it"), BRIDGED, "10",
         "The one VLAN of the bridge that it carries.";
     Tunnel "remotes": KeyType::Ips, Otherwise("those of its VTEP"), &[], "[\"192.0.2.7\"]",
         "The VTEPs of other hosts: where broadcast, multicast and unknown unicast frames go, one \
@@ -393,13 +409,13 @@ pub const KEYS: &[Key] = keys! {
     Tunnel "group": KeyType::Ip, Otherwise("none"), VXLAN, "\"239.1.1.1\"",
         "The multicast group of the underlay that broadcast, multicast and unknown unicast frames \
          go to, and not a copy to each remote.";
-    Tunnel "peers": KeyType::Choice(&["listed", "any"]), Is("\"listed\""), &[], "\"listed\"",
+    Tunnel "peers": KeyType::Choice(&["listed", "any"]), Is("\"listed\""), BRIDGED, "\"listed\"",
         "Whose packets are accepted: those of its remotes and of what a control plane adds, or \
          those of anybody who reaches the VTEP.";
-    Tunnel "learning": KeyType::Bool, Is("true"), &[], "true",
+    Tunnel "learning": KeyType::Bool, Is("true"), BRIDGED, "true",
         "Whether it is learned which remote an inner source address is behind, if the bridge \
          learns at all.";
-    Tunnel "tags": KeyType::Choice(&["strip", "keep"]), Is("\"strip\""), &[], "\"strip\"",
+    Tunnel "tags": KeyType::Choice(&["strip", "keep"]), Is("\"strip\""), BRIDGED, "\"strip\"",
         "What becomes of VLAN tags: frames leave without and arriving ones with one are dropped, \
          or frames keep them. Not \"keep\" for nvgre.";
     Tunnel "options": KeyType::GeneveOptions, Is("[]"), GENEVE, "[\"0x0102:0x80:00000001\"]",
@@ -422,7 +438,7 @@ pub const KEYS: &[Key] = keys! {
     Tunnel "strict-reserved": KeyType::Bool, Is("false"), VXLAN, "false",
         "Whether packets with reserved bits set are dropped, as Linux does, and not accepted, as \
          the RFC says.";
-    Tunnel "mss-clamp": KeyType::Bool, Is("false"), &[], "false",
+    Tunnel "mss-clamp": KeyType::Bool, Is("false"), BRIDGED, "false",
         "Whether the MSS of TCP connections through the tunnel is lowered to what fits.";
 
     Mirror "name": KeyType::Name, Required, &[], "\"span\"",

@@ -227,6 +227,7 @@ impl<'a> Reader<'a> {
                 }
                 "tunnel" => {
                     for (index, node) in self.list(entry, Section::Tunnel).iter().enumerate() {
+                        declared.tunnels.extend(name_of(node).map(str::to_owned));
                         if let Some(tunnel) = self.tunnel(node, index) {
                             let name = tunnel.name.clone();
                             self.add(&mut desired.tunnels, name, tunnel, "tunnel", node);
@@ -431,6 +432,7 @@ impl<'a> Reader<'a> {
             "dpdk" => &["devargs"],
             "vhost-user" => &["socket"],
             "vxlan" | "geneve" | "nvgre" => &["vni"],
+            "erspan" => &["session"],
             _ => &[],
         };
         for name in needed.iter().filter(|name| !given(entries, name)) {

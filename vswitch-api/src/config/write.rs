@@ -133,6 +133,7 @@ fn tunnel_pairs(tunnel: &TunnelSpec) -> Pairs {
         }
         TunnelKind::Gre { .. } => TunnelKind::Gre { key: None, checksum: false, sequence: false },
         TunnelKind::Nvgre { vsid } => TunnelKind::Nvgre { vsid },
+        TunnelKind::Erspan { session, .. } => TunnelKind::Erspan { session, index: 0 },
     };
     let default = TunnelSpec::new("", kind, "");
     changed(fields::of_tunnel(tunnel), fields::of_tunnel(&default))
@@ -156,7 +157,7 @@ fn tables(desired: &Desired) -> [(Section, Pairs); 4] {
 }
 
 fn changed(pairs: Pairs, defaults: Pairs) -> Pairs {
-    let always = |key: &str| matches!(key, "name" | "type" | "local" | "vni");
+    let always = |key: &str| matches!(key, "name" | "type" | "local" | "vni" | "session");
     pairs.into_iter().filter(|pair| always(pair.0) || !defaults.contains(pair)).collect()
 }
 

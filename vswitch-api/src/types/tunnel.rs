@@ -58,15 +58,15 @@ pub struct VtepStatus {
 pub struct TunnelStatus {
     /// Its name.
     pub name: String,
-    /// `vxlan`, `geneve`, `gre` or `nvgre`.
+    /// `vxlan`, `geneve`, `gre`, `nvgre` or `erspan`.
     #[serde(rename = "type")]
     pub tunnel_type: String,
     /// The VTEP it ends at.
     pub vtep: String,
-    /// VNI, VSID or GRE key; absent for GRE without a key.
+    /// VNI, VSID, GRE key or ERSPAN session; absent for GRE without a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<u32>,
-    /// The UDP port that packets are sent to and accepted at; absent for GRE and NVGRE.
+    /// The UDP port that packets are sent to and accepted at; absent for the others than VXLAN and GENEVE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udp_port: Option<u16>,
     /// The bridge it is in.
@@ -222,7 +222,7 @@ pub struct TunnelMtu {
 pub struct Overhead {
     /// Outer IP header: 20 for IPv4, 40 for IPv6.
     pub outer_ip: u32,
-    /// Outer UDP header: 8, or 0 for GRE and NVGRE.
+    /// Outer UDP header: 8 for VXLAN and GENEVE, or else 0.
     pub udp: u32,
     /// Tunnel header, without options.
     pub tunnel: u32,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use switch_core::bridge::Hold;
-use switch_core::config::{PeerPolicy, Snapshot, TunnelKind};
+use switch_core::config::{PeerPolicy, Snapshot};
 use switch_core::datapath::{Backend, PortEvent, PortEventKind, UnderlaySpec};
 use switch_core::event::{OPTIONS_MAX, WorkerEvent};
 use switch_core::fdb::Dest;
@@ -359,9 +359,7 @@ where
             tunnel.is_some_and(|tunnel| new.contains(&(tunnel.vtep, tunnel.proto)))
         };
         let numbered = self.desired.tunnels.values().filter(|spec| {
-            matches!(spec.kind, TunnelKind::Gre { sequence: true, .. })
-                && spec.peers == PeerPolicy::Any
-                && meant(&spec.name)
+            spec.kind.is_numbered() && spec.peers == PeerPolicy::Any && meant(&spec.name)
         });
         let numbered: Vec<String> = numbered.map(|spec| spec.name.clone()).collect();
         let present = self.switch.snapshot();

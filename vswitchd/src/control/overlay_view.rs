@@ -126,6 +126,7 @@ where
             }
             TunnelKind::Gre { key, .. } => (*key, None),
             TunnelKind::Nvgre { vsid } => (Some(vsid.get()), None),
+            TunnelKind::Erspan { session, .. } => (Some((*session).into()), None),
         };
         let received =
             |(&(class, option_type), option): (&(u16, u8), &super::tunnels::Received)| {

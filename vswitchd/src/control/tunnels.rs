@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use switch_core::config::{
-    InnerTags, PeerPolicy, Snapshot, TunnelKind, TunnelSpec, TunnelType, VtepSpec,
-};
+use switch_core::config::{InnerTags, PeerPolicy, Snapshot, TunnelSpec, TunnelType, VtepSpec};
 use switch_core::datapath::{UdpListen, UdpSend, UnderlaySpec};
 use switch_core::tunnel::{Accepts, PeerConf, Proto, TunnelConf, TunnelParts, VtepConf};
 use switch_core::{BridgeId, PeerId, PortId, TunnelId};
@@ -383,9 +381,8 @@ impl Tunnels {
             PeerPolicy::Any => Accepts::Any,
             PeerPolicy::Listed => Accepts::Listed(listed()),
         };
-        let numbered = matches!(spec.kind, TunnelKind::Gre { sequence: true, .. });
         let seen = match accepts {
-            Accepts::Any if numbered => {
+            Accepts::Any if spec.kind.is_numbered() => {
                 let added = tunnel.added.values().map(|added| added.peer);
                 self.peers.seen(tunnel.vtep, tunnel.proto).into_iter().chain(added).collect()
             }

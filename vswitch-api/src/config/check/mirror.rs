@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use switch_core::config::MirrorSpec;
+use switch_core::config::{MirrorSpec, TunnelSpec, TunnelType};
 use switch_core::watch::Filter;
 
 use super::{CANDIDATES, Declared, Desired, Problem, nearest};
@@ -37,11 +37,18 @@ pub(super) fn all(desired: &Desired, declared: &Declared, out: &mut Vec<Problem>
         let key = |key: &str| format!("mirror.{name}.{key}");
         sources(desired, declared, &format!("mirror.{name}"), (&spec.ports, &spec.bridges), out);
         if let Some(other) = taken.insert(&spec.to, name) {
-            let message = format!("port {:?} has the copies of mirror {other:?} already", spec.to);
+            let kind = if desired.tunnels.contains_key(&spec.to) { "tunnel" } else { "port" };
+            let message =
+                format!("{kind} {:?} has the copies of mirror {other:?} already", spec.to);
             let hint = "one mirror can copy several ports and bridges";
             out.push(Problem::new(key("to"), message).with_hint(hint));
         }
         out.extend(cannot_take(desired, declared, spec, key("to")));
+    }
+    for (name, tunnel) in &desired.tunnels {
+        if tunnel.kind.tunnel_type() == TunnelType::Erspan {
+            out.extend(has_ports(desired, tunnel, format!("tunnel.{name}.bridge")));
+        }
     }
 }
 
@@ -57,7 +64,7 @@ fn sources(
     for bridge in bridges {
         if !desired.bridges.contains_key(bridge) && !declared.bridges.contains(bridge) {
             let known = desired.bridges.keys().map(String::as_str);
-            out.push(missing(key("bridges"), "bridge", bridge, known));
+            out.push(missing(key("bridges"), &["bridge"], bridge, known));
         }
     }
     for port in ports {
@@ -70,7 +77,7 @@ fn sources(
             }
             None if !declared.ports.contains(port) => {
                 let known = desired.ports.keys().map(String::as_str);
-                out.push(missing(key("ports"), "port", port, known));
+                out.push(missing(key("ports"), &["port"], port, known));
             }
             _ => {}
         }
@@ -85,12 +92,14 @@ fn cannot_take(
     key: String,
 ) -> Option<Problem> {
     if let Some(tunnel) = desired.tunnels.get(&spec.to) {
-        return shared(desired, &tunnel.bridge, spec, key);
+        return shared(desired, tunnel, spec, key);
     }
     let Some(port) = desired.ports.get(&spec.to) else {
-        let known = desired.ports.keys().map(String::as_str);
-        let unknown = !declared.ports.contains(&spec.to);
-        return unknown.then(|| missing(key, "port", &spec.to, known));
+        if declared.ports.contains(&spec.to) || declared.tunnels.contains(&spec.to) {
+            return None;
+        }
+        let known = desired.tunnels.keys().chain(desired.ports.keys()).map(String::as_str);
+        return Some(missing(key, &["port", "tunnel"], &spec.to, known));
     };
     if let Some(bridge) = &port.bridge {
         let message = format!(
@@ -106,33 +115,51 @@ fn cannot_take(
     Some(Problem::new(key, message).with_hint("name a port that carries nothing else"))
 }
 
-/// Why copies cannot go into a tunnel of that bridge.
-fn shared(desired: &Desired, bridge: &str, spec: &MirrorSpec, key: String) -> Option<Problem> {
-    if spec.bridges.iter().any(|source| source == bridge) {
+/// Why the copies of a mirror cannot go into a tunnel.
+fn shared(
+    desired: &Desired,
+    tunnel: &TunnelSpec,
+    spec: &MirrorSpec,
+    key: String,
+) -> Option<Problem> {
+    let bridge = &tunnel.bridge;
+    if spec.bridges.contains(bridge) {
         let message =
             format!("tunnel {:?} of bridge {bridge:?} would be mirrored to itself", spec.to);
         let hint = "name a tunnel of a bridge that is not mirrored";
         return Some(Problem::new(key, message).with_hint(hint));
     }
+    // Of one that is for nothing else, it is said anyway.
+    let is_checked = tunnel.kind.tunnel_type() == TunnelType::Erspan;
+    if is_checked { None } else { has_ports(desired, tunnel, key) }
+}
+
+/// Whether a tunnel for copies is in a bridge with ports.
+fn has_ports(desired: &Desired, tunnel: &TunnelSpec, key: String) -> Option<Problem> {
+    let bridge = tunnel.bridge.as_str();
     let port = desired.ports.values().find(|port| port.bridge.as_deref() == Some(bridge))?;
     let message = format!(
         "bridge {bridge:?} of tunnel {:?} has ports, as {:?}, and the tunnel of a mirror carries \
          nothing else",
-        spec.to, port.name
+        tunnel.name, port.name
     );
     let hint = "add a bridge of its own for the tunnel, without ports";
     Some(Problem::new(key, message).with_hint(hint))
 }
 
+/// There is nothing of that name among these kinds of objects.
 fn missing<'d>(
     key: String,
-    kind: &str,
+    kinds: &[&str],
     name: &str,
     known: impl Iterator<Item = &'d str>,
 ) -> Problem {
-    let problem = Problem::new(key, format!("there is no {kind} {name:?}"));
+    let problem = Problem::new(key, format!("there is no {} {name:?}", kinds.join(" or ")));
     match nearest(name, known.take(CANDIDATES)) {
         Some(near) => problem.with_hint(format!("did you mean {near:?}?")),
-        None => problem.with_hint(format!("add a [[{kind}]] with name = {name:?}")),
+        None => {
+            let tables: Vec<_> = kinds.iter().map(|kind| format!("[[{kind}]]")).collect();
+            problem.with_hint(format!("add a {} with name = {name:?}", tables.join(" or ")))
+        }
     }
 }

@@ -312,6 +312,7 @@ impl<'d> Known<'d> {
             }
             TunnelKind::Gre { key, .. } => ("key", 0, key),
             TunnelKind::Nvgre { vsid } => ("vni", 0, Some(vsid.get())),
+            TunnelKind::Erspan { session, .. } => ("session", 0, Some(session.into())),
         };
         let (other_type, other) =
             *self.udp.entry((&vtep.name, port)).or_insert((tunnel_type, name));
@@ -368,6 +369,10 @@ impl<'d> Known<'d> {
         vtep: &'d VtepSpec,
         out: &mut Vec<Problem>,
     ) {
+        // Only a mirror names one of these.
+        if spec.kind.tunnel_type() == TunnelType::Erspan {
+            return;
+        }
         let key = (spec.bridge.as_str(), vtep.name.as_str(), Proto::of(&spec.kind));
         let covered = self.covered.entry(key).or_default();
         let whole = spec.vlan.is_none() && spec.tags == InnerTags::Keep;

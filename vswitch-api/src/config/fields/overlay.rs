@@ -49,6 +49,10 @@ pub(crate) fn tunnel(mut fields: Fields) -> Option<TunnelSpec> {
             sequence: fields.flag("sequence").unwrap_or(false),
         },
         TunnelType::Nvgre => TunnelKind::Nvgre { vsid: vni? },
+        TunnelType::Erspan => TunnelKind::Erspan {
+            session: fields.int("session").and_then(|session| u16::try_from(session).ok())?,
+            index: fields.int("index").unwrap_or(0),
+        },
     };
     let default = TunnelSpec::new(name, kind, fields.text("bridge")?);
     Some(TunnelSpec {
@@ -88,14 +92,21 @@ pub(crate) fn of_tunnel(spec: &TunnelSpec) -> Pairs {
         }
         TunnelKind::Gre { key, .. } => out.extend(key.map(|key| ("key", Value::Int(key)))),
         TunnelKind::Nvgre { vsid } => out.push(("vni", Value::Int(vsid.get()))),
+        TunnelKind::Erspan { session, index } => {
+            out.push(("session", Value::Int((*session).into())));
+            out.push(("index", Value::Int(*index)));
+        }
     }
     out.push(("bridge", text(&spec.bridge)));
     out.extend(spec.vlan.map(|vlan| ("vlan", Value::Vlan(vlan))));
     out.extend(spec.remotes.clone().map(|remotes| ("remotes", Value::Ips(remotes))));
     out.extend(spec.group.map(|group| ("group", Value::Ip(group))));
-    out.push(("peers", text(if spec.peers == PeerPolicy::Any { "any" } else { "listed" })));
-    out.push(("learning", Value::Bool(spec.learning)));
-    out.push(("tags", text(if spec.tags == InnerTags::Keep { "keep" } else { "strip" })));
+    let receives = !matches!(spec.kind, TunnelKind::Erspan { .. });
+    if receives {
+        out.push(("peers", text(if spec.peers == PeerPolicy::Any { "any" } else { "listed" })));
+        out.push(("learning", Value::Bool(spec.learning)));
+        out.push(("tags", text(if spec.tags == InnerTags::Keep { "keep" } else { "strip" })));
+    }
     if let TunnelKind::Geneve { options, .. } = &spec.kind {
         out.push(("options", Value::GeneveOptions(options.clone())));
     }
@@ -112,6 +123,8 @@ pub(crate) fn of_tunnel(spec: &TunnelSpec) -> Pairs {
     if let TunnelKind::Vxlan { .. } = spec.kind {
         out.push(("strict-reserved", Value::Bool(spec.strict_reserved)));
     }
-    out.push(("mss-clamp", Value::Bool(spec.mss_clamp)));
+    if receives {
+        out.push(("mss-clamp", Value::Bool(spec.mss_clamp)));
+    }
     out
 }
