@@ -70,13 +70,23 @@ fn carried(report: &Value, sut: &str, rows: usize) -> Result<()> {
 fn testpmd_with_search_and_latency() -> Result<()> {
     let program = Need::Program("dpdk-testpmd", "dpdk-dev");
     need!("testpmd_with_search_and_latency", Need::Root, program);
-    let report = measured("--sut testpmd --size imix,9018 --flows 100")?;
+    let how = "--size imix,9018 --flows 100 --again 0 --secs 0.1 --confirm-secs 0.1";
+    let report = measured(&format!("--sut testpmd {how}"))?;
     carried(&report, "testpmd", 2)?;
     for result in report["results"].as_array().into_iter().flatten() {
         let loads = result["latency"].as_array().context("no latency")?;
         for load in loads {
             let at = |key: &str| load[key].as_f64().unwrap_or(f64::NAN);
             ensure!(at("p50") > 0.0 && at("p50") <= at("p99") && at("p99") <= at("max"), "{load}");
+        }
+        for (search, figure) in
+            result["searches"].as_array().into_iter().flatten().zip(["NDR", "PDR"])
+        {
+            let trials = search["trials"].as_array().context("no trials")?;
+            ensure!(
+                search["figure"] == figure && trials.iter().all(|t| t["offered"].is_u64()),
+                "{search}"
+            );
         }
     }
     Ok(())
@@ -194,7 +204,9 @@ fn what_is_wrong_is_said() -> Result<()> {
         ("--sut ovs-dpdk --size 9018 --quick".to_owned(), "sets no MTU"),
         ("--generator-cpus 4095".to_owned(), "CPU 4095 is not among those"),
         ("--json /nowhere/rate.json".to_owned(), "cannot write /nowhere/rate.json"),
-        (format!("{external} --port 0000:00:1f.7 --port net_null0"), "Cannot find device"),
+        (format!("{external} --port 0000:00:1f.7 --port net_null0"), "no PCI device 0000:00:1f.7"),
+        (format!("{external} --port net_nothing0 --port net_null0"), "cannot open the port"),
+        ("--quick --hugepages 100000000".to_owned(), "MiB of memory are available"),
         (format!("{external} --port net_ring0 --port net_ring1"), "floods back"),
         (
             format!("{external} --port net_tap0,iface=vb0a --port net_tap1,iface=vb0b"),

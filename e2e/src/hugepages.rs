@@ -21,14 +21,21 @@ impl Hugepages {
     /// for others that did.
     ///
     /// # Errors
-    /// Not root, or the kernel finds not enough memory in one piece.
+    /// Not root, or there is not enough memory, or not in one piece.
     pub fn set(free: u64) -> Result<Self> {
         let file = File::create(LOCK).with_context(|| format!("cannot make {LOCK}"))?;
         let lock = Flock::lock(file, FlockArg::LockExclusive)
             .map_err(|(_, error)| error)
             .with_context(|| format!("cannot lock {LOCK}"))?;
         let before = number(TOTAL)?;
-        let taken = before.saturating_sub(Self::free()?);
+        let there = Self::free()?;
+        let taken = before.saturating_sub(there);
+        let missing = free.saturating_sub(there).saturating_mul(2);
+        let available = available_mib()?;
+        ensure!(
+            missing < available,
+            "{free} free hugepages take {missing} MiB more, and {available} MiB of memory are available"
+        );
         let set = Self { before, _lock: lock };
         write(if free == 0 { 0 } else { taken + free })?;
         let now = Self::free()?;
@@ -60,6 +67,14 @@ impl Drop for Hugepages {
 fn number(path: &str) -> Result<u64> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     Ok(text.trim().parse()?)
+}
+
+/// Memory that can be had without swapping (`MemAvailable`), MiB.
+fn available_mib() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib: u64 = line.context("no MemAvailable")?.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib >> 10)
 }
 
 fn write(total: u64) -> Result<()> {

@@ -48,7 +48,7 @@ mod with_dpdk {
     use vswitch_bench::rate::search::Plan;
     use vswitch_bench::rate::session::{Findings, Options, Session, Watcher};
     use vswitch_bench::rate::sut::{Kind, Launch};
-    use vswitch_bench::rate::table;
+    use vswitch_bench::rate::{table, wiring};
     use vswitch_e2e::Hugepages;
 
     /// The most flows: a receiver keeps four bytes for each.
@@ -418,6 +418,7 @@ mod with_dpdk {
             "--sut external needs --port, twice or more: the ports that lead to the switch"
         );
         args.sut.iter().try_for_each(|sut| sut.installed())?;
+        args.port.iter().chain(&args.sut_port).try_for_each(|port| wiring::present(port))?;
         Ok(Options {
             suts: args.sut.clone(),
             rows: args.rows(cpus.workers.len())?,

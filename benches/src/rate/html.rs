@@ -392,7 +392,8 @@ fn delays(report: &Report) -> Markup {
         }
         table {
             tr { th { "Row" } th.l { "Switch" } th { "Load" } th { "Mpps" } th { "p50" } th { "p90" }
-                 th { "p99" } th { "p99.9" } th { "max" } th { "lost" } }
+                 th { "p99" } th { "p99.9" } th { "max" } th { "Lost" }
+                 th title="for which the switch's workers had no CPU" { "CPUs taken, ms" } }
             @for (row, who, latency) in report.ceilings.iter()
                 .flat_map(|c| c.latency.iter().map(move |l| (c.row, "(back to back)".to_owned(), l)))
                 .chain(report.results.iter()
@@ -405,7 +406,8 @@ fn delays(report: &Report) -> Markup {
                     td { (micros(latency.p50)) } td { (micros(latency.p90)) }
                     td { (micros(latency.p99)) } td { (micros(latency.p999)) }
                     td { (micros(latency.max)) }
-                    td { (format!("{:.4} %", 100.0 * latency.loss)) }
+                    td.quiet[latency.loss <= 0.0] { (format!("{:.4} %", 100.0 * latency.loss)) }
+                    td.quiet[latency.taken <= 0.0] { (format!("{:.1}", latency.taken)) }
                 }
             }
         }

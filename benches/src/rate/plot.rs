@@ -105,8 +105,9 @@ fn draw(svg: &mut String, axes: Axes, series: &[Series], x: Range<f64>, y: Range
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
         .position(match axes.curve {
-            Curve::Rises | Curve::Share => SeriesLabelPosition::UpperLeft,
+            Curve::Rises => SeriesLabelPosition::UpperLeft,
             Curve::Falls => SeriesLabelPosition::UpperRight,
+            Curve::Share => SeriesLabelPosition::LowerRight,
         })
         .draw()?;
     root.present()?;

@@ -385,7 +385,7 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        notes.extend(changing.fault());
+        notes.extend(changing.doubt());
         let pace = f64::from(changed.changes) / changed.took.as_secs_f64();
         if pace < 0.9 * PACE {
             notes.push(format!("it takes {pace:.1} changes a second, and {PACE} were wanted"));

@@ -13,7 +13,7 @@ use vswitch_e2e::{Cmd, Daemon, DaemonSpec, Netns, Process};
 
 use super::row::{Row, STANDARD, Shape, Test, VLAN, name};
 use super::traffic::Underlay;
-use super::wiring::Wiring;
+use super::wiring::{Wiring, pci};
 use crate::dpdk::frames::{LOCAL, REMOTE, REMOTE_MAC, VNI};
 use crate::dpdk::side::{
     OVS, OVS_UPLINK, TENANT, colons, neighbour, parse_mac, prepare_uplink, tunnel_config,
@@ -323,11 +323,6 @@ impl Launch {
 /// The words of `vswitchd` for a port, but for what follows of it.
 fn port_config(name: &str, devargs: &str) -> String {
     format!("[[port]]\nname = \"{name}\"\ntype = \"dpdk\"\ndevargs = \"{devargs}\"\n")
-}
-
-/// Whether a device is a PCI address and no vdev.
-fn pci(devargs: &str) -> bool {
-    devargs.split(',').next().is_some_and(|name| name.contains(':'))
 }
 
 fn list(cpus: &[u16]) -> String {

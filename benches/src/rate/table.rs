@@ -173,7 +173,7 @@ pub fn step(figure: &str, step: Step<'_>) -> String {
         tried.secs,
         match (tried.lost, passed) {
             (0, true) => "no loss".to_owned(),
-            (0, false) => "not offered".to_owned(),
+            (0, false) => "no loss, but doubtful".to_owned(),
             (lost, _) => format!("{lost} of {} lost", tried.offered),
         },
         tried.doubt.as_ref().map_or_else(String::new, |why| format!(" ({why})"))

@@ -117,6 +117,45 @@ impl Wiring {
     }
 }
 
+/// Whether a device is a PCI address and no vdev.
+pub(super) fn pci(devargs: &str) -> bool {
+    devargs.split(',').next().is_some_and(|name| name.contains(':'))
+}
+
+/// Looks for the PCI device that is named, and at who drives it; vdevs are made when they are opened.
+///
+/// # Errors
+/// It is not there, or the kernel has it.
+pub fn present(devargs: &str) -> Result<()> {
+    /// Drivers for programs, and those that share with the kernel.
+    const FREE: [&str; 5] = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core", "mlx4_core"];
+    if !pci(devargs) {
+        return Ok(());
+    }
+    let mut address = devargs.split(',').next().unwrap_or_default().to_owned();
+    if address.matches(':').count() == 1 {
+        address.insert_str(0, "0000:");
+    }
+    let device = Path::new("/sys/bus/pci/devices").join(&address);
+    ensure!(
+        device.exists(),
+        "there is no PCI device {address} (port {devargs}): `lspci -D` lists them, and VFs have to be \
+         made first (docs/sr-iov.md)"
+    );
+    let driver = std::fs::read_link(device.join("driver")).ok();
+    let driver = driver.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    ensure!(
+        FREE.contains(&&*driver),
+        "the PCI device {address} {}: DPDK takes one from vfio-pci, `driverctl set-override {address} \
+         vfio-pci` (docs/sr-iov.md)",
+        match &*driver {
+            "" => "has no driver".to_owned(),
+            driver => format!("is with the kernel's driver {driver}"),
+        }
+    );
+    Ok(())
+}
+
 /// Devices to be deleted in the end, by one end of each.
 #[derive(Debug, Default)]
 struct Veths(Vec<String>);
