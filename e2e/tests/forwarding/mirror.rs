@@ -85,7 +85,10 @@ fn copies_reach_another_host_by_vxlan() -> Result<()> {
     }
     for (asked, says) in [
         ("mirror add span --bridges span --to to-probe", "would be mirrored to itself"),
-        ("mirror add span --ports web --to to-prob", "there is no port \"to-prob\""),
+        (
+            "mirror add span --ports web --to to-prob",
+            "no port or tunnel \"to-prob\" (did you mean \"to-probe\"?)",
+        ),
     ] {
         let told = lab.daemon.ctl(asked)?.code_is(6)?;
         ensure!(told.stderr.contains(says), "{told}");

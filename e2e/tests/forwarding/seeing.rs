@@ -42,9 +42,9 @@ fn frames_are_traced_and_captured() -> Result<()> {
         let cmd = lab.daemon.ctl_cmd(trace)?;
         move || cmd.run()
     });
-    until(SOON, "the capture to see the frame", || {
+    until(SOON, "capture and trace to see the frame", || {
         lab.send("web", &frame)?;
-        capture.poll()
+        Ok(capture.poll()?.filter(|_| trace.is_finished()))
     })?;
     let traced = trace.join().ok().context("the trace's thread")??.ok()?.json()?;
     ensure!(traced["ends"] == told["ends"], "{traced} and foretold was {told}");
