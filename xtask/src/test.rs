@@ -201,16 +201,19 @@ fn full(command: &mut Command, args: &Args) {
     }
 }
 
-/// `cargo nextest run`, or `cargo test` where nextest is not installed.
-fn tests(selection: &[&str]) -> Command {
-    let nextest = cargo()
+fn has_nextest() -> bool {
+    cargo()
         .args(["nextest", "--version"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
-        .is_ok_and(|status| status.success());
+        .is_ok_and(|status| status.success())
+}
+
+/// `cargo nextest run`, or `cargo test` where nextest is not installed.
+fn tests(selection: &[&str]) -> Command {
     let mut command = cargo();
-    if nextest {
+    if has_nextest() {
         command.args(["nextest", "run", "--no-fail-fast", "--no-tests", "pass"]);
     } else {
         command.args(["test", "--lib", "--bins", "--tests", "--no-fail-fast"]);
@@ -246,17 +249,25 @@ fn e2e(args: &Args, on_dpdk: &[&str]) -> Result<Outcome> {
 
     let skips = target_dir()?.join("e2e-skips");
     let _ = fs::remove_file(&skips);
+    let with_nextest = has_nextest();
     let mut command = cargo();
+    if with_nextest {
+        // What runs beside what, and what alone: .config/nextest.toml.
+        command.args(["nextest", "run", "--profile", "e2e", "--no-tests", "pass"]);
+    } else {
+        command.args(["test", "--no-fail-fast"]);
+    }
     command
         // The benchmarks' tests start the daemon, too.
-        .args(["test", "-p", "vswitch-e2e", "-p", "vswitch-bench", "--no-fail-fast"])
+        .args(["-p", "vswitch-e2e", "-p", "vswitch-bench"])
         .args(if has_libdpdk() { &["--features", "vswitch-bench/dpdk"][..] } else { &[] })
         .args(profile)
-        .args(on_dpdk.iter().flat_map(|test| ["--test", test]))
+        .args(on_dpdk.iter().flat_map(|test| ["--test", test]));
+    if !with_nextest {
         // One after the other: they measure counts under paced traffic, on few cores.
-        .args(["--", "--test-threads=1"])
-        .args(args.filter.as_deref())
-        .env("VSWITCH_SKIPS", &skips);
+        command.args(["--", "--test-threads=1"]);
+    }
+    command.args(args.filter.as_deref()).env("VSWITCH_SKIPS", &skips);
     if !on_dpdk.is_empty() {
         command.env("VSWITCH_E2E_DATAPATH", "dpdk");
     }
