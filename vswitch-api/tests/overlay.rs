@@ -100,7 +100,7 @@ fn what_is_wrong_with_one_tunnel() {
         "type = \"vxlan\"\nvni = 1\nkey = 1",
         "a tunnel of type vxlan has no key; it is for gre",
     );
-    refused("type = \"gre\"\nvni = 1", "it is for vxlan and geneve and nvgre");
+    refused("type = \"gre\"\nvni = 1", "it is for vxlan, geneve and nvgre");
     refused("type = \"gre\"\nkey = 4294967296", "out of range");
     refused(
         "type = \"gre\"\nsequence = true\npeers = \"any\"",
@@ -371,7 +371,10 @@ fn erspan_is_for_mirrors() {
         (erspan("a", "session = 1024"), "tunnel.a.session: 1024 is out of range"),
         (erspan("a", "session = 1\nindex = 1048576"), "tunnel.a.index: 1048576 is out of range"),
         (erspan("a", "session = 1\nvni = 2"), "tunnel.a.vni: a tunnel of type erspan has no vni"),
-        (erspan("a", "session = 1\nlearning = true"), "has no learning; it is for vxlan and"),
+        (
+            erspan("a", "session = 1\nlearning = true"),
+            "has no learning; it is for vxlan, geneve, gre and nvgre",
+        ),
         (
             [erspan("a", "session = 1"), erspan("b", "session = 1")].concat(),
             "session 1 on VTEP \"v4\" is that of tunnel \"a\" already",

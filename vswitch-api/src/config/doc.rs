@@ -62,7 +62,7 @@ type = "tap"
 fn explained(key: &Key) -> String {
     let mut out = key.doc.to_owned();
     if !key.applies.is_empty() {
-        let _ = write!(out, " For {} {}s.", key.applies.join(" and "), key.section.name());
+        let _ = write!(out, " For {} {}s.", key.applies_listed(), key.section.name());
     }
     match key.default {
         Fallback::Required => out.push_str(" Required."),

@@ -163,6 +163,15 @@ impl Key {
     pub fn applies_to(&self, type_name: &str) -> bool {
         self.applies.is_empty() || self.applies.contains(&type_name)
     }
+
+    /// The types it is for, as a sentence lists them: `a, b and c`.
+    pub(super) fn applies_listed(&self) -> String {
+        match self.applies {
+            [] => String::new(),
+            [one] => (*one).to_owned(),
+            [first @ .., last] => format!("{} and {last}", first.join(", ")),
+        }
+    }
 }
 
 /// Most bytes a configuration may have: twice what 65,536 bridges with a tunnel each need. Reading

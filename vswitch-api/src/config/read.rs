@@ -422,7 +422,7 @@ impl<'a> Reader<'a> {
                 let message = format!(
                     "a {object} of type {type_name} has no {}; it is for {}",
                     key.name,
-                    key.applies.join(" and ")
+                    key.applies_listed()
                 );
                 self.report(Problem::new(format!("{path}.{}", key.name), message), entry.key_at);
             }

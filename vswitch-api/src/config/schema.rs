@@ -60,7 +60,7 @@ fn key_schema(key: &Key) -> Json {
     let mut out = type_schema(key.value);
     let mut doc = key.doc.to_owned();
     if !key.applies.is_empty() {
-        doc = format!("{doc} For {}s of type {}.", key.section.name(), key.applies.join(" and "));
+        doc = format!("{doc} For {}s of type {}.", key.section.name(), key.applies_listed());
     }
     match key.default {
         Fallback::Required => {}
