@@ -2,9 +2,9 @@
 //! piece, which costs it one system call and its stack one walk.
 //!
 //! Only what [`super::segment`] would cut back into the very same bytes is joined: neighbours in a
-//! burst, of one TCP connection, in sequence, with equal headers but for what counts up. So nothing is
-//! reordered, held back or told differently. Linux joins a little more (`tcp_gro_receive`: other
-//! windows, any identification of packets that are not to be fragmented).
+//! burst, of one TCP connection in sequence or of one UDP flow and of one length, with equal headers but
+//! for what counts up. So nothing is reordered, held back or told differently. Linux joins a little more
+//! (`tcp_gro_receive`: other windows, any identification of packets that are not to be fragmented).
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use crate::frame::{Csum, Frame, Gso, GsoKind, Offload};
 use crate::wire::checksum::checksum;
 use crate::wire::{
     Checksum, Fragment, Header, IpProtocol, Ipv4Header, Ipv6Header, Layers, Network, TcpFlags,
-    TcpHeader, Transport,
+    TcpHeader, Transport, UdpHeader,
 };
 
 /// One frame, or what several were joined into.
@@ -34,7 +34,7 @@ const MAY_HAVE: TcpFlags = TcpFlags(TcpFlags::ACK.0 | TcpFlags::ECE.0 | LAST.0);
 /// Flags that only the last segment may have.
 const LAST: TcpFlags = TcpFlags(TcpFlags::FIN.0 | TcpFlags::PSH.0);
 /// Where TCP has its checksum, from its start.
-const CSUM: u16 = 16;
+const TCP_CSUM: u16 = 16;
 /// The most that lengths of IP can say.
 const IP_MAX: usize = 65_535;
 
@@ -50,22 +50,23 @@ pub fn join<F: Frame>(
         let bytes = frame.len() as u64;
         Joined { frame, frames: 1, bytes }
     };
-    if !caps.csum || !(caps.tso4 || caps.tso6) {
+    if !caps.csum || !(caps.tso4 || caps.tso6 || caps.uso) {
         return frames.map(alone).for_each(emit);
     }
     let mut open: Option<Open<F>> = None;
     for frame in frames {
-        let frame = match &mut open {
-            Some(open) => match open.add(frame) {
+        let segment = Segment::of(&frame).filter(|segment| segment.may_join(caps));
+        let frame = match (&mut open, &segment) {
+            (Some(open), Some(next)) => match open.add(frame, next) {
                 Ok(()) => continue,
                 Err(frame) => frame,
             },
-            None => frame,
+            _ => frame,
         };
         if let Some(open) = open.take() {
             emit(open.close());
         }
-        match Segment::of(&frame).filter(|segment| segment.may_join(caps)) {
+        match segment {
             Some(first) => open = Some(Open::new(frame, first)),
             None => emit(alone(frame)),
         }
@@ -79,6 +80,8 @@ pub fn join<F: Frame>(
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
     v4: bool,
+    /// TCP, or else UDP, which has neither flags nor sequence numbers: all of it has the same.
+    tcp: bool,
     l3: usize,
     l4: usize,
     payload: usize,
@@ -92,7 +95,7 @@ impl Segment {
     pub(super) fn of<F: Frame>(frame: &F) -> Option<Self> {
         let head = frame.head();
         // Most of what is not: another protocol, an acknowledgement, a frame that is one already.
-        if head.len() != frame.len() || frame.offload().gso.is_some() || !may_be_tcp(head) {
+        if head.len() != frame.len() || frame.offload().gso.is_some() || !may_be_one(head) {
             return None;
         }
         let layers = Layers::parse(head, frame.len()).ok()?;
@@ -102,25 +105,66 @@ impl Segment {
             Network::Other => return None,
         };
         let (l3, l4, payload) = (layers.l3(), layers.l4(), layers.payload());
-        let plain = layers.transport() == Transport::Tcp
-            && layers.fragment() == Fragment::Whole
+        let plain = layers.fragment() == Fragment::Whole
             && l4 == l3.checked_add(ip_header)?
             && layers.end() == frame.len()
             && payload < frame.len();
         if !plain {
             return None;
         }
-        let tcp = TcpHeader::at(head, l4).ok()?;
-        let (flags, seq) = (tcp.flags(), tcp.seq());
-        if !flags.any(TcpFlags::ACK) || flags.without(MAY_HAVE) != TcpFlags::default() {
+        let (tcp, flags, seq) = match layers.transport() {
+            Transport::Tcp => {
+                let tcp = TcpHeader::at(head, l4).ok()?;
+                (true, tcp.flags(), tcp.seq())
+            }
+            Transport::Udp => {
+                let udp = UdpHeader::at(head, l4).ok()?;
+                // One without a checksum would get one.
+                let has_sum = udp.checksum() != 0 || !frame.offload().is_finished();
+                if usize::from(udp.datagram_len()) != frame.len().checked_sub(l4)? || !has_sum {
+                    return None;
+                }
+                (false, TcpFlags::default(), 0)
+            }
+            Transport::Other => return None,
+        };
+        if tcp && !flags.any(TcpFlags::ACK) || flags.without(MAY_HAVE) != TcpFlags::default() {
             return None;
         }
         let ipv4_id = if v4 { Ipv4Header::at(head, l3).ok()?.id() } else { 0 };
-        Some(Self { v4, l3, l4, payload, len: frame.len(), flags, seq, ipv4_id })
+        Some(Self { v4, tcp, l3, l4, payload, len: frame.len(), flags, seq, ipv4_id })
+    }
+
+    const fn kind(&self) -> GsoKind {
+        match (self.tcp, self.v4) {
+            (true, true) => GsoKind::TcpV4,
+            (true, false) => GsoKind::TcpV6,
+            (false, _) => GsoKind::Udp,
+        }
     }
 
     const fn may_join(&self, caps: Caps) -> bool {
-        caps.csum && if self.v4 { caps.tso4 } else { caps.tso6 }
+        caps.csum
+            && match self.kind() {
+                GsoKind::TcpV4 => caps.tso4,
+                GsoKind::TcpV6 => caps.tso6,
+                GsoKind::Udp => caps.uso,
+            }
+    }
+
+    const fn protocol(&self) -> IpProtocol {
+        if self.tcp { IpProtocol::TCP } else { IpProtocol::UDP }
+    }
+
+    /// Where the checksum is, from the start of layer 4.
+    const fn csum_offset(&self) -> u16 {
+        if self.tcp { TCP_CSUM } else { UdpHeader::CHECKSUM_OFFSET }
+    }
+
+    /// The checksum as it stands there.
+    fn csum(&self, head: &[u8]) -> Option<u16> {
+        let at = self.l4.checked_add(self.csum_offset().into())?;
+        head.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
     }
 
     /// Bytes behind the headers.
@@ -133,10 +177,10 @@ impl Segment {
         let (mut sum, len) = (Checksum::new(), u16::try_from(len).ok()?);
         if self.v4 {
             let ip = Ipv4Header::at(head, self.l3).ok()?;
-            sum.add_pseudo_v4(ip.src(), ip.dst(), IpProtocol::TCP, len);
+            sum.add_pseudo_v4(ip.src(), ip.dst(), self.protocol(), len);
         } else {
             let ip = Ipv6Header::at(head, self.l3).ok()?;
-            sum.add_pseudo_v6(ip.src(), ip.dst(), IpProtocol::TCP, len.into());
+            sum.add_pseudo_v6(ip.src(), ip.dst(), self.protocol(), len.into());
         }
         Some(sum)
     }
@@ -159,22 +203,23 @@ impl Segment {
                 sum.finish() == 0
             }
             Csum::Partial { start, offset } => {
-                let field = TcpHeader::at(head, self.l4).map(TcpHeader::checksum);
-                (usize::from(start), offset) == (self.l4, CSUM) && field == Ok(sum.partial())
+                (usize::from(start), offset) == (self.l4, self.csum_offset())
+                    && self.csum(head) == Some(sum.partial())
             }
         }
     }
 }
 
-/// Whether a frame may be TCP over IP without options, by its first bytes.
-fn may_be_tcp(head: &[u8]) -> bool {
+/// Whether a frame may be TCP or UDP over IP without options, by its first bytes.
+fn may_be_one(head: &[u8]) -> bool {
+    let known = |protocol| [IpProtocol::TCP, IpProtocol::UDP].contains(&IpProtocol(protocol));
     let packet = match head.get(12..) {
         Some([0x81, 0x00, _, _, rest @ ..] | rest) => rest,
         None => return false,
     };
     match packet {
-        [0x08, 0x00, 0x45, _, _, _, _, _, _, _, _, protocol, ..] => *protocol == IpProtocol::TCP.0,
-        [0x86, 0xdd, _, _, _, _, _, _, next, ..] => *next == IpProtocol::TCP.0,
+        [0x08, 0x00, 0x45, _, _, _, _, _, _, _, _, protocol, ..] => known(*protocol),
+        [0x86, 0xdd, _, _, _, _, _, _, next, ..] => known(*next),
         _ => false,
     }
 }
@@ -202,10 +247,10 @@ impl<F: Frame> Open<F> {
     }
 
     /// Puts a frame behind what there is, or hands it back.
-    fn add(&mut self, frame: F) -> Result<(), F> {
-        let Some(next) = Segment::of(&frame).filter(|next| self.goes_on(&frame, next)) else {
+    fn add(&mut self, frame: F, next: &Segment) -> Result<(), F> {
+        if !self.goes_on(&frame, next) {
             return Err(frame);
-        };
+        }
         let (first, first_frame) = (self.first, &self.frame);
         let is_right = *self.is_right.get_or_insert_with(|| first.is_right(first_frame));
         if !is_right || !next.is_right(&frame) {
@@ -225,7 +270,7 @@ impl<F: Frame> Open<F> {
 
     /// Whether a frame is what comes next of the connection, in all that is not its own.
     fn goes_on(&self, frame: &F, next: &Segment) -> bool {
-        let Segment { v4, l3, l4, payload, .. } = self.first;
+        let Segment { v4, tcp, l3, l4, payload, .. } = self.first;
         let (ours, theirs) = (self.frame.head(), frame.head());
         let same = |range: Range<usize>| {
             ours.get(range.clone()).is_some_and(|ours| theirs.get(range) == Some(ours))
@@ -234,12 +279,12 @@ impl<F: Frame> Open<F> {
         let ip_len = at(payload.saturating_sub(l3), self.payload_len);
         let counted = u16::try_from(self.frames).unwrap_or(u16::MAX);
         !self.ended
-            && (next.v4, next.l3, next.l4, next.payload) == (v4, l3, l4, payload)
+            && (next.v4, next.tcp, next.l3, next.l4, next.payload) == (v4, tcp, l3, l4, payload)
             && next.payload_len() <= self.first.payload_len()
             && self.frames < MAX_SEGMENTS
             && at(ip_len, next.payload_len()) <= IP_MAX
             // The payload of a super-frame is less than 64 KiB.
-            && next.seq == self.first.seq.wrapping_add(self.payload_len as u32)
+            && (!tcp || next.seq == self.first.seq.wrapping_add(self.payload_len as u32))
             && next.flags.without(LAST) == self.first.flags.without(LAST)
             && same(0..l3)
             && if v4 {
@@ -251,9 +296,10 @@ impl<F: Frame> Open<F> {
                 same(l3..at(l3, 4)) && same(at(l3, 6)..l4)
             }
             && same(l4..at(l4, 4))
-            && same(at(l4, 8)..at(l4, 13))
-            && same(at(l4, 14)..at(l4, 16))
-            && same(at(l4, 18)..payload)
+            && (!tcp
+                || same(at(l4, 8)..at(l4, 13))
+                    && same(at(l4, 14)..at(l4, 16))
+                    && same(at(l4, 18)..payload))
     }
 
     /// What came of it.
@@ -275,8 +321,8 @@ fn write_headers<F: Frame>(
     flags: TcpFlags,
 ) -> Option<()> {
     let Segment { v4, l3, l4, payload, .. } = *first;
-    let tcp_len = payload.saturating_sub(l4).saturating_add(payload_len);
-    let ip_len = u16::try_from(l4.saturating_sub(l3).saturating_add(tcp_len)).ok()?;
+    let l4_len = payload.saturating_sub(l4).saturating_add(payload_len);
+    let ip_len = u16::try_from(l4.saturating_sub(l3).saturating_add(l4_len)).ok()?;
     let head = frame.head_mut();
     if v4 {
         let ip = Ipv4Header::at_mut(head, l3).ok()?;
@@ -285,16 +331,21 @@ fn write_headers<F: Frame>(
         let sum = checksum(head.get(l3..l4)?);
         Ipv4Header::at_mut(head, l3).ok()?.set_checksum(sum);
     } else {
-        let payload_len = u16::try_from(tcp_len).ok()?;
+        let payload_len = u16::try_from(l4_len).ok()?;
         Ipv6Header::at_mut(head, l3).ok()?.set_payload_len(payload_len);
     }
-    let pseudo = first.pseudo(head, tcp_len)?.partial();
-    let tcp = TcpHeader::at_mut(head, l4).ok()?;
-    tcp.set_flags(flags);
-    tcp.set_checksum(pseudo);
-    let kind = if v4 { GsoKind::TcpV4 } else { GsoKind::TcpV6 };
+    let pseudo = first.pseudo(head, l4_len)?.partial();
+    if first.tcp {
+        let tcp = TcpHeader::at_mut(head, l4).ok()?;
+        tcp.set_flags(flags);
+        tcp.set_checksum(pseudo);
+    } else {
+        let udp = UdpHeader::at_mut(head, l4).ok()?;
+        udp.set_datagram_len(u16::try_from(l4_len).ok()?);
+        udp.set_checksum(pseudo);
+    }
     let size = u16::try_from(first.payload_len()).ok()?;
-    let csum = Csum::Partial { start: u16::try_from(l4).ok()?, offset: CSUM };
-    frame.set_offload(Offload { csum, gso: Some(Gso { kind, size, ecn: false }) });
+    let csum = Csum::Partial { start: u16::try_from(l4).ok()?, offset: first.csum_offset() };
+    frame.set_offload(Offload { csum, gso: Some(Gso { kind: first.kind(), size, ecn: false }) });
     Some(())
 }

@@ -64,6 +64,64 @@ fn segments_of_a_stream_become_one() {
     }
 }
 
+/// A packet of UDP whose datagrams can be joined.
+fn datagrams(v6: bool, payload: usize) -> Packet {
+    let packet = stream(v6, payload);
+    Packet { l4: udp_v6(0).l4, ..packet }
+}
+
+#[test]
+fn datagrams_of_a_flow_become_one() {
+    let pool = pool();
+    for v6 in [false, true] {
+        for (payload, size) in [(128, 64), (6400, 100), (6401, 100), (60_001, 1448)] {
+            let frames = datagrams(v6, payload).cut(size);
+            let (counts, bytes) = there_and_back(&pool, &frames, Caps::ALL);
+            assert_eq!((counts, &bytes), (vec![frames.len() as u64], &frames), "{v6} {payload}");
+            let no_uso = Caps { uso: false, ..Caps::ALL };
+            assert_eq!(there_and_back(&pool, &frames, no_uso), (vec![1; frames.len()], frames));
+        }
+    }
+}
+
+#[test]
+fn datagrams_that_do_not_belong_together_stay_apart() {
+    let pool = pool();
+    let flow = datagrams(false, 400);
+    let apart = |what: &str, change: &dyn Fn(&mut Vec<Vec<u8>>)| {
+        let mut frames = flow.cut(100);
+        change(&mut frames);
+        let ones = vec![1; frames.len()];
+        assert_eq!(there_and_back(&pool, &frames, Caps::ALL), (ones, frames), "{what}");
+    };
+    let l4 = flow.l4_start();
+    apart("no checksum", &|frames| frames.iter_mut().for_each(|f| f[l4 + 6..l4 + 8].fill(0)));
+    apart("a wrong one", &|frames| frames.iter_mut().for_each(|f| f[l4 + 6] ^= 1));
+    apart("another order", &|frames| frames.reverse());
+    apart("each longer than the one before", &|frames| {
+        let lengths = [50, 60, 70].map(|len| flow.cut(len).remove(0));
+        frames.splice(.., lengths);
+    });
+    apart("two flows in turn", &|frames| {
+        let mut other = flow.clone();
+        let L4::Udp(udp) = &mut other.l4 else { unreachable!() };
+        udp.source_port += 1;
+        let pairs = frames.drain(..).zip(other.cut(100)).flat_map(|(a, b)| [a, b]);
+        let pairs: Vec<_> = pairs.collect();
+        frames.extend(pairs);
+    });
+    apart("bytes behind the datagram", &|frames| {
+        frames.iter_mut().for_each(|f| f[l4 + 5] -= 1);
+    });
+    // A shorter one is the last one.
+    let mut frames = flow.cut(150);
+    let mut more = flow.clone();
+    let Ip::V4(ip) = &mut more.ip else { unreachable!() };
+    ip.identification = ip.identification.wrapping_add(3);
+    frames.extend(more.cut(100));
+    assert_eq!(there_and_back(&pool, &frames, Caps::ALL), (vec![3, 4], frames));
+}
+
 #[test]
 fn unfinished_checksums_are_joined_if_they_are_what_they_should_be() {
     let (pool, packet) = (&pool(), &stream(false, 3000));
