@@ -28,7 +28,8 @@ fn run(test: &str, n: usize, path: Path) -> Result<()> {
     Ok(())
 }
 
-/// TCP and UDP both ways, over IPv4 and IPv6: 4 MiB, or 64 at full size.
+/// TCP and UDP both ways, over IPv4 and IPv6: 4 MiB; 64 at full size, and a stream of 1 GiB, with which
+/// no capture keeps up.
 fn exchange(kinds: [Kind; 2], off: Off, path: Path) -> Result<()> {
     let net = Net::start(kinds, off, path)?;
     // A device that finishes nothing must not be left to; a TAP takes what the switch has.
@@ -52,6 +53,10 @@ fn exchange(kinds: [Kind; 2], off: Off, path: Path) -> Result<()> {
     }
     if let Some(wire) = wire {
         oracle::check_all(&wire.stop()?, UNDERLAY_MTU).context("on the underlay")?;
+    }
+    let long = size(0, 1 << 30) as usize;
+    if long > 0 {
+        streams::tcp(a, b, "192.0.2.2", long)?;
     }
     streams::nothing_was_wrong(a)?;
     streams::nothing_was_wrong(b)?;

@@ -71,9 +71,14 @@ impl Session<'_> {
         for (figure, tolerated) in [("NDR", 0.0), ("PDR", PARTIAL)] {
             let goal = Goal { tolerated, highest, earlier: &earlier };
             let found = search(rig, plan, goal, &|step| self.tell(sut, figure, step))?;
-            measured.notes.extend(remark(figure, &found));
             let rate = Rate::found(&found);
-            *(if tolerated > 0.0 { &mut measured.pdr } else { &mut measured.ndr }) = rate;
+            // What loses nothing loses no more than a share.
+            let known = measured.ndr.filter(|ndr| rate.is_none_or(|rate| rate.pps < ndr.pps));
+            measured.notes.extend(match known {
+                Some(_) => Some(format!("{figure}: none above the NDR was confirmed")),
+                None => remark(figure, &found),
+            });
+            *(if tolerated > 0.0 { &mut measured.pdr } else { &mut measured.ndr }) = known.or(rate);
             measured.searches.push(Searched { figure, trials: found.tried.clone() });
             earlier = found.tried;
         }
