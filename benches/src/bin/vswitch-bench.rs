@@ -335,7 +335,8 @@ mod with_dpdk {
             signal_hook::flag::register(signal, stop.clone())?;
         }
         machine::print(&command);
-        let urgent = Urgent::new();
+        // A figure that means nothing is not worth pushing others aside.
+        let urgent = if args.quick { None } else { Urgent::new().ok() };
         let _pages = args.hugepages.map(hugepages::ensure).transpose()?;
         let environment = match args.inproc {
             true => None,
@@ -377,7 +378,7 @@ mod with_dpdk {
             ports: ports(&options, &findings),
             generator_cpus: cpus.generator,
             worker_cpus: cpus.workers,
-            method: method(&options, args.inproc, urgent.is_ok()),
+            method: method(&options, args.inproc, urgent.is_some()),
             warnings,
             configurations: findings.configurations,
             ceilings: findings.ceilings,
