@@ -14,7 +14,7 @@ use switch_core::stats::PortCounters;
 use switch_core::{Batch, PortId};
 
 use crate::error::failed;
-use crate::io::{Got, HEAP_PIECES, Io};
+use crate::io::{Got, Io};
 use crate::shared::PortShared;
 use crate::waker::TapWaker;
 
@@ -79,10 +79,6 @@ pub struct KernelQueue {
     shared: Arc<PortShared>,
 }
 
-/// Segments of a frame that [`KernelQueue::send_all`] takes: the longest frame in buffers of 2 KiB,
-/// and a head of its own.
-const SEGMENTS: usize = 40;
-
 impl KernelQueue {
     /// Receives one frame into `frame`, whose content is replaced. Never waits.
     pub fn recv(&mut self, frame: &mut HeapFrame) -> Got {
@@ -92,7 +88,7 @@ impl KernelQueue {
     /// Sends the frames of a batch, of any kind, with their offload metadata, and counts them or drops
     /// them by name. Never waits.
     pub fn send_all<F: Frame>(&mut self, batch: &mut Batch<F>, counters: &PortCounters) {
-        self.io.send_all::<_, SEGMENTS>(batch, &self.shared, counters);
+        self.io.send_all(batch, &self.shared, counters);
     }
 }
 
@@ -363,6 +359,6 @@ fn send_all(own: &mut OwnQueue, batch: &mut Batch<HeapFrame>, counters: &PortCou
     let shared = &*own.shared;
     match &mut own.io {
         Io::Underlay(underlay) => underlay.send_all(batch, shared, counters),
-        io => io.send_all::<_, HEAP_PIECES>(batch, shared, counters),
+        io => io.send_all(batch, shared, counters),
     }
 }

@@ -28,8 +28,9 @@ pub(crate) const TAP_LAYOUT: VnetLayout =
 /// Header before each frame of a packet socket (`PACKET_VNET_HDR`).
 const PACKET_LAYOUT: VnetLayout = VnetLayout::LEGACY;
 
-/// A virtio header, and head and tail of a heap frame.
-pub(crate) const HEAP_PIECES: usize = 3;
+/// The most pieces that go to the kernel in one call: a header, and a burst of frames with a head and a
+/// tail each; or as many of some frames with headers of their own.
+const PIECES: usize = 1 + segment::PIECES_MAX;
 
 /// What the device must be able to do for a frame to be sent past the queue.
 fn needed_bits(frame: &impl Frame) -> u8 {
@@ -172,28 +173,24 @@ impl Io {
         }
     }
 
-    /// Sends one frame of fewer than `N` segments; says why it could not.
-    fn send<F: Frame, const N: usize>(
+    /// Sends one frame, or several as one; says why it could not.
+    fn send<F: Frame>(
         &self,
-        frame: &F,
+        joined: &Joined<'_, F>,
         shared: &PortShared,
     ) -> Result<(), DropReason> {
-        if frame.segments() >= N {
-            return Err(DropReason::TxError);
-        }
         let header = match self.layout() {
             None => None,
-            Some(layout) => {
-                let header = VnetHeader::of(frame).map_err(|_| DropReason::TxError)?;
-                Some((layout.encode(&header), layout.header_len()))
-            }
+            Some(layout) => Some((encoded(layout, joined)?, layout.header_len())),
         };
-        let header = header.as_ref().map(|(bytes, len)| &bytes[..*len]);
-        let pieces = &pieces::<_, N>(header, frame);
+        let mut pieces = ArrayVec::<_, PIECES>::new();
+        if !put_pieces(header.as_ref().map(|(bytes, len)| &bytes[..*len]), joined, &mut pieces) {
+            return Err(DropReason::TxError);
+        }
         let sent = match self {
-            Self::Tap { file, .. } => writev(file, pieces),
+            Self::Tap { file, .. } => writev(file, &pieces),
             Self::Packet { socket, finishing, .. } => {
-                writev(way([socket, finishing], frame, shared), pieces)
+                writev(way([socket, finishing], joined.first(), shared), &pieces)
             }
             // Its packets are heap frames alone, see above.
             Self::Underlay(_) => return Err(DropReason::TxError),
@@ -202,65 +199,68 @@ impl Io {
     }
 
     /// Sends every frame of the batch, joined where that is worth something, or drops it by name.
-    pub(crate) fn send_all<F: Frame, const N: usize>(
+    pub(crate) fn send_all<F: Frame>(
         &self,
         batch: &mut Batch<F>,
         shared: &PortShared,
         counters: &PortCounters,
     ) {
         let joins = if batch.len() > 1 { self.joins(shared) } else { Caps::default() };
-        let mut all = ArrayVec::<_, BURST_MAX>::new();
-        segment::join(batch.drain(), joins, |joined| match self {
-            Self::Packet { .. } => all.push(joined),
-            _ => count(self.send::<_, N>(&joined.frame, shared), &[joined], counters),
-        });
-        if let Self::Packet { socket, finishing, .. } = self {
-            let mut rest = all.as_slice();
-            while let Some(first) = rest.first() {
-                let way = |joined: &Joined<F>| way([socket, finishing], &joined.frame, shared);
-                let socket = way(first);
-                let same = |joined: &&Joined<F>| std::ptr::eq(way(joined), socket);
-                let n = rest.iter().take(MANY).take_while(same).count();
-                let (now, later) = rest.split_at(n.max(1));
-                self.send_by::<_, N>(socket, now, shared, counters);
-                rest = later;
+        let frames = batch.as_mut_slice();
+        match self {
+            Self::Packet { socket, finishing, .. } => {
+                let mut all = ArrayVec::<_, BURST_MAX>::new();
+                segment::join(frames, joins, |joined| all.push(joined));
+                let way = |joined: &Joined<'_, F>| way([socket, finishing], joined.first(), shared);
+                let mut rest = all.as_slice();
+                while let Some(first) = rest.first() {
+                    let socket = way(first);
+                    let same = |joined: &&Joined<'_, F>| std::ptr::eq(way(joined), socket);
+                    let n = rest.iter().take(MANY).take_while(same).count();
+                    let sent = self.send_by(socket, &rest[..n], shared, counters);
+                    rest = &rest[sent..];
+                }
             }
+            _ => segment::join(frames, joins, |joined| {
+                count(self.send(&joined, shared), &[joined], counters);
+            }),
         }
+        batch.clear();
     }
 
-    /// Sends frames by one packet socket.
-    fn send_by<F: Frame, const N: usize>(
+    /// Sends frames by one packet socket, at least the first and as many as go in one call, and says how
+    /// many.
+    fn send_by<F: Frame>(
         &self,
         socket: &OwnedFd,
-        frames: &[Joined<F>],
+        frames: &[Joined<'_, F>],
         shared: &PortShared,
         counters: &PortCounters,
-    ) {
-        let header = |Joined { frame, .. }: &Joined<F>| {
-            let header = VnetHeader::of(frame).ok().filter(|_| frame.segments() < N)?;
-            Some(PACKET_LAYOUT.encode(&header))
-        };
-        let Some(headers) = frames.iter().map(header).collect::<Option<ArrayVec<_, MANY>>>() else {
-            // One of them cannot be sent: which one is found by trying.
-            for joined in frames {
-                let sent = self.send::<_, N>(&joined.frame, shared);
-                count(sent, std::slice::from_ref(joined), counters);
+    ) -> usize {
+        let headers: ArrayVec<_, MANY> =
+            frames.iter().map_while(|joined| encoded(PACKET_LAYOUT, joined).ok()).collect();
+        let (mut pieces, mut ends) = (ArrayVec::<_, PIECES>::new(), ArrayVec::<_, MANY>::new());
+        for (joined, header) in frames.iter().zip(&headers) {
+            if !put_pieces(Some(&header[..PACKET_LAYOUT.header_len()]), joined, &mut pieces) {
+                break;
             }
-            return;
-        };
-        let pieces: ArrayVec<_, MANY> = frames
-            .iter()
-            .zip(&headers)
-            .map(|(joined, bytes)| {
-                pieces::<_, N>(Some(&bytes[..PACKET_LAYOUT.header_len()]), &joined.frame)
-            })
-            .collect();
-        let messages: ArrayVec<_, MANY> = pieces.iter().map(ArrayVec::as_slice).collect();
+            ends.push(pieces.len());
+        }
+        if ends.is_empty() {
+            // Why not is found by trying.
+            let sent = self.send(&frames[0], shared);
+            count(sent, &frames[..1], counters);
+            return 1;
+        }
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let messages: ArrayVec<_, MANY> =
+            starts.zip(&ends).map(|(from, to)| &pieces[from..*to]).collect();
         let send =
             |at: usize| packet::send_many(socket.as_fd(), &messages[at..]).map_err(|e| errno(&e));
         many::send_all(messages.len(), send, |sent, range| {
             count(sent.map_err(|e| drop_reason(e, shared)), &frames[range], counters);
         });
+        messages.len()
     }
 
     /// Which super-frames to make. Not for a device that would have them cut again by the kernel.
@@ -330,27 +330,43 @@ fn way<'a>(
     if needed_bits(frame) & !native == 0 { socket } else { finishing }
 }
 
-/// Header and frame, which has fewer than `N` segments.
-fn pieces<'a, F: Frame, const N: usize>(
+/// The virtio header of what is to be sent.
+fn encoded<F: Frame>(
+    layout: VnetLayout,
+    joined: &Joined<'_, F>,
+) -> Result<[u8; VnetLayout::MAX_LEN], DropReason> {
+    let header = VnetHeader::of(joined.first()).map_err(|_| DropReason::TxError)?;
+    Ok(layout.encode(&header))
+}
+
+/// Puts a header and the pieces of a frame, or of several, behind others; false, with nothing put there,
+/// if they do not fit.
+fn put_pieces<'a, F: Frame, const N: usize>(
     header: Option<&'a [u8]>,
-    frame: &'a F,
-) -> ArrayVec<IoSlice<'a>, N> {
-    let mut pieces: ArrayVec<_, N> = header.map(IoSlice::new).into_iter().collect();
-    frame.for_each_segment(&mut |bytes| {
-        let _ = pieces.try_push(IoSlice::new(bytes));
-    });
-    pieces
+    joined: &Joined<'a, F>,
+    pieces: &mut ArrayVec<IoSlice<'a>, N>,
+) -> bool {
+    if joined.segments() + usize::from(header.is_some()) > pieces.remaining_capacity() {
+        return false;
+    }
+    pieces.extend(header.map(IoSlice::new));
+    joined.for_each_segment(&mut |bytes| pieces.push(IoSlice::new(bytes)));
+    true
 }
 
 /// Counts frames that had the same fate.
-fn count<F>(sent: Result<(), DropReason>, frames: &[Joined<F>], counters: &PortCounters) {
-    for Joined { frames, bytes, .. } in frames {
+fn count<F: Frame>(
+    sent: Result<(), DropReason>,
+    frames: &[Joined<'_, F>],
+    counters: &PortCounters,
+) {
+    for joined in frames {
         match sent {
             Ok(()) => {
-                counters.tx_frames.add(*frames);
-                counters.tx_bytes.add(*bytes);
+                counters.tx_frames.add(joined.frames());
+                counters.tx_bytes.add(joined.bytes());
             }
-            Err(reason) => counters.count_drop(reason, *frames),
+            Err(reason) => counters.count_drop(reason, joined.frames()),
         }
     }
 }
@@ -481,7 +497,7 @@ mod tests {
         assert!(frame.fill(&pattern(3000)));
         let mut sent = 0;
         let full = loop {
-            match io.send::<_, HEAP_PIECES>(&frame, &shared) {
+            match io.send(&Joined::from(&frame), &shared) {
                 Ok(()) => sent += 1,
                 Err(reason) => break reason,
             }
@@ -492,7 +508,7 @@ mod tests {
         let n = far.recv(&mut got).unwrap();
         assert_eq!(got[..n], [vec![0; 10], vec![1, 0], pattern(3000)].concat());
         drop(far);
-        assert_eq!(io.send::<_, HEAP_PIECES>(&frame, &shared), Err(DropReason::TxError));
+        assert_eq!(io.send(&Joined::from(&frame), &shared), Err(DropReason::TxError));
         assert_eq!(shared.last_error.load(Ordering::Relaxed), Errno::ECONNREFUSED as i32);
     }
 
@@ -511,7 +527,7 @@ mod tests {
             let (mut batch, counters) = (Batch::new(), PortCounters::default());
             segment::segment(&whole, || pool.alloc(), |s| batch.push(s).unwrap()).unwrap();
             let bytes: usize = batch.as_slice().iter().map(Frame::len).sum();
-            io.send_all::<_, HEAP_PIECES>(&mut batch, &shared, &counters);
+            io.send_all(&mut batch, &shared, &counters);
             far.set_nonblocking(true).unwrap();
             let mut got = Vec::new();
             let mut buffer = vec![0; 70_000];

@@ -143,6 +143,8 @@ pub(crate) struct LinkChange {
     pub(crate) mtu: Option<u32>,
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) up: Option<bool>,
+    /// The longest super-frame that a stack may hand over, in bytes, headers included.
+    pub(crate) gso_max: Option<u32>,
 }
 
 impl LinkChange {
@@ -214,6 +216,7 @@ impl Links {
             msg.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
         }
         msg.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
+        msg.attributes.extend(change.gso_max.map(LinkAttribute::GsoMaxSize));
         msg.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
         self.requests.send(RouteNetlinkMessage::SetLink(msg), NLM_F_ACK, |_| {})
     }

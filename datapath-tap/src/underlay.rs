@@ -91,7 +91,7 @@ impl Underlay {
             sockets,
             at: 0,
             taken: 0,
-            gathered: Gathered::default(),
+            gathered: Gathered::new(pool.clone()),
             many: Many::new(pool),
             one_by_one: OneByOne::default(),
         }
@@ -317,6 +317,13 @@ impl Outer {
             *checksum = true;
         }
         Some(outer)
+    }
+
+    /// Whether these, which are of the packet `of`, are those of another one to the last bit.
+    fn same_of(&self, of: &HeapFrame, other: &HeapFrame) -> bool {
+        of.len() == other.len()
+            && of.offload() == other.offload()
+            && of.head().get(..self.len) == other.head().get(..self.len)
     }
 
     /// Reads the outer headers of a packet of `len` bytes. `None` for what the core does not make:

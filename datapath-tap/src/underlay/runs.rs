@@ -89,7 +89,15 @@ impl Underlay {
         shared: &PortShared,
         counters: &PortCounters,
     ) {
-        let all: ArrayVec<_, BURST_MAX> = batch.as_slice().iter().map(Outer::of).collect();
+        let mut all = ArrayVec::<Option<Outer>, BURST_MAX>::new();
+        let mut before: Option<&HeapFrame> = None;
+        for frame in batch.as_slice() {
+            // Segments of a super-frame have the very same headers.
+            let outer = all.last().copied().flatten();
+            let same = outer.filter(|outer| before.is_some_and(|it| outer.same_of(it, frame)));
+            all.push(same.or_else(|| Outer::of(frame)));
+            before = Some(frame);
+        }
         let (mut frames, mut outers) = (batch.as_slice(), all.as_slice());
         while !frames.is_empty() {
             let run = Run::first_of(frames, outers);

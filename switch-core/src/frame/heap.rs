@@ -4,6 +4,7 @@
 //! may share. Both come from a pool and go back to it, so a warm switch allocates nothing.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
@@ -21,6 +22,10 @@ pub const HEAD_CAPACITY: usize = 2048 - HEADROOM;
 
 /// Longest frame: a maximal IPv4 packet behind Ethernet and two tags.
 pub const MAX_FRAME: usize = 65_535 + 14 + 8;
+
+/// Bytes that a frame which shares the payload of another has of its own: the head it must have, also
+/// behind a tunnel's header, and an address or a tag more.
+const OWN_BYTES: usize = HEAD_MIN + 64;
 
 const HEAD_BYTES: usize = HEADROOM + HEAD_CAPACITY;
 const TAIL_BYTES: usize = MAX_FRAME - HEAD_CAPACITY;
@@ -172,6 +177,22 @@ impl HeapFrame {
             window.tail[..rest.len()].copy_from_slice(rest);
         }
         self.set_received(bytes.len())
+    }
+
+    /// Replaces the content by a part of another frame, with which it may share it. False if the other
+    /// one has no such part.
+    pub fn fill_of(&mut self, from: &Self, range: Range<usize>) -> bool {
+        self.reset(false);
+        let (mut at, mut fits) = (0, true);
+        from.for_each_segment(&mut |piece| {
+            let [start, end] =
+                [range.start, range.end].map(|to| to.saturating_sub(at).min(piece.len()));
+            if start < end {
+                fits &= self.append_of(from, at + start, &piece[start..end]).is_ok();
+            }
+            at += piece.len();
+        });
+        fits && self.len() == range.len()
     }
 
     /// Makes the frame empty and gives the space for the next one to be received into. Follow with
@@ -331,6 +352,25 @@ impl Frame for HeapFrame {
         Ok(())
     }
 
+    fn append_of(&mut self, from: &Self, at: usize, bytes: &[u8]) -> Result<(), NoTailroom> {
+        let own = OWN_BYTES.saturating_sub(self.len()).min(bytes.len());
+        let (first, rest) = bytes.split_at(own);
+        let room = HEAD_BYTES - self.start as usize - self.head_len as usize;
+        let in_tail = (at + own).checked_sub(from.head_len as usize);
+        let shared = in_tail.filter(|at| at + rest.len() <= from.tail_len as usize);
+        let (Some(at), Some(tail)) = (shared, &from.tail) else { return self.append(bytes) };
+        if rest.is_empty() || self.tail_len > 0 || room < own {
+            return self.append(bytes);
+        }
+        self.append(first)?;
+        if let Some(unused) = self.tail.replace(Arc::clone(tail)) {
+            self.pool.put_tail(unused);
+        }
+        self.tail_start = from.tail_start + at as u32;
+        self.tail_len = rest.len() as u32;
+        Ok(())
+    }
+
     fn truncate(&mut self, len: usize) {
         self.head_len = len.min(self.head_len as usize) as u16;
         let rest = len.saturating_sub(self.head_len as usize);
@@ -434,6 +474,37 @@ mod tests {
         frame.append(b"more").unwrap();
         assert_eq!(content(&copy), bytes(3000));
         assert_eq!(content(&frame), [&bytes(3000)[..], b"more"].concat());
+    }
+
+    #[test]
+    fn parts_of_a_frame_are_shared_and_read_as_they_were() {
+        let pool = FramePool::new(PoolConfig { heads: 64, tails: 4, max_heads: 64 });
+        let whole = pool.frame(&bytes(MAX_FRAME)).unwrap();
+        let border = HEAD_CAPACITY;
+        let mut part = pool.alloc().unwrap();
+        for from in [0, 1, border - 500, border - 1, border, border + 1, 30_001, MAX_FRAME - 9] {
+            for len in [0, 1, 9, OWN_BYTES, OWN_BYTES + 1, 1500, 9000, 40_000] {
+                let range = from..from + len;
+                let there = range.end <= MAX_FRAME;
+                assert_eq!(part.fill_of(&whole, range.clone()), there, "{range:?}");
+                let end = range.end.min(MAX_FRAME);
+                assert_eq!(content(&part), bytes(MAX_FRAME)[from..end], "{range:?}");
+                assert!(part.head().len() >= HEAD_MIN.min(part.len()));
+            }
+        }
+        // Its head is its own, and what it shares is not written to.
+        assert!(part.fill_of(&whole, 5000..6500));
+        assert!(part.segments() == 2 && part.head().len() == OWN_BYTES);
+        part.head_mut().fill(0xee);
+        part.append(b"more").unwrap();
+        part.trim_front(200).unwrap();
+        let rest = [&bytes(6500)[5000 + OWN_BYTES..], b"more"].concat();
+        assert_eq!(content(&part)[OWN_BYTES - 200..], rest);
+        assert_eq!(content(&whole), bytes(MAX_FRAME));
+        // It has what it shares for itself when the other one is gone.
+        assert!(part.fill_of(&whole, 5000..6500));
+        drop(whole);
+        assert_eq!(content(&part), bytes(6500)[5000..]);
     }
 
     #[test]

@@ -81,6 +81,16 @@ pub trait Frame: Send + Sized {
     /// [`NoTailroom`], with the frame unchanged, if it would be longer than its buffers can be.
     fn append(&mut self, bytes: &[u8]) -> Result<(), NoTailroom>;
 
+    /// The same with bytes that are a part of one piece of `from`, where they begin at `at`: they may be
+    /// shared with that frame, as with a copy.
+    ///
+    /// # Errors
+    /// [`NoTailroom`], with the frame unchanged.
+    fn append_of(&mut self, from: &Self, at: usize, bytes: &[u8]) -> Result<(), NoTailroom> {
+        let _ = (from, at);
+        self.append(bytes)
+    }
+
     /// Shortens the frame to `len` bytes; longer values change nothing. For trailing padding.
     fn truncate(&mut self, len: usize);
 

@@ -1,4 +1,4 @@
-//! Cutting a super-frame into the frames it stands for.
+//! Cutting a super-frame into the frames it stands for. Their payload may stay where it is, shared.
 
 use super::validate::MAX_SEGMENTS;
 use crate::frame::{Frame, Gso, GsoKind, Offload};
@@ -62,15 +62,20 @@ pub fn segment<F: Frame>(
     let mut outcome = Ok(());
     // What of the frame still lies before the payload, then what of the payload is still to come.
     let (mut skip, mut left) = (plan.header_len, plan.payload_len);
+    // Where the next piece begins.
+    let mut at = 0usize;
     frame.for_each_segment(&mut |piece| {
+        let mut here = at.saturating_add(skip);
+        at = at.saturating_add(piece.len());
         let mut rest = piece.get(skip..).unwrap_or_default();
         skip = skip.saturating_sub(piece.len());
         rest = rest.get(..left).unwrap_or(rest);
         left = left.saturating_sub(rest.len());
         // Each turn takes at least one byte off `rest`.
         while !rest.is_empty() && outcome.is_ok() {
-            match cutter.take(rest, &mut alloc) {
+            match cutter.take((frame, here), rest, &mut alloc) {
                 Ok((taken, done)) => {
+                    here = here.saturating_add(taken);
                     rest = rest.get(taken..).unwrap_or_default();
                     if let Some(segment) = done {
                         emit(segment);
@@ -258,10 +263,11 @@ struct Open<F> {
 }
 
 impl<F: Frame> Cutter<'_, F> {
-    /// Puts the start of `bytes` into the open segment (opening one if there is none), and gives
-    /// the number of bytes taken and the segment if it is complete.
+    /// Puts the start of `bytes`, which the super-frame has at a place, into the open segment (opening
+    /// one if there is none), and gives the number of bytes taken and the segment if it is complete.
     fn take(
         &mut self,
+        (from, at): (&F, usize),
         bytes: &[u8],
         alloc: &mut impl FnMut() -> Option<F>,
     ) -> Result<(usize, Option<F>), CutError> {
@@ -279,7 +285,7 @@ impl<F: Frame> Cutter<'_, F> {
         let whole = plan.size.min(plan.payload_len.saturating_sub(self.offset));
         let want = whole.saturating_sub(open.len);
         let part = bytes.get(..want).unwrap_or(bytes);
-        open.frame.append(part).map_err(|_| CutError::NoTailroom)?;
+        open.frame.append_of(from, at, part).map_err(|_| CutError::NoTailroom)?;
         open.sum.add_bytes(part);
         open.len = open.len.saturating_add(part.len());
         if open.len < whole {

@@ -1,15 +1,17 @@
-//! Joining frames into a super-frame: what a sender, a NIC or a tunnel cut is handed to a port in one
-//! piece, which costs it one system call and its stack one walk.
+//! Joining frames into a super-frame: what a sender, a NIC or a tunnel cut is handed to a port at once,
+//! its payload gathered from where it lies, which costs it one system call and its stack one walk.
 //!
 //! Only what [`super::segment`] would cut back into the very same bytes is joined: neighbours in a
 //! burst, of one TCP connection in sequence or of one UDP flow and of one length, with equal headers but
 //! for what counts up. So nothing is reordered, held back or told differently. Linux joins a little more
 //! (`tcp_gro_receive`: other windows, any identification of packets that are not to be fragmented).
 
+use std::mem;
 use std::ops::Range;
 
 use super::sum_range;
 use super::validate::MAX_SEGMENTS;
+use crate::batch::BURST_MAX;
 use crate::datapath::Caps;
 use crate::frame::{Csum, Frame, Gso, GsoKind, Offload};
 use crate::wire::checksum::checksum;
@@ -18,17 +20,66 @@ use crate::wire::{
     TcpHeader, Transport, UdpHeader,
 };
 
-/// One frame, or what several were joined into.
+/// One frame, or several that are one super-frame: the first has its headers and metadata, and behind
+/// its payload belongs that of the others.
 #[derive(Debug)]
-pub struct Joined<F> {
-    /// The frame.
-    pub frame: F,
-    /// How many came in.
-    pub frames: u64,
-    /// How many bytes these had.
-    pub bytes: u64,
+pub struct Joined<'a, F> {
+    first: &'a F,
+    more: &'a [F],
+    /// Bytes of headers, which are left out of all but the first.
+    headers: usize,
 }
 
+impl<'a, F> From<&'a F> for Joined<'a, F> {
+    fn from(frame: &'a F) -> Self {
+        Self { first: frame, more: &[], headers: 0 }
+    }
+}
+
+impl<'a, F: Frame> Joined<'a, F> {
+    /// What its headers and metadata are to be read of.
+    #[must_use]
+    pub const fn first(&self) -> &'a F {
+        self.first
+    }
+
+    /// How many frames came in.
+    #[must_use]
+    pub const fn frames(&self) -> u64 {
+        (self.more.len() as u64).saturating_add(1)
+    }
+
+    /// How many bytes these had.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.all().map(|frame| frame.len() as u64).sum()
+    }
+
+    /// How many contiguous pieces it has, at least 1. More than one frame have at most [`PIECES_MAX`].
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.all().map(Frame::segments).sum()
+    }
+
+    /// Calls `f` with every contiguous piece in order.
+    pub fn for_each_segment(&self, f: &mut dyn FnMut(&'a [u8])) {
+        self.first.for_each_segment(f);
+        for frame in self.more {
+            let mut skip = self.headers;
+            frame.for_each_segment(&mut |piece| {
+                // The headers are in the first piece.
+                f(piece.get(mem::take(&mut skip)..).unwrap_or_default());
+            });
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'a F> {
+        std::iter::once(self.first).chain(self.more)
+    }
+}
+
+/// The most pieces that frames are joined of: a burst of them, each of which has a head and a tail.
+pub const PIECES_MAX: usize = 2 * BURST_MAX;
 /// Flags that segments of a super-frame may have: ECE on all or none, the last two on the last.
 const MAY_HAVE: TcpFlags = TcpFlags(TcpFlags::ACK.0 | TcpFlags::ECE.0 | LAST.0);
 /// Flags that only the last segment may have.
@@ -38,42 +89,33 @@ const TCP_CSUM: u16 = 16;
 /// The most that lengths of IP can say.
 const IP_MAX: usize = 65_535;
 
-/// Joins what can be joined, keeps the order, and hands everything to `emit`.
+/// Joins what can be joined, keeps the order, and hands everything to `emit`. Nothing is copied.
 ///
 /// `caps` says what may be made: nothing is joined for a port that has to have it cut again.
-pub fn join<F: Frame>(
-    frames: impl Iterator<Item = F>,
-    caps: Caps,
-    mut emit: impl FnMut(Joined<F>),
-) {
-    let alone = |frame: F| {
-        let bytes = frame.len() as u64;
-        Joined { frame, frames: 1, bytes }
-    };
-    if !caps.csum || !(caps.tso4 || caps.tso6 || caps.uso) {
-        return frames.map(alone).for_each(emit);
+pub fn join<'a, F: Frame>(frames: &'a mut [F], caps: Caps, mut emit: impl FnMut(Joined<'a, F>)) {
+    let may_join = caps.csum && (caps.tso4 || caps.tso6 || caps.uso);
+    let mut rest = frames;
+    while let Some((first, behind)) = mem::take(&mut rest).split_first_mut() {
+        let joined = if may_join { join_behind(first, behind, caps) } else { None };
+        let (n, headers) = joined.unwrap_or_default();
+        let (more, later) = behind.split_at_mut(n);
+        emit(Joined { first, more, headers });
+        rest = later;
     }
-    let mut open: Option<Open<F>> = None;
-    for frame in frames {
-        let segment = Segment::of(&frame).filter(|segment| segment.may_join(caps));
-        let frame = match (&mut open, &segment) {
-            (Some(open), Some(next)) => match open.add(frame, next) {
-                Ok(()) => continue,
-                Err(frame) => frame,
-            },
-            _ => frame,
-        };
-        if let Some(open) = open.take() {
-            emit(open.close());
-        }
-        match segment {
-            Some(first) => open = Some(Open::new(frame, first)),
-            None => emit(alone(frame)),
-        }
-    }
-    if let Some(open) = open {
-        emit(open.close());
-    }
+}
+
+/// How many of the frames that follow the first belong behind it, if any do; bytes of their headers. The
+/// first has those of the super-frame then.
+fn join_behind<F: Frame>(first: &mut F, behind: &[F], caps: Caps) -> Option<(usize, usize)> {
+    let segment = Segment::of(first).filter(|segment| segment.may_join(caps))?;
+    let mut open = Open::new(first, segment);
+    let n = behind.iter().take_while(|frame| open.add(frame)).count();
+    let Open { payload_len, flags, .. } = open;
+    (n > 0).then(|| {
+        // They were read before: they are there.
+        let _ = write_headers(first, &segment, payload_len, flags);
+        (n, segment.payload)
+    })
 }
 
 /// A frame that can be a part of a super-frame.
@@ -94,8 +136,8 @@ pub(super) struct Segment {
 impl Segment {
     pub(super) fn of<F: Frame>(frame: &F) -> Option<Self> {
         let head = frame.head();
-        // Most of what is not: another protocol, an acknowledgement, a frame that is one already.
-        if head.len() != frame.len() || frame.offload().gso.is_some() || !may_be_one(head) {
+        // Most of what is not: another protocol, a frame that is one already.
+        if frame.offload().gso.is_some() || !may_be_one(head) {
             return None;
         }
         let layers = Layers::parse(head, frame.len()).ok()?;
@@ -112,27 +154,47 @@ impl Segment {
         if !plain {
             return None;
         }
-        let (tcp, flags, seq) = match layers.transport() {
-            Transport::Tcp => {
-                let tcp = TcpHeader::at(head, l4).ok()?;
-                (true, tcp.flags(), tcp.seq())
-            }
-            Transport::Udp => {
-                let udp = UdpHeader::at(head, l4).ok()?;
-                // One without a checksum would get one.
-                let has_sum = udp.checksum() != 0 || !frame.offload().is_finished();
-                if usize::from(udp.datagram_len()) != frame.len().checked_sub(l4)? || !has_sum {
-                    return None;
-                }
-                (false, TcpFlags::default(), 0)
-            }
+        let (tcp, (flags, seq)) = match layers.transport() {
+            Transport::Tcp => (true, tcp_own(head, l4)?),
+            Transport::Udp => (false, udp_own(frame, l4)?),
             Transport::Other => return None,
         };
-        if tcp && !flags.any(TcpFlags::ACK) || flags.without(MAY_HAVE) != TcpFlags::default() {
-            return None;
-        }
         let ipv4_id = if v4 { Ipv4Header::at(head, l3).ok()?.id() } else { 0 };
         Some(Self { v4, tcp, l3, l4, payload, len: frame.len(), flags, seq, ipv4_id })
+    }
+
+    /// Another frame of the connection or flow, whose headers are equal in all that is not a segment's
+    /// own: lengths, identification, sequence number, checksums and flags.
+    fn like<F: Frame>(&self, ours: &F, frame: &F) -> Option<Self> {
+        let Self { v4, tcp, l3, l4, payload, .. } = *self;
+        let (ours, theirs, len) = (ours.head(), frame.head(), frame.len());
+        let at = |from: usize, offset: usize| from.saturating_add(offset);
+        let same = |range: Range<usize>| {
+            ours.get(range.clone()).is_some_and(|ours| theirs.get(range) == Some(ours))
+        };
+        let ip = |length, own: Range<usize>| {
+            same(0..at(l3, length)) && same(at(l3, own.start)..at(l3, own.end))
+        };
+        let is_like = payload < len
+            && frame.offload().gso.is_none()
+            && if v4 { ip(2, 6..10) && same(at(l3, 12)..at(l4, 4)) } else { ip(4, 6..44) }
+            && (!tcp
+                || same(at(l4, 8)..at(l4, 13))
+                    && same(at(l4, 14)..at(l4, 16))
+                    && same(at(l4, 18)..payload));
+        if !is_like {
+            return None;
+        }
+        let (ip_len, ipv4_id) = if v4 {
+            let ip = Ipv4Header::at(theirs, l3).ok()?;
+            (usize::from(ip.total_len()), ip.id())
+        } else {
+            let ip = Ipv6Header::at(theirs, l3).ok()?;
+            (at(ip.payload_len().into(), Ipv6Header::LEN), 0)
+        };
+        let own = if tcp { tcp_own(theirs, l4) } else { udp_own(frame, l4) };
+        let (flags, seq) = own?;
+        (at(l3, ip_len) == len).then_some(Self { len, flags, seq, ipv4_id, ..*self })
     }
 
     const fn kind(&self) -> GsoKind {
@@ -210,6 +272,23 @@ impl Segment {
     }
 }
 
+/// Flags and sequence number of a segment of TCP that can be a part.
+fn tcp_own(head: &[u8], l4: usize) -> Option<(TcpFlags, u32)> {
+    let tcp = TcpHeader::at(head, l4).ok()?;
+    let flags = tcp.flags();
+    let can_be = flags.any(TcpFlags::ACK) && flags.without(MAY_HAVE) == TcpFlags::default();
+    can_be.then_some((flags, tcp.seq()))
+}
+
+/// The same of a datagram of UDP, which has neither.
+fn udp_own<F: Frame>(frame: &F, l4: usize) -> Option<(TcpFlags, u32)> {
+    let udp = UdpHeader::at(frame.head(), l4).ok()?;
+    // One without a checksum would get one.
+    let has_sum = udp.checksum() != 0 || !frame.offload().is_finished();
+    let is_whole = usize::from(udp.datagram_len()) == frame.len().checked_sub(l4)?;
+    (has_sum && is_whole).then_some((TcpFlags::default(), 0))
+}
+
 /// Whether a frame may be TCP or UDP over IP without options, by its first bytes.
 fn may_be_one(head: &[u8]) -> bool {
     let known = |protocol| [IpProtocol::TCP, IpProtocol::UDP].contains(&IpProtocol(protocol));
@@ -224,92 +303,62 @@ fn may_be_one(head: &[u8]) -> bool {
     }
 }
 
-/// A super-frame that is being made: the first frame, and behind its payload that of others.
-struct Open<F> {
-    frame: F,
+/// A super-frame that is being made.
+struct Open<'a, F> {
+    frame: &'a F,
     first: Segment,
     /// Whether the first frame's checksums were looked at, and are right.
     is_right: Option<bool>,
     frames: usize,
-    bytes: usize,
+    pieces: usize,
     payload_len: usize,
     flags: TcpFlags,
     /// Nothing goes behind what came last.
     ended: bool,
 }
 
-impl<F: Frame> Open<F> {
-    fn new(frame: F, first: Segment) -> Self {
+impl<'a, F: Frame> Open<'a, F> {
+    fn new(frame: &'a F, first: Segment) -> Self {
         let ended = first.flags.any(LAST);
         let payload_len = first.payload_len();
-        let (flags, bytes) = (first.flags, first.len);
-        Self { frame, first, is_right: None, frames: 1, bytes, payload_len, flags, ended }
+        let (flags, pieces) = (first.flags, frame.segments());
+        Self { frame, first, is_right: None, frames: 1, pieces, payload_len, flags, ended }
     }
 
-    /// Puts a frame behind what there is, or hands it back.
-    fn add(&mut self, frame: F, next: &Segment) -> Result<(), F> {
-        if !self.goes_on(&frame, next) {
-            return Err(frame);
+    /// Puts a frame behind what there is; false if it does not belong there.
+    fn add(&mut self, frame: &F) -> bool {
+        let pieces = self.pieces.saturating_add(frame.segments());
+        if self.ended || pieces > PIECES_MAX {
+            return false;
         }
-        let (first, first_frame) = (self.first, &self.frame);
+        let next = self.first.like(self.frame, frame).filter(|next| self.goes_on(next));
+        let Some(next) = next else { return false };
+        let (first, first_frame) = (self.first, self.frame);
         let is_right = *self.is_right.get_or_insert_with(|| first.is_right(first_frame));
-        if !is_right || !next.is_right(&frame) {
-            return Err(frame);
-        }
-        let payload = frame.head().get(next.payload..).unwrap_or_default();
-        if self.frame.append(payload).is_err() {
-            return Err(frame);
+        if !is_right || !next.is_right(frame) {
+            return false;
         }
         self.frames = self.frames.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(next.len);
+        self.pieces = pieces;
         self.payload_len = self.payload_len.saturating_add(next.payload_len());
         self.flags = next.flags;
         self.ended = next.flags.any(LAST) || next.payload_len() < first.payload_len();
-        Ok(())
+        true
     }
 
-    /// Whether a frame is what comes next of the connection, in all that is not its own.
-    fn goes_on(&self, frame: &F, next: &Segment) -> bool {
-        let Segment { v4, tcp, l3, l4, payload, .. } = self.first;
-        let (ours, theirs) = (self.frame.head(), frame.head());
-        let same = |range: Range<usize>| {
-            ours.get(range.clone()).is_some_and(|ours| theirs.get(range) == Some(ours))
-        };
-        let at = |from: usize, offset: usize| from.saturating_add(offset);
-        let ip_len = at(payload.saturating_sub(l3), self.payload_len);
+    /// Whether a frame that is like the first is what comes next of the connection.
+    fn goes_on(&self, next: &Segment) -> bool {
+        let Segment { v4, tcp, l3, payload, seq, flags, ipv4_id, .. } = self.first;
+        let headers = payload.saturating_sub(l3);
+        let ip_len = headers.saturating_add(self.payload_len).saturating_add(next.payload_len());
         let counted = u16::try_from(self.frames).unwrap_or(u16::MAX);
-        !self.ended
-            && (next.v4, next.tcp, next.l3, next.l4, next.payload) == (v4, tcp, l3, l4, payload)
-            && next.payload_len() <= self.first.payload_len()
+        next.payload_len() <= self.first.payload_len()
             && self.frames < MAX_SEGMENTS
-            && at(ip_len, next.payload_len()) <= IP_MAX
+            && ip_len <= IP_MAX
             // The payload of a super-frame is less than 64 KiB.
-            && (!tcp || next.seq == self.first.seq.wrapping_add(self.payload_len as u32))
-            && next.flags.without(LAST) == self.first.flags.without(LAST)
-            && same(0..l3)
-            && if v4 {
-                next.ipv4_id == self.first.ipv4_id.wrapping_add(counted)
-                    && same(l3..at(l3, 2))
-                    && same(at(l3, 6)..at(l3, 10))
-                    && same(at(l3, 12)..l4)
-            } else {
-                same(l3..at(l3, 4)) && same(at(l3, 6)..l4)
-            }
-            && same(l4..at(l4, 4))
-            && (!tcp
-                || same(at(l4, 8)..at(l4, 13))
-                    && same(at(l4, 14)..at(l4, 16))
-                    && same(at(l4, 18)..payload))
-    }
-
-    /// What came of it.
-    fn close(self) -> Joined<F> {
-        let Self { mut frame, first, frames, bytes, .. } = self;
-        if frames > 1 {
-            // Its headers were read before: they are there.
-            let _ = write_headers(&mut frame, &first, self.payload_len, self.flags);
-        }
-        Joined { frame, frames: frames as u64, bytes: bytes as u64 }
+            && (!tcp || next.seq == seq.wrapping_add(self.payload_len as u32))
+            && next.flags.without(LAST) == flags.without(LAST)
+            && (!v4 || next.ipv4_id == ipv4_id.wrapping_add(counted))
     }
 }
 

@@ -99,11 +99,12 @@ impl<D: Datapath> Burst<'_, D> {
         } else if egress::retag(&mut frame, meta, egress).is_err() {
             return self.egress.refuse(out.id, Some(peer.id), DropReason::NoHeadroom);
         }
-        let way = (tunnel, peer, purpose);
+        // The same for each segment of a super-frame.
+        let fields = self.outer_fields(&frame, tunnel, peer, purpose);
         match egress::to_finish(&frame.offload(), crate::datapath::Caps::default()) {
-            Finish::Nothing => self.send_outer(frame, 0, way, out),
+            Finish::Nothing => self.send_outer(frame, 0, fields, (tunnel, peer, out)),
             Finish::Checksum => match segment::finish_checksum(&mut frame) {
-                Ok(()) => self.send_outer(frame, 0, way, out),
+                Ok(()) => self.send_outer(frame, 0, fields, (tunnel, peer, out)),
                 Err(_) => self.egress.refuse(out.id, Some(peer.id), DropReason::SegmentFailed),
             },
             Finish::Segment => {
@@ -111,11 +112,33 @@ impl<D: Datapath> Burst<'_, D> {
                 // They stay together, so that a backend may send them in one call.
                 let mut more = segments.len().saturating_sub(1);
                 for segment in segments.drain(..) {
-                    self.send_outer(segment, std::mem::take(&mut more), way, out);
+                    let more = std::mem::take(&mut more);
+                    self.send_outer(segment, more, fields, (tunnel, peer, out));
                 }
                 self.egress.segments = segments;
             }
         }
+    }
+
+    /// What the outer headers of a frame take over from it, unless it may not go to that peer.
+    #[inline]
+    fn outer_fields(
+        &self,
+        frame: &D::Frame,
+        tunnel: &TunnelConf,
+        peer: &PeerConf,
+        purpose: Purpose,
+    ) -> Result<EncapFields, DropReason> {
+        let inner = Inner::of(frame.head());
+        let vtep = self.snapshot.overlay().vtep(tunnel.vtep);
+        if vtep.is_some_and(|vtep| inner.was_sent_by(vtep, peer.addr)) {
+            return Err(DropReason::TunnelLoop);
+        }
+        let mut fields = EncapFields::new(tunnel, &inner);
+        if let Purpose::Mirror(mirrored) = purpose {
+            fields.mirrored = mirrored;
+        }
+        Ok(fields)
     }
 
     /// The last step, for a frame that is finished and fits; `more` are best sent together with it.
@@ -124,22 +147,12 @@ impl<D: Datapath> Burst<'_, D> {
         &mut self,
         frame: D::Frame,
         more: usize,
-        (tunnel, peer, purpose): (&TunnelConf, &PeerConf, Purpose),
-        out: &PortConf,
+        fields: Result<EncapFields, DropReason>,
+        (tunnel, peer, out): (&TunnelConf, &PeerConf, &PortConf),
     ) {
         let mut frame = frame;
-        let inner = Inner::of(frame.head());
         let len = frame.len() as u64;
-        let mut fields = EncapFields::new(tunnel, &inner);
-        if let Purpose::Mirror(mirrored) = purpose {
-            fields.mirrored = mirrored;
-        }
-        let vtep = self.snapshot.overlay().vtep(tunnel.vtep);
-        let result = if vtep.is_some_and(|vtep| inner.was_sent_by(vtep, peer.addr)) {
-            Err(DropReason::TunnelLoop)
-        } else {
-            tunnel::encap(&mut frame, tunnel, peer, &fields)
-        };
+        let result = fields.and_then(|fields| tunnel::encap(&mut frame, tunnel, peer, &fields));
         let Some((slot, pending)) = self.egress.slot_mut(out.id) else { return };
         let result = result.and_then(|()| match egress::to_finish(&frame.offload(), out.caps) {
             Finish::Nothing => Ok(()),

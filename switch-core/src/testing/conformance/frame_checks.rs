@@ -149,6 +149,25 @@ pub(super) fn append_adds<H: Harness>(rig: &mut Rig<H>) -> Checked {
             copy == expected[..copy.len()] && copy.len() >= len,
             "{len}: appending to the original changed the copy"
         );
+        let Some(mut other) = rig.workers.first_mut().and_then(Datapath::alloc) else {
+            return Err(Fault::Broken("no frame to be had".into()));
+        };
+        let (mut at, mut fits) = (0, true);
+        frame.for_each_segment(&mut |piece| {
+            fits &= other.append_of(&frame, at, piece).is_ok();
+            at += piece.len();
+        });
+        require!(fits, "{len}: the pieces of one frame do not fit another");
+        contract(&other)?;
+        if let Some(byte) = other.head_mut().first_mut() {
+            *byte ^= 0xff;
+        }
+        require!(bytes_of(&frame) == expected, "{len}: a write to a part is seen in the original");
+        drop(frame);
+        require!(
+            bytes_of(&other)[1..] == expected[1..],
+            "{len}: a part of a frame reads otherwise"
+        );
     }
     rig.settle()
 }
