@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use vswitch_api::client::{Client, query};
-use vswitch_api::{ApiError, Code};
+use vswitch_api::{ApiError, Code, counted};
 
 use crate::failure::{Failure, VerbDone};
 use crate::output::Output;
@@ -103,7 +103,7 @@ pub(crate) fn write(
     } else {
         "none missed".to_owned()
     };
-    output.note(&format!("{frames} frames captured, {missed}"));
+    output.note(&format!("{} captured, {missed}", counted(frames, "frame")));
     Ok(None)
 }
 

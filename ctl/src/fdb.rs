@@ -10,7 +10,7 @@ use vswitch_api::types::{
     BridgeStatus, FdbBatch, FdbBatchReply, FdbEntry, FdbEvent, FdbFlush, FdbKey, FdbKind,
     FdbSelector, List, PortStatus, TunnelStatus,
 };
-use vswitch_api::{ApiError, Code};
+use vswitch_api::{ApiError, Code, counted};
 
 use crate::failure::{self, Failure, VerbDone};
 use crate::output::{Column, Output, maybe};
@@ -254,10 +254,7 @@ fn send<B: serde::Serialize>(
     done: &str,
 ) -> VerbDone {
     let reply = client.send::<B, FdbBatchReply>("POST", path, Some(body))?.body;
-    output.object(&reply, || match reply.done {
-        1 => format!("1 entry {done}\n"),
-        count => format!("{count} entries {done}\n"),
-    })?;
+    output.object(&reply, || format!("{} {done}\n", counted(reply.done, "entry")))?;
     for refused in &reply.refused {
         let message = format!("entry {} was not {done}: {}", refused.index, refused.reason);
         failure::tell(&ApiError::new(Code::NotRealised, message), output);
@@ -274,7 +271,8 @@ fn monitor(client: &Client, output: &Output, path: &str) -> VerbDone {
 
 fn words(event: &FdbEvent) -> String {
     if let Some(lost) = event.lost {
-        return format!("{}  lost     {lost} events: the reader was too slow\n", event.time);
+        let lost = counted(lost, "event");
+        return format!("{}  lost     {lost}: the reader was too slow\n", event.time);
     }
     let behind =
         |remote: Option<IpAddr>| remote.map_or_else(String::new, |at| format!(" behind {at}"));

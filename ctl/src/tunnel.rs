@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use clap::Subcommand;
-use vswitch_api::Code;
 use vswitch_api::client::{Client, path};
 use vswitch_api::types::{
     List, PeersReply, PeersRequest, ReceivedOption, TunnelPeer, TunnelStatus,
 };
+use vswitch_api::{Code, counted};
 
 use crate::failure::VerbDone;
 use crate::keys::TunnelKeys;
@@ -193,9 +193,6 @@ fn source(peer: &TunnelPeer) -> String {
 
 fn send(client: &Client, output: &Output, path: &str, body: &PeersRequest, done: &str) -> VerbDone {
     let reply = client.send::<_, PeersReply>("POST", path, Some(body))?.body;
-    output.object(&reply, || match reply.done {
-        1 => format!("1 remote {done}\n"),
-        count => format!("{count} remotes {done}\n"),
-    })?;
+    output.object(&reply, || format!("{} {done}\n", counted(reply.done, "remote")))?;
     Ok(None)
 }

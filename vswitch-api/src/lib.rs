@@ -4,11 +4,13 @@
 
 pub mod client;
 pub mod config;
+mod counted;
 pub mod error;
 pub mod hex;
 mod openapi;
 pub mod routes;
 pub mod types;
 
+pub use counted::counted;
 pub use error::{ApiError, Code, ErrorBody};
 pub use openapi::openapi;

@@ -1,6 +1,7 @@
 //! The CPUs of workers: there, isolated, not throttled, and not given to somebody else, too.
 
 use vswitch_api::config::Idle;
+use vswitch_api::counted;
 
 use super::facts::Facts;
 use super::finding::{Area, Finding, Fix, Level};
@@ -59,10 +60,11 @@ fn quota(facts: &Facts) -> Option<Finding> {
     }
     let who = if process.is_some() { "vswitchd's" } else { "this command's" };
     let message = format!(
-        "{who} control group allows {:.2} CPUs, and there are {workers} workers",
-        quota.cpus
+        "{who} control group allows {:.2} CPUs for {}",
+        quota.cpus,
+        counted(workers, "worker")
     );
-    let seen = format!("{}, throttled {} times", quota.file, quota.throttled);
+    let seen = format!("{}, throttled {}", quota.file, counted(quota.throttled, "time"));
     let fix = "systemctl set-property vswitchd.service CPUQuota= (in a container: no CPU limit, or \
                whole CPUs by the static CPU manager)";
     Some(finding(Level::Warn, "cpu-quota", message).seen(seen).fix(Fix::advice(fix)))

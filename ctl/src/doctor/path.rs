@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use vswitch_api::counted;
 use vswitch_api::types::{PortState, PortStatus};
 
 use super::facts::{Facts, Live};
@@ -18,9 +19,9 @@ pub(super) fn mtu(facts: &Facts) -> Vec<Finding> {
         let message = "the ports of each bridge fit each other and their tunnels".to_owned();
         let ok = Finding::new(Area::Mtu, Level::Ok, "mtu", message);
         found.push(ok.seen(format!(
-            "{} ports, {} tunnel rows",
-            live.ports.len(),
-            live.mtu.items.len()
+            "{}, {}",
+            counted(live.ports.len(), "port"),
+            counted(live.mtu.items.len(), "tunnel row")
         )));
     }
     found
@@ -98,7 +99,7 @@ fn dropped(live: &Live) -> Vec<Finding> {
     let rows = live.drops.iter().filter(|row| OFFLOAD_DROPS.contains(&row.reason.as_str()));
     let told = rows.map(|row| {
         let found = Finding::new(Area::Offload, Level::Warn, "offload-drops", row.cause.clone());
-        let seen = format!("{} frames dropped as {}", row.frames, row.reason);
+        let seen = format!("{} dropped as {}", counted(row.frames, "frame"), row.reason);
         found.of(format!("port {}", row.port)).seen(seen).fix(Fix::advice(&row.cure))
     });
     told.collect()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use switch_core::frame::{Csum, Offload};
-use vswitch_api::ApiError;
+use vswitch_api::{ApiError, counted};
 use vswitchd::replay::{Left, Replay};
 
 use super::ways::no_such_port;
@@ -37,7 +37,7 @@ impl Answer {
     pub(super) fn words(&self) -> String {
         match &self.difference {
             Some(difference) => format!("different: {difference}"),
-            None => format!("as expected: {} frames, byte for byte", self.same),
+            None => format!("as expected: {}, byte for byte", counted(self.same, "frame")),
         }
     }
 }

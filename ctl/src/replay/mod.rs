@@ -12,7 +12,7 @@ use serde::Serialize;
 use switch_core::frame::MAX_FRAME;
 use vswitch_api::error::exit;
 use vswitch_api::types::DropRow;
-use vswitch_api::{ApiError, Code};
+use vswitch_api::{ApiError, Code, counted};
 use vswitchd::replay::{Left, Replay, ReplayError};
 use vswitchd::watch::pcapng::{self, Link, Writer};
 
@@ -163,9 +163,10 @@ fn replayed(
 fn told(output: &Output, args: &Args, report: &Report, beside: bool) -> Result<(), Failure> {
     let text = || {
         let Report { frames, seconds, left, passed_over, ports, drops, .. } = report;
-        let mut text = format!("{frames} frames came in within {seconds:.3} s, {left} left");
+        let frames = counted(frames, "frame");
+        let mut text = format!("{frames} came in within {seconds:.3} s, {left} left");
         if *passed_over > 0 {
-            text += &format!("; {passed_over} of the capture were passed over");
+            text += &format!("; passed over of the capture: {passed_over}");
         }
         text += "\n\n";
         text += &output.table(
@@ -194,13 +195,13 @@ fn told(output: &Output, args: &Args, report: &Report, beside: bool) -> Result<(
     let name = args.input.display();
     if report.cut > 0 {
         output.note(&format!(
-            "{} frames are not whole in {name}, and came in with zeroes for the rest: capture with \
-             --snap 65550",
-            report.cut
+            "{name} has {} not whole, with zeroes for the rest: capture with --snap 65550",
+            counted(report.cut, "frame")
         ));
     }
     if report.missed > 0 {
-        output.note(&format!("{name} lacks {} frames that its capture missed", report.missed));
+        let missed = counted(report.missed, "frame");
+        output.note(&format!("{name} lacks {missed} that its capture missed"));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 
 use clap::Subcommand;
 use vswitch_api::client::{Client, query};
+use vswitch_api::counted;
 use vswitch_api::error::exit;
 use vswitch_api::types::{Fate, Trace, TraceRequest};
 
@@ -94,7 +95,7 @@ fn live(client: &Client, output: &Output, path: &str, count: Option<u64>) -> Ver
 fn words(trace: &Trace, output: &Output) -> String {
     let mut out = String::new();
     if trace.missed > 0 {
-        out.push_str(&format!("({} frames before this were not seen)\n", trace.missed));
+        out.push_str(&format!("(before this, {} not seen)\n", counted(trace.missed, "frame")));
     }
     out.push_str(&format!("{}  {}\n", trace.time, output.bold(&trace.frame)));
     for hop in &trace.hops {

@@ -12,6 +12,7 @@ use switch_core::tunnel::{Proto, TunnelConf};
 use switch_core::wire::GeneveOptions;
 use switch_core::{Domain, PeerId, PortId};
 use vswitch_api::config::Desired;
+use vswitch_api::counted;
 use vswitch_api::types::EventLevel;
 
 use super::ports::Port;
@@ -201,7 +202,8 @@ where
         let refused = self.tunnels.peers.refused - refused;
         if refused > 0 {
             let message = format!(
-                "{refused} remotes are left out: there are {} peers at most",
+                "{} left out: there are {} peers at most",
+                counted(refused, "remote"),
                 PeerId::MAX_PEERS
             );
             self.events.add(EventLevel::Warn, "peer-limit", "", &message);

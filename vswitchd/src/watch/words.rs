@@ -9,6 +9,7 @@ use switch_core::frame::InTag;
 use switch_core::tunnel::{PeerConf, TunnelConf, guess};
 use switch_core::watch::{End, Facts, Fate, Known, Piece, Record, Station};
 use switch_core::{Domain, DropReason, PeerId, PortId};
+use vswitch_api::counted;
 use vswitch_api::types::{self as api, Hop, ObjectKind, Step, Trace, TraceEnd};
 
 use super::Origins;
@@ -161,9 +162,9 @@ impl Teller<'_> {
         let Some(bridge) = self.snapshot.bridge(domain.bridge()) else {
             return "its bridge is gone".to_owned();
         };
-        let ports = bridge.flood(domain.vid()).len();
-        let tunnels = self.tunnels(bridge, domain.vid()).count();
-        format!("flooded; its VLAN has {ports} ports and {tunnels} tunnels")
+        let ports = counted(bridge.flood(domain.vid()).len(), "port");
+        let tunnels = counted(self.tunnels(bridge, domain.vid()).count(), "tunnel");
+        format!("flooded; its VLAN has {ports} and {tunnels}")
     }
 
     /// A frame that left: what was done to it before.
@@ -261,7 +262,9 @@ impl Teller<'_> {
             DropReason::MtuExceeded => {
                 Some(format!("{len} bytes with its header, where the port carries {}", out?.mtu))
             }
-            DropReason::StormLimit => Some(format!("{} frames a second", came_in?.storm?)),
+            DropReason::StormLimit => {
+                Some(format!("{} a second", counted(came_in?.storm?, "frame")))
+            }
             DropReason::TunnelMtu => {
                 let station = self.record.station()?;
                 let peer = self.peer(end.peer?)?;
