@@ -1,7 +1,7 @@
 //! `capture`, and the file of dropped frames.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,9 @@ use vswitch_api::{ApiError, Code, counted};
 use crate::failure::{Failure, VerbDone};
 use crate::output::Output;
 use crate::pcap::{Block, Blocks};
+
+/// Bytes that are written at once, where as many came.
+const BUFFER: usize = 64 << 10;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Into Wireshark: vswitch-ctl capture any -w - | wireshark -k -i -\n\
@@ -63,8 +66,11 @@ pub(crate) fn write(
     count: Option<u64>,
 ) -> VerbDone {
     let mut out: Box<dyn Write> = match file {
-        Some(path) => Box::new(File::create(path).map_err(|error| refused(path, &error))?),
-        None => Box::new(io::stdout().lock()),
+        Some(path) => {
+            let file = File::create(path).map_err(|error| refused(path, &error))?;
+            Box::new(BufWriter::with_capacity(BUFFER, file))
+        }
+        None => Box::new(BufWriter::with_capacity(BUFFER, io::stdout().lock())),
     };
     let (mut blocks, mut frames, mut missed) = (Blocks::default(), 0, 0);
     let mut written: io::Result<ControlFlow<()>> = Ok(ControlFlow::Continue(()));

@@ -27,19 +27,13 @@ impl StormBucket {
 
     /// Takes one token at `rate` frames a second; false if there is none.
     pub fn take(&mut self, rate: u32, now: Nanos) -> bool {
-        self.take_many(rate, 1, now)
-    }
-
-    /// Takes `n` tokens, or none if there are fewer.
-    pub(crate) fn take_many(&mut self, rate: u32, n: usize, now: Nanos) -> bool {
         if rate == 0 {
             return false;
         }
         let one = SECOND / u64::from(rate);
         let depth = (SECOND / 10).max(one.saturating_mul(16));
-        let cost = one.saturating_mul(n as u64);
         let from = self.used_until.max(now.0.saturating_sub(depth));
-        let until = from.saturating_add(cost);
+        let until = from.saturating_add(one);
         let passes = until <= now.0.max(depth);
         if passes {
             self.used_until = until;

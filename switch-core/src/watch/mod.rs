@@ -81,6 +81,14 @@ impl Default for WatchSpec {
     }
 }
 
+impl WatchSpec {
+    /// Whether every frame is wanted that comes in where it looks.
+    fn takes_all(&self) -> bool {
+        let Self { port, filter, only_dropped, reason, .. } = self;
+        port.is_none() && filter.is_all() && !only_dropped && reason.is_none()
+    }
+}
+
 /// A watch: its specification, and the way from the workers to its reader.
 #[derive(Debug)]
 pub struct Watch {
@@ -130,11 +138,19 @@ impl Watch {
         self.missed.load(Ordering::Relaxed)
     }
 
-    /// Whether `n` more frames may be looked at.
-    pub(crate) fn may_look(&self, n: usize, now: Nanos) -> bool {
-        let may = self.looks.take(self.spec.looks_per_sec, n, now);
-        if !may {
-            self.miss(n as u64);
+    /// How many of `n` more frames may be looked at: the first ones. The others are missed.
+    pub(crate) fn may_look(&self, n: usize, now: Nanos) -> usize {
+        let WatchSpec { looks_per_sec, records_per_sec, one_in, .. } = self.spec;
+        let may = if self.spec.takes_all() {
+            // Each look is for a record, and in vain where there can be none.
+            let rate = looks_per_sec.min(records_per_sec.saturating_mul(one_in));
+            let room = self.free.len().saturating_mul(one_in as usize);
+            self.looks.take(rate, n.min(room), now)
+        } else {
+            self.looks.take(looks_per_sec, n, now)
+        };
+        if may < n {
+            self.miss((n - may) as u64);
         }
         may
     }
@@ -152,8 +168,9 @@ impl Watch {
         if !nth.is_multiple_of(self.spec.one_in.into()) {
             return;
         }
-        let record = self.records.take(self.spec.records_per_sec, 1, now).then(|| self.free.pop());
-        let Some(mut record) = record.flatten() else { return self.miss(1) };
+        let may = self.records.take(self.spec.records_per_sec, 1, now) == 1;
+        let record = if may { self.free.pop() } else { None };
+        let Some(mut record) = record else { return self.miss(1) };
         record.copy_from(seen);
         if let Err(record) = self.filled.push(record) {
             self.miss(1);
@@ -179,9 +196,10 @@ impl Watch {
 struct Budget(AtomicU64);
 
 impl Budget {
-    fn take(&self, rate: u32, n: usize, now: Nanos) -> bool {
+    /// Takes `n`, or as many as there are.
+    fn take(&self, rate: u32, n: usize, now: Nanos) -> usize {
         let mut bucket = StormBucket::used_until(self.0.load(Ordering::Relaxed));
-        let taken = bucket.take_many(rate, n, now);
+        let taken = (0..n).take_while(|_| bucket.take(rate, now)).count();
         self.0.store(bucket.until(), Ordering::Relaxed);
         taken
     }
@@ -215,5 +233,37 @@ impl Watches {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Watch>> {
         self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Nanos = Nanos::from_secs(100);
+
+    /// Whoever wants all frames looks at no more than can become records; the first of a burst, so
+    /// that also a rate below a burst's length shows some.
+    #[test]
+    fn looks_are_not_in_vain() {
+        let all = WatchSpec { records_per_sec: 100, ..WatchSpec::default() };
+        let watch = Watch::new(all.clone());
+        assert_eq!((watch.may_look(64, NOW), watch.may_look(64, NOW)), (16, 0));
+        assert_eq!(watch.missed(), 48 + 64);
+        assert_eq!(watch.may_look(64, NOW + std::time::Duration::from_millis(50)), 5);
+
+        // What a filter passes is known only after the look.
+        let filter: Filter = "udp".parse().unwrap();
+        let some = Watch::new(WatchSpec { filter, ..all.clone() });
+        assert_eq!((some.may_look(64, NOW), some.missed()), (64, 0));
+        let one_in = Watch::new(WatchSpec { one_in: 10, ..all.clone() });
+        assert_eq!(one_in.may_look(64, NOW), 64);
+
+        // A reader that stopped has all the records.
+        let watch = Watch::new(WatchSpec { records_per_sec: u32::MAX, ..all });
+        let taken: Vec<_> = std::iter::from_fn(|| watch.free.pop()).collect();
+        assert_eq!(watch.may_look(64, NOW), 0);
+        taken.into_iter().take(3).for_each(|record| watch.give_back(record));
+        assert_eq!(watch.may_look(64, NOW), 3);
     }
 }

@@ -17,6 +17,9 @@ pub const ENDS_MAX: usize = 16;
 /// How many frames of full length a record has room for: the frame, and two outputs.
 const PIECES: usize = 3;
 
+/// At least so many bytes of a frame are kept while it is on its way: all headers, for filters.
+const HEADERS: usize = 512;
+
 /// Bytes of a frame that were kept: where they are in the record, and how many the frame had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -116,15 +119,18 @@ impl Record {
         *self = Self { snap, bytes, ..Self::default() };
     }
 
-    /// A frame came in. `None` stands for one that the backend refused while it received it.
+    /// A frame came in, of which those who want to know keep at most `snap` bytes. `None` stands for
+    /// one that the backend refused while it received it.
     pub(crate) fn begin<F: Frame>(
         &mut self,
         at: Nanos,
         in_port: PortId,
-        frame: Option<&F>,
+        (frame, snap): (Option<&F>, usize),
         snapshot: &Arc<Snapshot>,
     ) {
         self.clear();
+        // A super-frame that is copied whole costs more than all else.
+        self.snap = snap.max(HEADERS);
         (self.at, self.in_port) = (at, Some(in_port));
         self.snapshot = Some(Arc::clone(snapshot));
         self.frame = frame.map(|frame| self.keep(frame));

@@ -1,7 +1,10 @@
-//! Bursts that somebody looks at. Mirrors get their copies before anything else happens. Of watches: frames that a watch selects go their way one by one, and what they
-//! met is noted; the others go as they always do. Nothing is decided here.
+//! Bursts that somebody looks at. Mirrors get their copies before anything else happens. Of watches:
+//! frames that a watch selects go their way one by one, and what they met is noted; the others go as
+//! they always do. Nothing is decided here.
 
 use std::sync::Arc;
+
+use arrayvec::ArrayVec;
 
 use super::Worker;
 use super::ports::dropped_between;
@@ -18,6 +21,9 @@ use crate::watch::{Facts, Record, SAMPLERS_MAX, WATCHES_MAX, Watch};
 
 /// The watches, and behind them the samplers, that want to know of a frame: a bit each.
 type Wanted = u32;
+
+/// How many frames of a burst each watch may look at: the first ones.
+type Looks = ArrayVec<usize, WATCHES_MAX>;
 
 const _: () = assert!(WATCHES_MAX + SAMPLERS_MAX <= Wanted::BITS as usize);
 
@@ -41,12 +47,13 @@ impl<D: Datapath> Worker<D> {
             return 0;
         }
         self.mirror_received(port.id, snapshot, now);
-        let looking = |watch: &&Arc<Watch>| watch.may_look(received, now);
-        let looking = bits(snapshot.watches().iter().map(|watch| {
-            watch.spec().in_port.is_none_or(|wanted| wanted == port.id) && looking(&watch)
-        }));
+        let looks = |watch: &Arc<Watch>| match watch.spec().in_port {
+            Some(wanted) if wanted != port.id => 0,
+            _ => watch.may_look(received, now),
+        };
+        let looks: Looks = snapshot.watches().iter().map(looks).collect();
         let samples = self.countdown.samples(port, snapshot, received);
-        if looking == 0 && samples == Samples::default() {
+        if looks.iter().all(|frames| *frames == 0) && samples == Samples::default() {
             let strays = self.forward_received(port, snapshot, counters, now);
             self.settle(port.id, received, strays);
             return received;
@@ -54,11 +61,12 @@ impl<D: Datapath> Worker<D> {
         let mut strays = 0;
         let mut frames = std::mem::replace(&mut self.rx, crate::Batch::with_limit(self.burst));
         for (at, frame) in frames.drain().enumerate() {
+            let looking = bits(looks.iter().map(|frames| at < *frames));
             let mut wanted = self.wanted(&frame, port, snapshot, looking);
             wanted |= bits(samples.iter().map(|samples| samples >> at & 1 == 1)) << WATCHES_MAX;
             if wanted != 0 {
                 strays += self.forward_unseen(port, snapshot, counters, now);
-                self.begin(&frame, port, snapshot, now);
+                self.begin((&frame, wanted), port, snapshot, now);
             }
             // There is room: it came out of a batch of the same size.
             let _ = self.rx.push(frame);
@@ -103,7 +111,7 @@ impl<D: Datapath> Worker<D> {
             return;
         }
         for reason in dropped_between(before, &after) {
-            self.egress.record.begin::<D::Frame>(now, port.id, None, snapshot);
+            self.egress.record.begin::<D::Frame>(now, port.id, (None, 0), snapshot);
             self.egress.record.dropped(port.id, None, reason);
             offer(snapshot, &self.egress.record, ALL_WATCHES, now);
         }
@@ -120,7 +128,7 @@ impl<D: Datapath> Worker<D> {
         let mut facts = None;
         // What leaves through a tunnel may meet a filter that it did not meet before.
         let may_change = !snapshot.overlay().is_empty();
-        let wants = |watch: &Arc<Watch>| {
+        let mut wants = |watch: &Arc<Watch>| {
             let spec = watch.spec();
             (may_change || spec.filter.is_all() || {
                 let of = || Facts::of(snapshot, port.id, frame.head(), frame.len());
@@ -129,7 +137,8 @@ impl<D: Datapath> Worker<D> {
                 wanted == port.id || self.may_leave_by(wanted, frame, port, snapshot)
             })
         };
-        looking & bits(snapshot.watches().iter().map(wants))
+        let watches = snapshot.watches().iter().enumerate();
+        bits(watches.map(|(at, watch)| looking >> at & 1 == 1 && wants(watch)))
     }
 
     /// Whether a frame may leave by `out`: it does not if its destination is known to be elsewhere.
@@ -155,9 +164,16 @@ impl<D: Datapath> Worker<D> {
     }
 
     /// Notes a frame before it goes its way.
-    fn begin(&mut self, frame: &D::Frame, port: &PortConf, snapshot: &Arc<Snapshot>, now: Nanos) {
+    fn begin(
+        &mut self,
+        (frame, wanted): (&D::Frame, Wanted),
+        port: &PortConf,
+        snapshot: &Arc<Snapshot>,
+        now: Nanos,
+    ) {
         let record = &mut self.egress.record;
-        record.begin(now, port.id, Some(frame), snapshot);
+        let snap = those(snapshot, wanted).map(|watch| watch.spec().snap).max().unwrap_or(0);
+        record.begin(now, port.id, (Some(frame), snap), snapshot);
         record.blocked = port.state.blocked(now);
         if let Some(bridge) = port.bridge.and_then(|id| snapshot.bridge(id))
             && let Ok(Admitted { src, dst, tag, .. }) = bridge::admit(port, frame.head())
@@ -193,16 +209,15 @@ impl<D: Datapath> Worker<D> {
 
 /// Offers a record to the watches that want it.
 fn offer(snapshot: &Snapshot, record: &Record, wanted: Wanted, now: Nanos) {
-    for (at, watch) in snapshot.watches().iter().enumerate() {
-        if wanted >> at & 1 == 1 {
-            watch.offer(record, now);
-        }
-    }
-    for (at, sampler) in snapshot.samplers().iter().enumerate() {
-        if wanted >> (WATCHES_MAX + at) & 1 == 1 {
-            sampler.watch.offer(record, now);
-        }
-    }
+    those(snapshot, wanted).for_each(|watch| watch.offer(record, now));
+}
+
+/// The watches of these bits, those of samplers included.
+fn those(snapshot: &Snapshot, wanted: Wanted) -> impl Iterator<Item = &Arc<Watch>> {
+    let watches = snapshot.watches().iter().zip(0..);
+    let samplers = snapshot.samplers().iter().map(|sampler| &sampler.watch).zip(WATCHES_MAX..);
+    let all = watches.chain(samplers);
+    all.filter(move |(_, at)| wanted >> at & 1 == 1).map(|(watch, _)| watch)
 }
 
 /// Every watch, and no sampler.

@@ -2,6 +2,7 @@
 //! dropped ones the reason.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use switch_core::PortId;
@@ -52,7 +53,8 @@ impl Capture {
 
     /// The frame as it came in, and every copy as it left.
     fn add(&mut self, record: &Record) {
-        let spec = self.watching.watch.spec().clone();
+        let watch = Arc::clone(&self.watching.watch);
+        let spec = watch.spec();
         let time = self.watching.time(record.at());
         let of_port = |port| spec.port.is_none_or(|wanted| wanted == port);
         let why = |end: &End| match end.fate {

@@ -70,14 +70,15 @@ pub struct Writer {
 impl Writer {
     /// Begins one that says who wrote it.
     pub fn new(application: &str) -> Self {
-        let (mut out, mut body) = (Vec::new(), Vec::new());
-        body.extend(0x1a2b_3c4d_u32.to_le_bytes());
-        // Version 1.0, length unknown.
-        body.extend([1, 0, 0, 0]);
-        body.extend(u64::MAX.to_le_bytes());
-        option(&mut body, SHB_USERAPPL, application.as_bytes());
-        option(&mut body, OPT_END, &[]);
-        block(&mut out, SECTION, &body);
+        let mut out = Vec::new();
+        block(&mut out, SECTION, |body| {
+            body.extend(0x1a2b_3c4d_u32.to_le_bytes());
+            // Version 1.0, length unknown.
+            body.extend([1, 0, 0, 0]);
+            body.extend(u64::MAX.to_le_bytes());
+            option(body, SHB_USERAPPL, application.as_bytes());
+            option(body, OPT_END, &[]);
+        });
         Self { out, interfaces: 0 }
     }
 
@@ -98,15 +99,15 @@ impl Writer {
 
     /// Another interface, of whose packets at most `snap` bytes are kept. Answers with its number.
     pub fn interface(&mut self, name: &str, link: Link, snap: u32) -> u32 {
-        let mut body = Vec::new();
-        body.extend((link as u16).to_le_bytes());
-        body.extend([0, 0]);
-        body.extend(snap.to_le_bytes());
-        option(&mut body, IF_NAME, name.as_bytes());
-        // Nanoseconds.
-        option(&mut body, IF_TSRESOL, &[9]);
-        option(&mut body, OPT_END, &[]);
-        block(&mut self.out, INTERFACE, &body);
+        block(&mut self.out, INTERFACE, |body| {
+            body.extend((link as u16).to_le_bytes());
+            body.extend([0, 0]);
+            body.extend(snap.to_le_bytes());
+            option(body, IF_NAME, name.as_bytes());
+            // Nanoseconds.
+            option(body, IF_TSRESOL, &[9]);
+            option(body, OPT_END, &[]);
+        });
         self.interfaces += 1;
         self.interfaces - 1
     }
@@ -114,21 +115,20 @@ impl Writer {
     /// A packet.
     pub fn packet(&mut self, packet: &Packet<'_>) {
         let Packet { interface, at, bytes, len, .. } = *packet;
-        let mut body = Vec::with_capacity(bytes.len() + 64);
-        let head = [interface, (at >> 32) as u32, at as u32, bytes.len() as u32, len];
-        body.extend(head.into_iter().flat_map(u32::to_le_bytes));
-        body.extend(bytes);
-        pad(&mut body);
-        for comment in packet.comments {
-            option(&mut body, OPT_COMMENT, comment.as_bytes());
-        }
-        if packet.offload != Offload::NONE {
-            let words = format!("{OFFLOAD}{}", packet.offload);
-            option(&mut body, OPT_COMMENT, words.as_bytes());
-        }
-        option(&mut body, EPB_FLAGS, &(packet.direction as u32).to_le_bytes());
-        option(&mut body, OPT_END, &[]);
-        block(&mut self.out, PACKET, &body);
+        block(&mut self.out, PACKET, |body| {
+            words(body, [interface, (at >> 32) as u32, at as u32, bytes.len() as u32, len]);
+            body.extend(bytes);
+            pad(body);
+            for comment in packet.comments {
+                option(body, OPT_COMMENT, comment.as_bytes());
+            }
+            if packet.offload != Offload::NONE {
+                let words = format!("{OFFLOAD}{}", packet.offload);
+                option(body, OPT_COMMENT, words.as_bytes());
+            }
+            option(body, EPB_FLAGS, &(packet.direction as u32).to_le_bytes());
+            option(body, OPT_END, &[]);
+        });
     }
 
     /// How many packets of an interface were missed by `at`, in nanoseconds since 1970. Nothing where
@@ -137,12 +137,11 @@ impl Writer {
         if interface >= self.interfaces {
             return;
         }
-        let mut body = Vec::new();
-        let head = [interface, (at >> 32) as u32, at as u32];
-        body.extend(head.into_iter().flat_map(u32::to_le_bytes));
-        option(&mut body, ISB_IFDROP, &packets.to_le_bytes());
-        option(&mut body, OPT_END, &[]);
-        block(&mut self.out, STATISTICS, &body);
+        block(&mut self.out, STATISTICS, |body| {
+            words(body, [interface, (at >> 32) as u32, at as u32]);
+            option(body, ISB_IFDROP, &packets.to_le_bytes());
+            option(body, OPT_END, &[]);
+        });
     }
 }
 
@@ -158,10 +157,18 @@ fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
     pad(out);
 }
 
-fn block(out: &mut Vec<u8>, kind: u32, body: &[u8]) {
-    let len = (body.len() + 12) as u32;
-    out.extend(kind.to_le_bytes());
-    out.extend(len.to_le_bytes());
-    out.extend(body);
-    out.extend(len.to_le_bytes());
+fn words<const N: usize>(out: &mut Vec<u8>, words: [u32; N]) {
+    out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
+}
+
+/// A block, whose body is padded to words like all that is in it. Its length stands at both ends.
+fn block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    words(out, [kind, 0]);
+    body(out);
+    let len = ((out.len() + 4 - start) as u32).to_le_bytes();
+    out.extend_from_slice(&len);
+    if let Some(field) = out.get_mut(start + 4..start + 8) {
+        field.copy_from_slice(&len);
+    }
 }
