@@ -401,6 +401,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use switch_core::tunnel::OverlayCounters;
 
     /// A switch that has one of everything.
     fn sample() -> Sample {
@@ -445,7 +446,10 @@ mod tests {
             bridges: vec![BridgeSample { name: "br0".to_owned(), fdb: 3, fdb_limit: 9 }],
             workers: vec![worker],
             tunnels: vec![overlay("tunnel", 0)],
-            peers: vec![overlay("remote", 0)],
+            peers: vec![OverlaySample {
+                labels: ["vtep", "protocol", "remote"].map(|l| (l, "x".to_owned())).into(),
+                ..overlay("", 0)
+            }],
             exports: vec![ExportSample {
                 protocol: "sflow".to_owned(),
                 samples: 1,
@@ -461,9 +465,10 @@ mod tests {
     }
 
     fn overlay(label: &'static str, n: usize) -> OverlaySample {
-        let mut totals = OverlayTotals::default();
-        totals.rx_frames = 2;
-        OverlaySample { labels: vec![(label, format!("t{n}"))], totals }
+        let counters = OverlayCounters::default();
+        counters.rx_frames.add(2);
+        counters.count_drop(DropReason::TunnelMtu, 1);
+        OverlaySample { labels: vec![(label, format!("t{n}"))], totals: counters.totals() }
     }
 
     #[test]
@@ -494,28 +499,43 @@ mod tests {
         expressions(&board, &mut asked);
         assert!(asked.len() > 30, "the dashboard has lost its expressions: {}", asked.len());
         let text = render(&sample());
-        for expr in asked {
+        let labels = |name: &str, expr: &str, wanted: Vec<&str>| {
+            let sample = text.lines().find(|line| line.starts_with(&format!("{name}{{")));
+            // Prometheus adds the instance.
+            for label in wanted.into_iter().filter(|label| *label != "instance") {
+                let has = sample.is_some_and(|line| line.contains(&format!("{label}=\"")));
+                assert!(has, "{name} has no label {label}: {expr}\n{sample:?}");
+            }
+        };
+        for (expr, legend) in asked {
             for (at, _) in expr.match_indices("vswitch_") {
                 let rest = &expr[at..];
                 let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_');
-                let name = &rest[..end.unwrap_or(rest.len())];
+                let (name, behind) = rest.split_at(end.unwrap_or(rest.len()));
                 let kind =
                     text.lines().find_map(|line| line.strip_prefix(&format!("# TYPE {name} ")));
                 let kind = kind.unwrap_or_else(|| panic!("there is no metric {name}: {expr}"));
                 let rated = expr[..at].ends_with("rate(");
                 let listed = expr.starts_with("label_values(");
                 assert!(listed || rated == (kind == "counter"), "{name} is a {kind}: {expr}");
+                let chosen = behind.strip_prefix('{').and_then(|behind| behind.split_once('}'));
+                let chosen = chosen.map_or("", |(chosen, _)| chosen).split(',');
+                let chosen = chosen.filter_map(|one| Some(one.split_once(['=', '!'])?.0));
+                let shown = legend.split("{{").skip(1).filter_map(|part| part.split("}}").next());
+                labels(name, &expr, chosen.chain(shown).collect());
             }
         }
     }
 
-    fn expressions(value: &serde_json::Value, out: &mut Vec<String>) {
+    /// Every expression, with what its legend says.
+    fn expressions(value: &serde_json::Value, out: &mut Vec<(String, String)>) {
         match value {
             serde_json::Value::Object(object) => {
                 for (key, value) in object {
                     match value.as_str() {
                         Some(text) if ["expr", "query"].contains(&key.as_str()) => {
-                            out.push(text.to_owned());
+                            let legend = object.get("legendFormat").and_then(|l| l.as_str());
+                            out.push((text.to_owned(), legend.unwrap_or_default().to_owned()));
                         }
                         _ => expressions(value, out),
                     }
