@@ -65,6 +65,7 @@ fn the_offloaded_device_says_what_it_can_and_the_plain_one_nothing() {
     assert_eq!((info.caps, info.driver.as_str()), (Caps::ALL, "tun"));
     assert_eq!(info.lost, Vec::<String>::new());
     assert!(space.run("ethtool -k t0").contains("tcp-segmentation-offload: on"));
+    assert!(space.run("ip -d link show t0").contains(" gso_max_size 62600 "));
     rig.close(0, false).unwrap();
     // The mask is the device's: a plain owner must not get what the earlier one asked for.
     let mut rig = Rig::new(plain());
