@@ -368,7 +368,7 @@ fn plots(report: &Report) -> Result<Markup> {
             name: format!("{:.0} %: {:.3} Mpps", 100.0 * latency.load, mega(latency.pps)),
             points: latency.curve.clone(),
         });
-        let title = format!("Latency at shares of the NDR: {}, {}", name(m.of.sut), m.of.row);
+        let title = format!("Latency by load: {}, {}", name(m.of.sut), m.of.row);
         let y = "share of frames that fast";
         add(title, Axes { x: "microseconds", y, curve: Curve::Share }, series.collect())?;
     }
@@ -559,7 +559,7 @@ mod tests {
             "line rate",
             "ceiling over memif",
             "Cost by number of MAC addresses: plain, 64 bytes, bi",
-            "Latency at shares of the NDR",
+            "Latency by load",
             "a &lt;remark&gt;",
             "321 (0.0032 %)",
             "95 %",
