@@ -15,6 +15,7 @@ use switch_core::frame::{FramePool, PoolConfig};
 use switch_core::handover::{HandoverRing, RING_FRAMES};
 use switch_core::{PortId, WorkerId};
 
+use crate::away::{Away, AwayNews};
 use crate::datapath::{Kind, OwnQueue, TapDatapath, TapQueue};
 use crate::error::{failed, refused};
 use crate::io::Io;
@@ -23,7 +24,7 @@ use crate::many::Many;
 use crate::netdev;
 use crate::netns;
 use crate::note::Note;
-use crate::port::{Away, Device, Place, Port, Waiting};
+use crate::port::{Device, Place, Port, Waiting};
 use crate::sys::{packet, tun};
 use crate::tap;
 use crate::vtep::{self, Vtep};
@@ -71,6 +72,8 @@ pub struct TapBackend {
     links: Option<Links>,
     /// News of devices there that were read and not told of so far.
     unread: Vec<LinkNews>,
+    /// Of devices elsewhere; opened with the first port that is.
+    away: Option<AwayNews>,
     /// What an earlier life left on netdevs that were not attached again so far.
     leftovers: HashMap<String, Note>,
 }
@@ -100,6 +103,7 @@ impl TapBackend {
             waiting: HashMap::new(),
             links: None,
             unread: Vec::new(),
+            away: None,
         }
     }
 
@@ -132,8 +136,16 @@ impl TapBackend {
 
     /// Watches a device that was just opened, from now on: what opening did to it (down, up, another
     /// MTU) is no news, and a port that seemed to lose its link would lose its addresses, too.
-    fn watch(&mut self, record: &mut Port) {
+    fn watch(&mut self, port: PortId, record: &mut Port) -> Result<(), BackendError> {
         if let Device::Tap { away: Some(away), .. } = &mut record.device {
+            let netns = &away.netns;
+            let listening = match &mut self.away {
+                Some(news) => Ok(news),
+                none => AwayNews::new().map(|news| none.insert(news)),
+            };
+            listening
+                .and_then(|news| news.listen(port, &away.links))
+                .map_err(|e| refused(format!("listen for news of devices in netns {netns}"), &e))?;
             away.links.news();
         } else if let Some(links) = &mut self.links {
             let own = |item: &LinkNews| matches!(item, LinkNews::Is(link) if link.index == record.link.index);
@@ -142,6 +154,7 @@ impl TapBackend {
         if let Some(now) = record.ask(&mut self.links) {
             record.link = now;
         }
+        Ok(())
     }
 
     fn open_tap(
@@ -292,7 +305,7 @@ impl Backend for TapBackend {
                 return Err(e);
             }
         };
-        self.watch(&mut record);
+        self.watch(port, &mut record)?;
         record.set_gro(spec.gro);
         self.hand_out(port, ios, record)
     }
@@ -472,11 +485,14 @@ impl Backend for TapBackend {
         let mut events = Vec::new();
         let mut news = std::mem::take(&mut self.unread);
         news.extend(self.links.as_mut().map(Links::news).unwrap_or_default());
+        let look = self.away.as_mut().is_some_and(AwayNews::begin_round);
         for (id, record) in &mut self.ports {
             let mut told = Vec::new();
             let (mut lost, mut changed) = (false, false);
-            let away_news = match &mut record.device {
-                Device::Tap { away: Some(away), .. } => Some(away.links.news()),
+            let away_news = match (&mut record.device, &mut self.away) {
+                (Device::Tap { away: Some(away), .. }, Some(news)) => {
+                    Some(news.news(*id, &mut away.links))
+                }
                 _ => None,
             };
             for item in away_news.as_deref().unwrap_or(&news) {
@@ -508,7 +524,8 @@ impl Backend for TapBackend {
                 told.extend(record.set_gone(why));
             }
             if let Device::Tap { away: Some(away), .. } = &record.device
-                && netns::identify(&away.netns) != away.id
+                && look
+                && away.has_left()
             {
                 // The file keeps the namespace alive, but nobody can get there by name any more.
                 let why = format!("network namespace {} was deleted", away.netns);

@@ -11,6 +11,7 @@
 //! the traits of [`switch_core::datapath`]. Unsafe code is in `sys` alone.
 #![deny(unsafe_code)]
 
+mod away;
 mod backend;
 mod datapath;
 mod error;

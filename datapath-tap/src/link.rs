@@ -308,6 +308,11 @@ impl Links {
         Ok(found)
     }
 
+    /// The socket that [`news`](Self::news) come from, for waiting on it.
+    pub(crate) const fn news_socket(&self) -> &Socket {
+        &self.news
+    }
+
     /// What happened since the last call; never waits.
     pub(crate) fn news(&mut self) -> Vec<LinkNews> {
         let mut news = Vec::new();

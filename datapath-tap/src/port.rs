@@ -12,9 +12,10 @@ use switch_core::datapath::{Caps, DeviceDetails, PortEventKind, PortInfo};
 use switch_core::frame::HeapFrame;
 use switch_core::handover::HandoverRing;
 
+use crate::away::Away;
 use crate::link::{LinkNews, LinkState, Links};
 use crate::netdev::Netdev;
-use crate::netns::{self, NetnsId};
+use crate::netns;
 use crate::shared::{PortShared, caps_bits};
 use crate::sys::tun;
 use crate::vtep::{self, Vtep};
@@ -58,13 +59,6 @@ pub(crate) enum Device {
     },
     Netdev(Netdev),
     Vtep(Vtep),
-}
-
-/// Another network namespace.
-pub(crate) struct Away {
-    pub(crate) netns: Netns,
-    pub(crate) id: Option<NetnsId>,
-    pub(crate) links: Links,
 }
 
 /// What a port that could not be opened waits for.
