@@ -58,10 +58,12 @@ impl Station {
         Ipv4Addr::new(192, 0, 2, self.n)
     }
 
-    /// Its port in the configuration file.
+    /// Its port in the configuration file. Joined frames are one packet to the kernel, whose counters
+    /// [`check_device`](Self::check_device) compares.
     pub(crate) fn port(&self) -> String {
         format!(
-            "[[port]]\nname = \"{0}\"\ntype = \"tap\"\nbridge = \"br0\"\nmac = \"{1}\"\nnetns = \"{2}\"\n",
+            "[[port]]\nname = \"{0}\"\ntype = \"tap\"\nbridge = \"br0\"\nmac = \"{1}\"\nnetns = \"{2}\"\n\
+             gro = false\n",
             self.name(),
             mac_text(self.mac()),
             self.netns.name()
