@@ -1,7 +1,7 @@
 //! Traces and captures as an operator runs them, and what he is told when he does it wrong. What bad
 //! readers do harms nobody.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
@@ -83,17 +83,19 @@ fn what_is_asked_wrongly_is_told_and_harms_nobody() -> Result<()> {
         ensure!(told.stderr.contains(says) && told.stderr.contains("error[E"), "{told}");
     }
 
-    // Readers who never read, as many as there may be; one more is refused.
+    // Readers who never read on, as many as there may be; one more is refused.
     let mut idle = Vec::new();
     for _ in 0..16 {
         let mut reader = UnixStream::connect(lab.daemon.run_dir().join("api.sock"))?;
+        reader.set_read_timeout(Some(SOON))?;
         reader.write_all(b"GET /v1/capture HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let mut status = [0; 12];
+        reader.read_exact(&mut status)?;
+        ensure!(status == *b"HTTP/1.1 200", "{}", status.escape_ascii());
         idle.push(reader);
     }
-    until(SOON, "all of them to be served", || {
-        let told = lab.daemon.ctl("capture any -c 1 -w /dev/full")?;
-        Ok(told.stderr.contains("16 traces and captures run already").then_some(()))
-    })?;
+    let told = lab.daemon.ctl("capture any -c 1 -w /dev/full")?;
+    ensure!(told.stderr.contains("16 traces and captures run already"), "{told}");
     let out = lab.capture(&["vm"])?;
     for n in 0..2000 {
         lab.send("web", &ethernet(ALL, mac(1), &[], 0x88b5, &[0; 1000]))?;
