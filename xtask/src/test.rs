@@ -384,13 +384,18 @@ fn echo(command: &mut Command, wanted: impl Fn(&str) -> bool) -> Result<(bool, S
     Ok((child.wait()?.success(), text))
 }
 
-/// What the lines hold that count tests: libtest's, and nextest's for many and for one.
-const RESULTS: [&str; 3] = ["test result:", "tests run:", "test run:"];
+/// What the lines hold that count tests: nextest's for many and for one, and libtest's.
+const OF_NEXTEST: [&str; 2] = ["tests run:", "test run:"];
+const OF_LIBTEST: [&str; 1] = ["test result:"];
 
 /// Passed and failed tests in the output of libtest or nextest.
 fn count(text: &str) -> (u64, u64) {
+    let has = |line: &str, words: &[&str]| words.iter().any(|word| line.contains(word));
+    // nextest shows of a test that failed what libtest said of it, too.
+    let by_nextest = text.lines().any(|line| has(line, &OF_NEXTEST));
+    let words: &[&str] = if by_nextest { &OF_NEXTEST } else { &OF_LIBTEST };
     let (mut passed, mut failed) = (0, 0);
-    for line in text.lines().filter(|l| RESULTS.iter().any(|r| l.contains(r))) {
+    for line in text.lines().filter(|line| has(line, words)) {
         let words: Vec<&str> = line.split([' ', ',', ';', ':', '.']).collect();
         for pair in words.windows(2) {
             let n: u64 = pair[0].parse().unwrap_or(0);
@@ -416,6 +421,7 @@ mod tests {
         assert_eq!(count(libtest), (8, 2));
         let nextest = "     Summary [   3.215s] 120 tests run: 119 passed, 1 failed, 2 skipped\n";
         assert_eq!(count(nextest), (119, 1));
+        assert_eq!(count(&format!("{libtest}{nextest}")), (119, 1));
         assert_eq!(count("     Summary [   0.023s] 1 test run: 1 passed, 161 skipped\n"), (1, 0));
         assert_eq!(count("nothing of the kind"), (0, 0));
     }
