@@ -146,18 +146,7 @@ fn measured(of: Of, wiring: &Wiring, took: &Took) -> Measured {
         took.burst(),
         100.0 * took.secs / took.wall
     )];
-    Measured {
-        of,
-        ceiling_ports: wiring.kind,
-        line_rate: None,
-        maximum,
-        ndr: None,
-        pdr: None,
-        latency: Vec::new(),
-        generator_bound: Vec::new(),
-        searches: Vec::new(),
-        notes,
-    }
+    Measured { notes, ..Measured::new(of, wiring.kind, maximum) }
 }
 
 /// Writes what the source of a port gives.

@@ -174,6 +174,24 @@ pub struct Measured {
     pub notes: Vec<String>,
 }
 
+impl Measured {
+    /// A switch of which the maximum alone is known.
+    pub(super) const fn new(of: Of, ceiling_ports: &'static str, maximum: Rate) -> Self {
+        Self {
+            of,
+            ceiling_ports,
+            line_rate: None,
+            maximum,
+            ndr: None,
+            pdr: None,
+            latency: Vec::new(),
+            generator_bound: Vec::new(),
+            searches: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// How a rate was searched.
 #[derive(Clone, Debug, Serialize)]
 pub struct Searched {

@@ -31,18 +31,7 @@ impl Session<'_> {
         );
         ensure!(flood.received > 0, "it carried nothing of a flood of {} frames", flood.sent);
         let maximum = Rate::of(&flood);
-        let mut measured = Measured {
-            of,
-            ceiling_ports: ceiling.ports,
-            line_rate,
-            maximum,
-            ndr: None,
-            pdr: None,
-            latency: Vec::new(),
-            generator_bound: Vec::new(),
-            searches: Vec::new(),
-            notes: Vec::new(),
-        };
+        let mut measured = Measured { line_rate, ..Measured::new(of, ceiling.ports, maximum) };
         if self.options.search {
             let above = (ABOVE * maximum.pps).min(line_rate.unwrap_or(f64::INFINITY));
             self.search(&mut measured, rig, above.min(ceiling.pps))?;
