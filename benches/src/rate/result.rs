@@ -176,7 +176,7 @@ pub struct Measured {
 
 impl Measured {
     /// A switch of which the maximum alone is known.
-    pub(super) const fn new(of: Of, ceiling_ports: &'static str, maximum: Rate) -> Self {
+    pub const fn new(of: Of, ceiling_ports: &'static str, maximum: Rate) -> Self {
         Self {
             of,
             ceiling_ports,
