@@ -232,6 +232,9 @@ impl Datapath for DpdkDatapath {
     // A turn costs as much as seven frames do.
     const BURST: usize = BURST_MAX;
 
+    /// A nap is longer than it takes a kernel to wake somebody.
+    const LINGER: Duration = Duration::from_micros(50);
+
     fn attach(&mut self, port: PortId, queue: PortQueue) -> Option<PortQueue> {
         let queue = match queue.0 {
             Kind::Device(queue) => *queue,

@@ -68,6 +68,11 @@ pub trait Datapath: Send {
     /// take more of the caches. At most [`BURST_MAX`](crate::batch::BURST_MAX).
     const BURST: usize = BURST;
 
+    /// How long an adaptive worker goes on polling after the last frame before it waits. What comes
+    /// meanwhile is spared the wait's end; the longer, the more of the CPU is taken from others that
+    /// have something to do on it, such as the switch at the other end of a cable.
+    const LINGER: Duration = Duration::from_micros(15);
+
     /// Takes a port in. The port's earlier queue, if there is one, comes back.
     fn attach(&mut self, port: PortId, queue: Self::Queue) -> Option<Self::Queue>;
 

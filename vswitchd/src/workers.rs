@@ -24,8 +24,6 @@ use vswitch_api::config::Idle;
 
 use crate::clock::Clock;
 
-/// How long an adaptive worker goes on polling after the last frame.
-const SPIN: Duration = Duration::from_micros(50);
 /// How long it sleeps at most; a frame or a command ends it earlier.
 const SLEEP: Duration = Duration::from_secs(1);
 /// How long a worker may take to answer a command. A turn takes microseconds; one that takes
@@ -310,7 +308,7 @@ fn run<D: Datapath>(worker: &mut Worker<D>, idle: Idle, clock: &Clock) {
     loop {
         let wait = match idle {
             Idle::Poll => Wait::No,
-            Idle::Adaptive if now.get() - busy_at < SPIN => Wait::No,
+            Idle::Adaptive if now.get() - busy_at < D::LINGER => Wait::No,
             Idle::Adaptive => Wait::AtMost(SLEEP),
         };
         // The turn reads the clock after its wait, and once more if it had frames.
