@@ -28,7 +28,8 @@ pub const MAX_FRAME: usize = 65_535 + 14 + 8;
 const OWN_BYTES: usize = HEAD_MIN + 64;
 
 const HEAD_BYTES: usize = HEADROOM + HEAD_CAPACITY;
-const TAIL_BYTES: usize = MAX_FRAME - HEAD_CAPACITY;
+/// A whole frame: how much of a received one goes into the head is up to the receiver.
+const TAIL_BYTES: usize = MAX_FRAME;
 
 /// How many free buffers a pool keeps; more may be in use, and are then freed when dropped.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +109,7 @@ impl FramePool {
             head_len: 0,
             tail_start: 0,
             tail_len: 0,
+            apart: Apart::default(),
             offload: Offload::NONE,
         })
     }
@@ -145,9 +147,23 @@ pub struct HeapFrame {
     pool: Arc<Shared>,
     start: u16,
     head_len: u16,
+    /// Where its bytes begin in the tail buffer, and how many they are.
     tail_start: u32,
     tail_len: u32,
+    apart: Apart,
     offload: Offload,
+}
+
+/// How the bytes of a tail lie: in one piece, or in pieces with something between them that is not the
+/// frame's, as the payloads of datagrams that came together do.
+#[derive(Clone, Copy, Default)]
+struct Apart {
+    /// Bytes between two pieces; 0 if there is one alone, and the other two say nothing.
+    gap: u32,
+    /// What is left of the first piece. At least 1, as is the next.
+    first: u32,
+    /// Bytes of each other piece but the last, which may have fewer.
+    piece: u32,
 }
 
 /// Where a received frame is to be written: the head first, what does not fit into the tail.
@@ -195,13 +211,59 @@ impl HeapFrame {
         fits && self.len() == range.len()
     }
 
+    /// Replaces the content by parts of another frame that lie apart, and shares what it can: all of
+    /// `first`, and then `more` bytes in pieces of `piece`, each `gap` bytes behind what is before it.
+    /// False if the other frame has no such parts, or if those behind the first are not in one piece of
+    /// it: then the content is anything.
+    pub fn fill_apart(
+        &mut self,
+        from: &Self,
+        first: Range<usize>,
+        (gap, piece, more): (usize, usize, usize),
+    ) -> bool {
+        let sizes = [gap, piece, more].map(u32::try_from);
+        let [Ok(gap @ 1..), Ok(piece @ 1..), Ok(more)] = sizes else { return false };
+        // Three lengths of 32 bits.
+        let behind = u64::from(more) + u64::from(more.div_ceil(piece)) * u64::from(gap);
+        let there =
+            from.apart.gap == 0 && (first.end as u64).saturating_add(behind) <= from.len() as u64;
+        let (Some(at), Some(tail)) = (first.end.checked_sub(from.head_len.into()), &from.tail)
+        else {
+            return false;
+        };
+        if !there || !self.fill_of(from, first) {
+            return false;
+        }
+        let end = from.tail_at(at) as u32;
+        match &self.tail {
+            // The first one fits into the head.
+            None => {
+                self.tail = Some(Arc::clone(tail));
+                (self.tail_start, self.apart.first) = (end + gap, piece);
+            }
+            Some(own) if Arc::ptr_eq(own, tail) => self.apart.first = self.tail_len,
+            Some(_) => return false,
+        }
+        (self.apart.gap, self.apart.piece) = (gap, piece);
+        self.tail_len += more;
+        true
+    }
+
     /// Makes the frame empty and gives the space for the next one to be received into. Follow with
     /// [`Self::set_received`].
     pub fn rx_window(&mut self) -> RxWindow<'_> {
+        self.rx_window_of(HEAD_CAPACITY)
+    }
+
+    /// The same where the head is to have at most `in_head` bytes of it, so that what comes behind them
+    /// lies in one piece. Follow with [`Self::set_received_of`].
+    pub fn rx_window_of(&mut self, in_head: usize) -> RxWindow<'_> {
         self.reset(true);
-        let head = self.head.as_mut().map(|h| &mut h.bytes[HEADROOM..]).unwrap_or_default();
+        let in_head = in_head.min(HEAD_CAPACITY);
+        let head = self.head.as_mut().map(|h| &mut h.bytes[HEADROOM..HEADROOM + in_head]);
         let tail = self.tail.as_mut().and_then(Arc::get_mut);
-        RxWindow { head, tail: tail.map(|t| &mut t.bytes[..]).unwrap_or_default() }
+        let tail = tail.map(|t| &mut t.bytes[..MAX_FRAME - in_head]);
+        RxWindow { head: head.unwrap_or_default(), tail: tail.unwrap_or_default() }
     }
 
     /// Makes the frame empty and gives only the head for receiving: for devices that cannot hand
@@ -214,13 +276,20 @@ impl HeapFrame {
     /// Says how many bytes were written into the window. False (and an empty frame) if that is more
     /// than the window had.
     pub fn set_received(&mut self, len: usize) -> bool {
-        let room = HEAD_CAPACITY + if self.tail.is_some() { TAIL_BYTES } else { 0 };
-        let fits = len <= room;
+        self.set_received_of(len, HEAD_CAPACITY)
+    }
+
+    /// The same for a window whose head has `in_head` bytes. With fewer than [`HEAD_MIN`] of a longer frame
+    /// in its head it is none to be handed out, but one that others are filled of.
+    pub fn set_received_of(&mut self, len: usize, in_head: usize) -> bool {
+        let in_head = in_head.min(HEAD_CAPACITY);
+        let fits = len <= if self.tail.is_some() { MAX_FRAME } else { in_head };
         let len = if fits { len } else { 0 };
         self.start = HEADROOM as u16;
-        self.head_len = len.min(HEAD_CAPACITY) as u16;
+        self.head_len = len.min(in_head) as u16;
         self.tail_start = 0;
-        self.tail_len = len.saturating_sub(HEAD_CAPACITY) as u32;
+        self.tail_len = len.saturating_sub(in_head) as u32;
+        self.apart = Apart::default();
         if self.tail_len == 0
             && let Some(tail) = self.tail.take()
         {
@@ -234,6 +303,7 @@ impl HeapFrame {
         self.head_len = 0;
         self.tail_start = 0;
         self.tail_len = 0;
+        self.apart = Apart::default();
         self.offload = Offload::NONE;
         let alone = self.tail.as_mut().is_some_and(|t| Arc::get_mut(t).is_some());
         if with_tail && !alone {
@@ -247,9 +317,29 @@ impl HeapFrame {
         self.head.as_mut().map(|h| &mut h.bytes[..]).unwrap_or_default()
     }
 
-    fn tail_bytes(&self) -> &[u8] {
-        let range = self.tail_start as usize..(self.tail_start + self.tail_len) as usize;
-        self.tail.as_ref().and_then(|t| t.bytes.get(range)).unwrap_or_default()
+    /// The pieces that lie in the tail, in order.
+    fn tail_pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let Apart { gap, first, piece } = self.apart;
+        let (mut start, mut left, mut here) = (self.tail_start, self.tail_len, first);
+        std::iter::from_fn(move || {
+            if left == 0 {
+                return None;
+            }
+            let len = if gap == 0 { left } else { here.min(left) };
+            let range = start as usize..(start + len) as usize;
+            (start, left, here) = (start + len + gap, left - len, piece);
+            self.tail.as_ref()?.bytes.get(range)
+        })
+    }
+
+    /// Where byte `at` of the tail lies in its buffer.
+    fn tail_at(&self, at: usize) -> usize {
+        let Apart { gap, first, piece } = self.apart;
+        let start = self.tail_start as usize;
+        match at.checked_sub(first as usize) {
+            Some(behind) if gap > 0 => start + at + gap as usize * (1 + behind / piece as usize),
+            _ => start + at,
+        }
     }
 
     /// Moves bytes from the tail until the head has [`HEAD_MIN`] bytes or the whole frame.
@@ -259,17 +349,29 @@ impl HeapFrame {
         }
         // Up to a quarter of the head at once: a tunnel's decap and a tag's pop pull only once.
         let want = (HEAD_CAPACITY / 4).min(self.tail_len as usize);
-        let (Some(head), Some(tail)) = (self.head.as_mut(), self.tail.as_ref()) else { return };
+        let Some(mut head) = self.head.take() else { return };
         let old = self.start as usize..self.start as usize + self.head_len as usize;
         // Back to the usual place, so that the pulled bytes fit behind.
         head.bytes.copy_within(old, HEADROOM);
         self.start = HEADROOM as u16;
-        let at = HEADROOM + self.head_len as usize;
-        let from = self.tail_start as usize;
-        head.bytes[at..at + want].copy_from_slice(&tail.bytes[from..from + want]);
-        self.head_len += want as u16;
-        self.tail_start += want as u32;
-        self.tail_len -= want as u32;
+        let mut room = &mut head.bytes[HEADROOM + self.head_len as usize..][..want];
+        let mut moved = 0;
+        for piece in self.tail_pieces() {
+            let part = &piece[..piece.len().min(room.len())];
+            let (to, rest) = room.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            (room, moved) = (rest, moved + part.len());
+        }
+        self.head = Some(head);
+        self.tail_start = self.tail_at(moved) as u32;
+        if let (Apart { gap: 1.., first, piece }, moved) = (&mut self.apart, moved as u32) {
+            *first = match moved.checked_sub(*first) {
+                None => *first - moved,
+                Some(behind) => *piece - behind % *piece,
+            };
+        }
+        self.head_len += moved as u16;
+        self.tail_len -= moved as u32;
     }
 }
 
@@ -292,13 +394,15 @@ impl Frame for HeapFrame {
 
     fn for_each_segment<'a>(&'a self, f: &mut dyn FnMut(&'a [u8])) {
         f(self.head());
-        if self.tail_len > 0 {
-            f(self.tail_bytes());
-        }
+        self.tail_pieces().for_each(f);
     }
 
     fn segments(&self) -> usize {
-        1 + usize::from(self.tail_len > 0)
+        let Apart { gap, first, piece } = self.apart;
+        match self.tail_len.checked_sub(first) {
+            Some(behind) if gap > 0 => 2 + behind.div_ceil(piece) as usize,
+            _ => 1 + usize::from(self.tail_len > 0),
+        }
     }
 
     fn headroom(&self) -> usize {
@@ -331,19 +435,28 @@ impl Frame for HeapFrame {
         let room = if self.tail_len == 0 { HEAD_BYTES - head_end } else { 0 };
         let (first, rest) = bytes.split_at(bytes.len().min(room));
         if !rest.is_empty() {
-            let (from, len) = (self.tail_start as usize, self.tail_len as usize);
-            if from + len + rest.len() > TAIL_BYTES {
+            if self.len() + bytes.len() > MAX_FRAME {
                 return Err(NoTailroom);
             }
-            if self.tail.as_mut().and_then(Arc::get_mut).is_none() {
+            let len = self.tail_len as usize;
+            let alone = self.tail.as_mut().and_then(Arc::get_mut).is_some();
+            let ends_at = self.tail_start as usize + len + rest.len();
+            if !alone || self.apart.gap > 0 || ends_at > TAIL_BYTES {
                 // No tail yet, or one that is shared and so not to be written.
                 let mut tail = self.pool.tail();
                 let new = Arc::get_mut(&mut tail).ok_or(NoTailroom)?;
-                new.bytes[from..from + len].copy_from_slice(self.tail_bytes());
-                self.tail = Some(tail);
+                let mut at = 0;
+                for piece in self.tail_pieces() {
+                    new.bytes[at..at + piece.len()].copy_from_slice(piece);
+                    at += piece.len();
+                }
+                if let Some(before) = self.tail.replace(tail) {
+                    self.pool.put_tail(before);
+                }
+                (self.tail_start, self.apart) = (0, Apart::default());
             }
             let tail = self.tail.as_mut().and_then(Arc::get_mut).ok_or(NoTailroom)?;
-            tail.bytes[from + len..][..rest.len()].copy_from_slice(rest);
+            tail.bytes[self.tail_start as usize + len..][..rest.len()].copy_from_slice(rest);
             self.tail_len += rest.len() as u32;
         }
         self.buf_mut()[head_end..head_end + first.len()].copy_from_slice(first);
@@ -366,8 +479,9 @@ impl Frame for HeapFrame {
         if let Some(unused) = self.tail.replace(Arc::clone(tail)) {
             self.pool.put_tail(unused);
         }
-        self.tail_start = from.tail_start + at as u32;
+        self.tail_start = from.tail_at(at) as u32;
         self.tail_len = rest.len() as u32;
+        self.apart = Apart::default();
         Ok(())
     }
 
@@ -395,6 +509,7 @@ impl Frame for HeapFrame {
             copy.tail.clone_from(&self.tail);
             copy.tail_start = self.tail_start;
             copy.tail_len = self.tail_len;
+            copy.apart = self.apart;
         }
         Some(copy)
     }
@@ -423,166 +538,4 @@ impl fmt::Debug for HeapFrame {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::frame::Csum;
-
-    fn pool() -> FramePool {
-        FramePool::new(PoolConfig { heads: 4, tails: 2, max_heads: 4 })
-    }
-
-    fn bytes(n: usize) -> Vec<u8> {
-        (0..n).map(|i| (i * 7 % 251) as u8).collect()
-    }
-
-    fn content(frame: &HeapFrame) -> Vec<u8> {
-        let mut out = Vec::new();
-        frame.copy_to(&mut out);
-        out
-    }
-
-    #[test]
-    fn every_length_up_to_the_limit_round_trips() {
-        let pool = pool();
-        for n in [0, 1, 13, 14, 255, 256, HEAD_CAPACITY, HEAD_CAPACITY + 1, 9000, MAX_FRAME] {
-            let frame = pool.frame(&bytes(n)).unwrap();
-            assert_eq!(content(&frame), bytes(n));
-            assert!(frame.head().len() >= n.min(HEAD_MIN));
-        }
-        assert!(pool.frame(&bytes(MAX_FRAME + 1)).is_none());
-    }
-
-    #[test]
-    fn appending_in_any_steps_makes_the_same_frame() {
-        let pool = pool();
-        for step in [1, 7, 100, 1448, HEAD_CAPACITY, 5000] {
-            let mut frame = pool.alloc().unwrap();
-            bytes(9000).chunks(step).for_each(|piece| frame.append(piece).unwrap());
-            assert_eq!(content(&frame), bytes(9000), "in steps of {step}");
-            assert!(frame.head().len() >= HEAD_MIN);
-        }
-        let mut frame = pool.frame(&bytes(MAX_FRAME)).unwrap();
-        assert_eq!(frame.append(&[0]), Err(NoTailroom));
-        assert_eq!(content(&frame), bytes(MAX_FRAME));
-    }
-
-    #[test]
-    fn appending_leaves_a_shared_tail_alone() {
-        let pool = pool();
-        let mut frame = pool.frame(&bytes(3000)).unwrap();
-        let copy = frame.share().unwrap();
-        frame.append(b"more").unwrap();
-        assert_eq!(content(&copy), bytes(3000));
-        assert_eq!(content(&frame), [&bytes(3000)[..], b"more"].concat());
-    }
-
-    #[test]
-    fn parts_of_a_frame_are_shared_and_read_as_they_were() {
-        let pool = FramePool::new(PoolConfig { heads: 64, tails: 4, max_heads: 64 });
-        let whole = pool.frame(&bytes(MAX_FRAME)).unwrap();
-        let border = HEAD_CAPACITY;
-        let mut part = pool.alloc().unwrap();
-        for from in [0, 1, border - 500, border - 1, border, border + 1, 30_001, MAX_FRAME - 9] {
-            for len in [0, 1, 9, OWN_BYTES, OWN_BYTES + 1, 1500, 9000, 40_000] {
-                let range = from..from + len;
-                let there = range.end <= MAX_FRAME;
-                assert_eq!(part.fill_of(&whole, range.clone()), there, "{range:?}");
-                let end = range.end.min(MAX_FRAME);
-                assert_eq!(content(&part), bytes(MAX_FRAME)[from..end], "{range:?}");
-                assert!(part.head().len() >= HEAD_MIN.min(part.len()));
-            }
-        }
-        // Its head is its own, and what it shares is not written to.
-        assert!(part.fill_of(&whole, 5000..6500));
-        assert!(part.segments() == 2 && part.head().len() == OWN_BYTES);
-        part.head_mut().fill(0xee);
-        part.append(b"more").unwrap();
-        part.trim_front(200).unwrap();
-        let rest = [&bytes(6500)[5000 + OWN_BYTES..], b"more"].concat();
-        assert_eq!(content(&part)[OWN_BYTES - 200..], rest);
-        assert_eq!(content(&whole), bytes(MAX_FRAME));
-        // It has what it shares for itself when the other one is gone.
-        assert!(part.fill_of(&whole, 5000..6500));
-        drop(whole);
-        assert_eq!(content(&part), bytes(6500)[5000..]);
-    }
-
-    #[test]
-    fn appending_behind_a_far_trimmed_head_keeps_the_head_long_enough() {
-        let pool = pool();
-        let mut frame = pool.frame(&bytes(HEAD_CAPACITY)).unwrap();
-        frame.trim_front(HEAD_CAPACITY - 10).unwrap();
-        frame.append(&bytes(2000)).unwrap();
-        assert!(frame.head().len() >= HEAD_MIN);
-        assert_eq!(
-            content(&frame),
-            [&bytes(HEAD_CAPACITY)[HEAD_CAPACITY - 10..], &bytes(2000)].concat()
-        );
-    }
-
-    #[test]
-    fn trimming_keeps_the_head_long_enough() {
-        let pool = pool();
-        let mut frame = pool.frame(&bytes(9000)).unwrap();
-        let mut cut = 0;
-        while frame.len() > 300 {
-            frame.trim_front(200).unwrap();
-            cut += 200;
-            assert!(frame.head().len() >= HEAD_MIN.min(frame.len()));
-            assert_eq!(content(&frame), bytes(9000)[cut..]);
-        }
-        let head = frame.head().len();
-        assert_eq!(frame.trim_front(head + 1), Err(TooShort));
-    }
-
-    #[test]
-    fn shares_push_and_write_without_touching_each_other() {
-        let pool = pool();
-        let mut a = pool.frame(&bytes(9000)).unwrap();
-        let mut b = a.share().unwrap();
-        b.prepend(50).unwrap().fill(0xEE);
-        b.head_mut()[60] = 1;
-        a.prepend(8).unwrap().fill(0xDD);
-        assert_eq!(content(&a)[8..], bytes(9000));
-        assert_eq!(content(&b)[..50], [0xEE; 50]);
-        drop(a);
-        assert_eq!(content(&b)[61..], bytes(9000)[11..]);
-    }
-
-    #[test]
-    fn the_pool_is_bounded_and_gets_everything_back() {
-        let pool = pool();
-        let mut held: Vec<_> = (0..4).map(|_| pool.alloc().unwrap()).collect();
-        assert!(pool.alloc().is_none());
-        assert!(held[0].share().is_none());
-        held.clear();
-        assert_eq!(pool.in_use(), 0);
-        assert!(pool.alloc().is_some());
-    }
-
-    #[test]
-    fn offload_positions_move_with_the_front() {
-        let pool = pool();
-        let mut frame = pool.frame(&bytes(100)).unwrap();
-        let partial = |start| Offload { csum: Csum::Partial { start, offset: 16 }, gso: None };
-        frame.set_offload(partial(34));
-        frame.prepend(4).unwrap();
-        assert_eq!(frame.offload(), partial(38));
-        frame.trim_front(8).unwrap();
-        assert_eq!(frame.offload(), partial(30));
-        frame.trim_front(40).unwrap();
-        assert_eq!(frame.offload().csum, Csum::Unknown);
-    }
-
-    #[test]
-    fn no_headroom_and_truncate() {
-        let pool = pool();
-        let mut frame = pool.frame(&bytes(3000)).unwrap();
-        assert_eq!(frame.prepend(HEADROOM + 1).err(), Some(NoHeadroom));
-        assert_eq!(frame.prepend(HEADROOM).map(|b| b.len()), Ok(HEADROOM));
-        frame.truncate(2000);
-        assert_eq!(frame.len(), 2000);
-        frame.truncate(10);
-        assert_eq!((frame.len(), frame.segments()), (10, 1));
-    }
-}
+mod tests;
