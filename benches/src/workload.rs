@@ -134,6 +134,7 @@ impl Bench {
                 storm: None,
                 mtu: 1500,
                 caps: Default::default(),
+                gro: true,
                 up: true,
                 opened: 0,
                 state: Arc::default(),

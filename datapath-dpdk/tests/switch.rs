@@ -59,6 +59,7 @@ impl Bench {
                 storm: None,
                 mtu: 9000,
                 caps: open.info.caps,
+                gro: true,
                 up: true,
                 opened: n as u64,
                 state: Arc::new(PortState::default()),

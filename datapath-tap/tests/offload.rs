@@ -281,6 +281,7 @@ fn the_worker_finishes_for_a_port_that_cannot() {
             storm: None,
             mtu: 1500,
             caps,
+            gro: true,
             up: true,
             opened: 0,
             state: Arc::default(),

@@ -238,6 +238,7 @@ fn port_conf(n: u32, bridge: Option<u32>) -> PortConf {
         mtu: if n == VTEP { u16::MAX.into() } else { 1500 },
         // The kernel sums outer datagrams.
         caps: Caps { csum: n == VTEP, ..Caps::default() },
+        gro: true,
         up: true,
         opened: n.into(),
         state: Arc::default(),

@@ -310,6 +310,8 @@ pub struct PortConf {
     pub mtu: u32,
     /// What it can send unfinished.
     pub caps: Caps,
+    /// Whether it takes super-frames of which somebody joined the parts, as a tunnel's end does.
+    pub gro: bool,
     /// Whether it can send at all.
     pub up: bool,
     /// Which port is newer: counts up with each port that is opened.
@@ -470,6 +472,7 @@ pub(super) mod tests {
             storm: None,
             mtu: 1500,
             caps: Caps::default(),
+            gro: true,
             up: true,
             opened: u64::from(id),
             state: Arc::default(),

@@ -58,7 +58,7 @@ pub struct PortSpec {
     pub mac: Option<MacAddr>,
     /// For an uplink: the name of the exception TAP, by which the host's own stack uses the device.
     pub exception: Option<String>,
-    /// Whether TCP segments for a kernel's device are joined into super-frames.
+    /// Whether segments and datagrams are joined into super-frames where the device takes those.
     pub gro: bool,
     /// Most learned entries at once; `None` is no limit of its own.
     pub max_fdb: Option<u32>,

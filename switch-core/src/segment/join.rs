@@ -109,13 +109,118 @@ pub fn join<'a, F: Frame>(frames: &'a mut [F], caps: Caps, mut emit: impl FnMut(
 fn join_behind<F: Frame>(first: &mut F, behind: &[F], caps: Caps) -> Option<(usize, usize)> {
     let segment = Segment::of(first).filter(|segment| segment.may_join(caps))?;
     let mut open = Open::new(first, segment);
-    let n = behind.iter().take_while(|frame| open.add(frame)).count();
+    let n = behind.iter().take_while(|frame| open.add(*frame)).count();
     let Open { payload_len, flags, .. } = open;
     (n > 0).then(|| {
         // They were read before: they are there.
-        let _ = write_headers(first, &segment, payload_len, flags);
+        if let Some(offload) = write_headers(first.head_mut(), &segment, payload_len, flags) {
+            first.set_offload(offload);
+        }
         (n, segment.payload)
     })
+}
+
+/// Segments of TCP that are one super-frame, found in bytes that no frame was made of yet.
+#[derive(Clone, Copy, Debug)]
+pub struct InBytes {
+    segment: Segment,
+    more: usize,
+    payload_len: usize,
+    flags: TcpFlags,
+}
+
+impl InBytes {
+    /// The super-frame that `first` begins, a frame from its Ethernet header to its end, and those that
+    /// follow, if there is one.
+    pub fn of<'a>(first: &'a [u8], following: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+        let segment = Segment::of(first).filter(Segment::is_tcp)?;
+        let mut open = Open::new(first, segment);
+        let more = following.take_while(|next| open.add(*next)).count();
+        let Open { payload_len, flags, .. } = open;
+        (more > 0).then_some(Self { segment, more, payload_len, flags })
+    }
+
+    /// How many follow the first, at least 1.
+    #[must_use]
+    pub const fn more(&self) -> usize {
+        self.more
+    }
+
+    /// Bytes of headers, which are left out of those.
+    #[must_use]
+    pub const fn headers(&self) -> usize {
+        self.segment.payload
+    }
+
+    /// Bytes of the super-frame.
+    #[must_use]
+    pub const fn total_len(&self) -> usize {
+        self.segment.payload.saturating_add(self.payload_len)
+    }
+
+    /// Makes the headers of the first segment, which `head` begins with, those of the super-frame, and
+    /// says what is left to do for it. `None` if they are not there.
+    #[must_use]
+    pub fn write(&self, head: &mut [u8]) -> Option<Offload> {
+        write_headers(head, &self.segment, self.payload_len, self.flags)
+    }
+}
+
+/// What a segment is read of.
+pub(super) trait Part {
+    /// Its first bytes, with all headers.
+    fn head(&self) -> &[u8];
+    fn len(&self) -> usize;
+    fn offload(&self) -> Offload;
+    fn pieces(&self) -> usize;
+    fn sum(&self, range: Range<usize>) -> Checksum;
+}
+
+impl<F: Frame> Part for F {
+    fn head(&self) -> &[u8] {
+        Frame::head(self)
+    }
+
+    fn len(&self) -> usize {
+        Frame::len(self)
+    }
+
+    fn offload(&self) -> Offload {
+        Frame::offload(self)
+    }
+
+    fn pieces(&self) -> usize {
+        self.segments()
+    }
+
+    fn sum(&self, range: Range<usize>) -> Checksum {
+        sum_range(self, range)
+    }
+}
+
+/// Bytes of which nobody said anything.
+impl Part for [u8] {
+    fn head(&self) -> &[u8] {
+        self
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn offload(&self) -> Offload {
+        Offload::NONE
+    }
+
+    fn pieces(&self) -> usize {
+        1
+    }
+
+    fn sum(&self, range: Range<usize>) -> Checksum {
+        let mut sum = Checksum::new();
+        sum.add_bytes(self.get(range).unwrap_or_default());
+        sum
+    }
 }
 
 /// A frame that can be a part of a super-frame.
@@ -134,7 +239,7 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) fn of<F: Frame>(frame: &F) -> Option<Self> {
+    pub(super) fn of(frame: &(impl Part + ?Sized)) -> Option<Self> {
         let head = frame.head();
         // Most of what is not: another protocol, a frame that is one already.
         if frame.offload().gso.is_some() || !may_be_one(head) {
@@ -165,7 +270,7 @@ impl Segment {
 
     /// Another frame of the connection or flow, whose headers are equal in all that is not a segment's
     /// own: lengths, identification, sequence number, checksums and flags.
-    fn like<F: Frame>(&self, ours: &F, frame: &F) -> Option<Self> {
+    fn like<P: Part + ?Sized>(&self, ours: &P, frame: &P) -> Option<Self> {
         let Self { v4, tcp, l3, l4, payload, .. } = *self;
         let (ours, theirs, len) = (ours.head(), frame.head(), frame.len());
         let at = |from: usize, offset: usize| from.saturating_add(offset);
@@ -195,6 +300,10 @@ impl Segment {
         let own = if tcp { tcp_own(theirs, l4) } else { udp_own(frame, l4) };
         let (flags, seq) = own?;
         (at(l3, ip_len) == len).then_some(Self { len, flags, seq, ipv4_id, ..*self })
+    }
+
+    pub(super) const fn is_tcp(&self) -> bool {
+        self.tcp
     }
 
     const fn kind(&self) -> GsoKind {
@@ -248,7 +357,7 @@ impl Segment {
     }
 
     /// Whether all checksums are right, or would be: a wrong one must arrive as one.
-    fn is_right<F: Frame>(&self, frame: &F) -> bool {
+    fn is_right(&self, frame: &(impl Part + ?Sized)) -> bool {
         let head = frame.head();
         let ip = || checksum(head.get(self.l3..self.l4).unwrap_or_default()) == 0;
         if self.v4 && !ip() {
@@ -260,7 +369,7 @@ impl Segment {
         match frame.offload().csum {
             Csum::Verified => true,
             Csum::Unknown => {
-                let rest = sum_range(frame, self.l4..self.len).partial();
+                let rest = frame.sum(self.l4..self.len).partial();
                 sum.add_u16(rest);
                 sum.finish() == 0
             }
@@ -281,7 +390,7 @@ fn tcp_own(head: &[u8], l4: usize) -> Option<(TcpFlags, u32)> {
 }
 
 /// The same of a datagram of UDP, which has neither.
-fn udp_own<F: Frame>(frame: &F, l4: usize) -> Option<(TcpFlags, u32)> {
+fn udp_own(frame: &(impl Part + ?Sized), l4: usize) -> Option<(TcpFlags, u32)> {
     let udp = UdpHeader::at(frame.head(), l4).ok()?;
     // One without a checksum would get one.
     let has_sum = udp.checksum() != 0 || !frame.offload().is_finished();
@@ -304,8 +413,8 @@ fn may_be_one(head: &[u8]) -> bool {
 }
 
 /// A super-frame that is being made.
-struct Open<'a, F> {
-    frame: &'a F,
+struct Open<'a, P: ?Sized> {
+    frame: &'a P,
     first: Segment,
     /// Whether the first frame's checksums were looked at, and are right.
     is_right: Option<bool>,
@@ -317,17 +426,17 @@ struct Open<'a, F> {
     ended: bool,
 }
 
-impl<'a, F: Frame> Open<'a, F> {
-    fn new(frame: &'a F, first: Segment) -> Self {
+impl<'a, P: Part + ?Sized> Open<'a, P> {
+    fn new(frame: &'a P, first: Segment) -> Self {
         let ended = first.flags.any(LAST);
         let payload_len = first.payload_len();
-        let (flags, pieces) = (first.flags, frame.segments());
+        let (flags, pieces) = (first.flags, frame.pieces());
         Self { frame, first, is_right: None, frames: 1, pieces, payload_len, flags, ended }
     }
 
     /// Puts a frame behind what there is; false if it does not belong there.
-    fn add(&mut self, frame: &F) -> bool {
-        let pieces = self.pieces.saturating_add(frame.segments());
+    fn add(&mut self, frame: &P) -> bool {
+        let pieces = self.pieces.saturating_add(frame.pieces());
         if self.ended || pieces > PIECES_MAX {
             return false;
         }
@@ -362,17 +471,16 @@ impl<'a, F: Frame> Open<'a, F> {
     }
 }
 
-/// Makes the headers of the first segment those of the super-frame.
-fn write_headers<F: Frame>(
-    frame: &mut F,
+/// Makes the headers of the first segment those of the super-frame, and says what is left to do for it.
+fn write_headers(
+    head: &mut [u8],
     first: &Segment,
     payload_len: usize,
     flags: TcpFlags,
-) -> Option<()> {
+) -> Option<Offload> {
     let Segment { v4, l3, l4, payload, .. } = *first;
     let l4_len = payload.saturating_sub(l4).saturating_add(payload_len);
     let ip_len = u16::try_from(l4.saturating_sub(l3).saturating_add(l4_len)).ok()?;
-    let head = frame.head_mut();
     if v4 {
         let ip = Ipv4Header::at_mut(head, l3).ok()?;
         ip.set_total_len(ip_len);
@@ -395,6 +503,5 @@ fn write_headers<F: Frame>(
     }
     let size = u16::try_from(first.payload_len()).ok()?;
     let csum = Csum::Partial { start: u16::try_from(l4).ok()?, offset: first.csum_offset() };
-    frame.set_offload(Offload { csum, gso: Some(Gso { kind: first.kind(), size, ecn: false }) });
-    Some(())
+    Some(Offload { csum, gso: Some(Gso { kind: first.kind(), size, ecn: false }) })
 }

@@ -28,7 +28,7 @@ pub mod vnet;
 
 pub use cut::{CutError, CutFailed, segment};
 pub use finish::{BeyondHead, finish_checksum, sum_range};
-pub use join::{Joined, PIECES_MAX, join};
+pub use join::{InBytes, Joined, PIECES_MAX, join};
 pub use validate::{BadOffload, MAX_SEGMENTS, validate};
 pub use vnet::{VnetHeader, VnetLayout};
 

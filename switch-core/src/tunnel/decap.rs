@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::{
     HeaderKind, InnerIp, NetworkKey, Overlay, PeerConf, Proto, TunnelConf, VtepConf, plain,
-    unfinished,
+    unfinished, unfinished::Segments,
 };
 use crate::config::TunnelType;
 use crate::drop::DropReason;
@@ -393,7 +393,8 @@ impl<'a> Opened<'a> {
     }
 
     /// Leaves the inner frame alone: outer headers and padding go, congestion that the underlay met
-    /// is marked (RFC 6040 §4.2), and an inner checksum that nobody finished is known as such.
+    /// is marked (RFC 6040 §4.2), and an inner checksum that nobody finished is known as such. A packet
+    /// that a backend joined of several says of what size (`Gso`), of what is inside.
     ///
     /// # Errors
     /// [`DropReason::EcnDropped`]; the frame is to be dropped.
@@ -402,6 +403,7 @@ impl<'a> Opened<'a> {
         if self.end < frame.len() {
             frame.truncate(self.end);
         }
+        let size = frame.offload().gso.map(|gso| gso.size);
         // The outer checksum's state says nothing about the inner one's.
         frame.set_offload(Offload::NONE);
         if frame.trim_front(self.inner).is_err() {
@@ -410,19 +412,23 @@ impl<'a> Opened<'a> {
         if self.ecn == Ecn::NotEct && plain::is_finished(frame.head()) {
             return Ok(());
         }
-        self.carry_over(frame)
+        self.carry_over(frame, size)
     }
 
     /// What is left of [`Self::take_out`] where the outer header, or a sender in a hurry, has
     /// something to say about the inner packet.
     #[inline(never)]
-    fn carry_over<F: Frame>(&self, frame: &mut F) -> Result<(), Refused<'a>> {
+    fn carry_over<F: Frame>(&self, frame: &mut F, size: Option<u16>) -> Result<(), Refused<'a>> {
         let Some(ip) = InnerIp::of(frame.head()) else { return Ok(()) };
         let csum = unfinished::state(frame.head(), frame.len(), ip);
         if let Csum::Partial { start, offset } = csum {
             let (head, len, left) = (frame.head(), frame.len(), (start, offset));
-            let uncut = self.room().filter(|room| len > *room);
-            let uncut = uncut.and_then(|room| unfinished::uncut(head, len, room, ip.v4, left));
+            let uncut = match (size, self.room()) {
+                (Some(size), _) => Some(Segments::Of(size)),
+                (None, Some(room)) if len > room => Some(Segments::Within(room)),
+                _ => None,
+            };
+            let uncut = uncut.and_then(|cut| unfinished::uncut(head, len, cut, ip.v4, left));
             frame.set_offload(uncut.unwrap_or(Offload { csum, gso: None }));
         }
         if self.ecn == Ecn::NotEct { Ok(()) } else { self.mark(frame, ip) }

@@ -12,7 +12,7 @@ use super::{
     PeerConf, Proto, TunnelConf, TunnelParts, VtepConf, encap, open, unfinished,
 };
 use crate::config::{Dscp, Ttl, TunnelKind, TunnelSpec, TunnelType};
-use crate::frame::{Csum, Frame, FramePool, HeapFrame, Offload, PoolConfig};
+use crate::frame::{Csum, Frame, FramePool, Gso, GsoKind, HeapFrame, Offload, PoolConfig};
 use crate::ids::{BridgeId, PeerId, PortId, TunnelId};
 use crate::wire::Vni;
 use crate::wire::geneve::OwnedOption;
@@ -260,6 +260,38 @@ proptest! {
                 prop_assert!(class & 3 != 0, "an undamaged packet was not known");
             }
         }
+    }
+}
+
+/// What a packet carries that stands for several is a super-frame of their size; of one that nobody cut
+/// the size is what the path holds.
+#[test]
+fn a_packet_that_was_joined_says_of_what() {
+    let pool = FramePool::new(PoolConfig::default());
+    let (tunnel, vtep) = (tunnel(&spec(vxlan())), vtep(&vxlan()));
+    let mut overlay = Overlay::default();
+    let known = peer(&vxlan(), LOCAL, REMOTE);
+    known.state.set_path_mtu(500);
+    overlay.set_peer(known);
+    overlay.set_tunnel(tunnel.clone());
+    let mut bytes = Vec::new();
+    let ethernet = PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let tcp = ethernet.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1, 2, 3, 4).ack(5);
+    tcp.write(&mut bytes, &[7; 1000]).unwrap();
+    leave_unfinished(&mut bytes, false, true);
+    // Behind the outer headers of 36 bytes and those of the inner frame.
+    let room = 500 - 36 - 50 - 4;
+    for (class, joined_of, size) in [(0, Some(300), 300), (1, Some(300), 300), (0, None, room)] {
+        let mut frame = in_frame(&pool, &bytes, Offload::NONE);
+        let fields = EncapFields { traffic_class: class, ttl: 3, ..EncapFields::default() };
+        encap(&mut frame, &tunnel, &peer(&vxlan(), REMOTE, LOCAL), &fields).unwrap();
+        let gso = joined_of.map(|size| Gso { kind: GsoKind::TcpV4, size, ecn: false });
+        frame.set_offload(Offload { csum: Csum::Verified, gso });
+        open(&overlay, &vtep, &frame).unwrap().take_out(&mut frame).unwrap();
+        let csum = Csum::Partial { start: 34, offset: 16 };
+        let gso = Some(Gso { kind: GsoKind::TcpV4, size, ecn: false });
+        assert_eq!(frame.offload(), Offload { csum, gso }, "{joined_of:?}");
+        assert_eq!(frame.len(), bytes.len());
     }
 }
 

@@ -68,28 +68,42 @@ fn unfinished(head: &[u8], len: usize, ip: InnerIp) -> Option<Csum> {
         .then_some(Csum::Partial { start: u16::try_from(start).ok()?, offset })
 }
 
-/// What is left to do for a frame whose checksum is unfinished, where frames of up to `room` bytes
-/// fit through the tunnel. A longer one was never cut: cutting, too, is left to the NIC, and a
-/// socket receives such a super-frame whole. How long its segments were to be is not known; TCP
-/// takes them as long as they fit. `None` for what cannot be cut: UDP's are messages, whose ends
-/// are lost.
+/// How long the segments of a super-frame are to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Segments {
+    /// So many bytes of payload each, as they were.
+    Of(u16),
+    /// Not known: TCP takes them as long as they fit into frames of so many bytes.
+    Within(usize),
+}
+
+/// What is left to do for a frame whose checksum is unfinished and that is longer than fits through the
+/// tunnel, or known to be of several. It was never cut: cutting, too, is left to the NIC, and a
+/// socket receives such a super-frame whole. `None` for what cannot be cut: UDP's are messages, whose
+/// ends are lost.
 #[cold]
 #[inline(never)]
 pub(super) fn uncut(
     head: &[u8],
     len: usize,
-    room: usize,
+    segments: Segments,
     v4: bool,
     (start, offset): (u16, u16),
 ) -> Option<Offload> {
     let tcp = TcpHeader::at(head, start.into()).ok()?;
-    let headers = usize::from(start).checked_add(tcp.header_len())?;
+    let gso_size = match segments {
+        Segments::Of(size) => size,
+        Segments::Within(room) => {
+            let headers = usize::from(start).checked_add(tcp.header_len())?;
+            u16::try_from(room.checked_sub(headers)?).ok()?
+        }
+    };
     let ecn = if tcp.flags().any(TcpFlags::CWR) { vnet::GSO_ECN } else { 0 };
     let claim = VnetHeader {
         flags: vnet::F_NEEDS_CSUM,
         gso_type: ecn | if v4 { vnet::GSO_TCPV4 } else { vnet::GSO_TCPV6 },
         hdr_len: 0,
-        gso_size: u16::try_from(room.checked_sub(headers)?).ok()?,
+        gso_size,
         csum_start: start,
         csum_offset: offset,
     };
@@ -169,20 +183,32 @@ mod tests {
             let mut bytes = packet(v6, true);
             // Behind Ethernet, IP and TCP there is room for three bytes.
             let room = usize::from(start) + 20 + 3;
-            let of = |bytes: &[u8], v4| uncut(bytes, bytes.len(), room, v4, (start, 16));
+            let of = |bytes: &[u8], v4| {
+                uncut(bytes, bytes.len(), Segments::Within(room), v4, (start, 16))
+            };
             let kind = if v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
             let csum = Csum::Partial { start, offset: 16 };
             let gso = |ecn| Offload { csum, gso: Some(Gso { kind, size: 3, ecn }) };
             assert_eq!(of(&bytes, !v6), Some(gso(false)));
             assert_eq!(of(&bytes, v6), None, "another family");
+            let known = uncut(&bytes, bytes.len(), Segments::Of(5), !v6, (start, 16));
+            assert_eq!(known, Some(Offload { gso: Some(Gso { kind, size: 5, ecn: false }), csum }));
             bytes[usize::from(start) + 13] |= 0x80;
             assert_eq!(of(&bytes, !v6), Some(gso(true)), "CWR is for the first one");
             bytes[usize::from(start) + 13] |= 0x02;
             assert_eq!(of(&bytes, !v6), None, "SYN");
             let none = usize::from(start) + 20;
-            assert_eq!(uncut(&bytes, bytes.len(), none, !v6, (start, 16)), None, "no room");
+            assert_eq!(
+                uncut(&bytes, bytes.len(), Segments::Within(none), !v6, (start, 16)),
+                None,
+                "no room"
+            );
             let udp = packet(v6, false);
-            assert_eq!(uncut(&udp, udp.len(), room, !v6, (start, 6)), None, "UDP");
+            assert_eq!(
+                uncut(&udp, udp.len(), Segments::Within(room), !v6, (start, 6)),
+                None,
+                "UDP"
+            );
         }
     }
 

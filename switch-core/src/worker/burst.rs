@@ -8,7 +8,7 @@ use crate::batch::{BURST_MAX, Batch};
 use crate::bridge::{self, Effects, StormBucket};
 use crate::clock::Nanos;
 use crate::config::{BridgeConf, Egress, PortConf, Snapshot};
-use crate::datapath::Datapath;
+use crate::datapath::{Caps, Datapath};
 use crate::drop::DropReason;
 use crate::egress::{self, Finish};
 use crate::event::WorkerEvent;
@@ -411,20 +411,23 @@ impl<D: Datapath> Burst<'_, D> {
         if egress::retag(&mut frame, meta, egress).is_err() {
             return self.egress.refuse(out.id, None, DropReason::NoHeadroom);
         }
-        self.send_finished(frame, out);
+        // What a tunnel cut may have been joined at its end.
+        let uncut = out.gro || meta.tunnel.is_none();
+        let caps = if uncut { out.caps } else { Caps { csum: out.caps.csum, ..Caps::default() } };
+        self.send_finished(frame, out, caps);
     }
 
     /// Puts a frame that was offered to a port into its batch, if it fits, with what is left undone
-    /// about it done as far as the port needs it.
+    /// about it done unless `caps` has it.
     #[inline(always)]
-    pub(super) fn send_finished(&mut self, frame: D::Frame, out: &PortConf) {
+    pub(super) fn send_finished(&mut self, frame: D::Frame, out: &PortConf, caps: Caps) {
         let mut frame = frame;
         if !egress::fits_mtu(&frame, out.mtu) {
             return self.egress.refuse(out.id, None, DropReason::MtuExceeded);
         }
         // There is one: it was offered to the port.
         let Some((slot, pending)) = self.egress.slot_mut(out.id) else { return };
-        match egress::to_finish(&frame.offload(), out.caps) {
+        match egress::to_finish(&frame.offload(), caps) {
             Finish::Nothing => slot.send(frame, pending, self.datapath),
             Finish::Checksum => match segment::finish_checksum(&mut frame) {
                 Ok(()) => slot.send(frame, pending, self.datapath),

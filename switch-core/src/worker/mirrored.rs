@@ -203,7 +203,7 @@ impl<D: Datapath> Burst<'_, D> {
         self.counters.copied.add(1);
         self.counters.forwarded.add(1);
         slot.counters.offered.add(1);
-        self.send_finished(frame, out);
+        self.send_finished(frame, out, out.caps);
         true
     }
 

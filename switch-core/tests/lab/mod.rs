@@ -201,6 +201,7 @@ impl<D: LabDatapath> Lab<D> {
                 storm: None,
                 mtu: 1500,
                 caps: Default::default(),
+                gro: true,
                 up: true,
                 opened: index as u64,
                 state: Arc::default(),

@@ -219,6 +219,7 @@ impl Port {
             storm: self.spec.storm_limit.map(|rate| rate.pps),
             mtu: info.mtu,
             caps: info.caps,
+            gro: self.spec.gro,
             up: info.link_up,
             opened: open.number,
             state: Arc::clone(&self.state),
@@ -241,6 +242,7 @@ impl Port<UnderlaySpec> {
             // How much fits is a matter of each peer's path.
             mtu: u32::from(u16::MAX),
             caps: info.caps,
+            gro: true,
             up: info.link_up,
             opened: open.number,
             state: Arc::clone(&self.state),

@@ -416,6 +416,7 @@ fn same(a: &PortConf, b: &PortConf) -> bool {
         storm,
         mtu,
         caps,
+        gro,
         up,
         opened,
         state,
@@ -429,6 +430,7 @@ fn same(a: &PortConf, b: &PortConf) -> bool {
         && *storm == b.storm
         && *mtu == b.mtu
         && *caps == b.caps
+        && *gro == b.gro
         && *up == b.up
         && *opened == b.opened
         && Arc::ptr_eq(state, &b.state)

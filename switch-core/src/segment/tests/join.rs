@@ -8,8 +8,37 @@ use crate::frame::Csum;
 /// What `join` makes of finished frames: how many frames each stands for, and the bytes of all after
 /// super-frames were cut again.
 fn there_and_back(pool: &FramePool, frames: &[Vec<u8>], caps: Caps) -> (Vec<u64>, Vec<Vec<u8>>) {
-    let frames: Vec<_> = frames.iter().map(|bytes| pool.frame(bytes).unwrap()).collect();
-    back(pool, frames, caps)
+    let made: Vec<_> = frames.iter().map(|bytes| pool.frame(bytes).unwrap()).collect();
+    let (counts, bytes) = back(pool, made, caps);
+    if caps == Caps::ALL {
+        found_in_bytes(pool, frames, &counts);
+    }
+    (counts, bytes)
+}
+
+/// The same is found where TCP's were no frames yet.
+fn found_in_bytes(pool: &FramePool, frames: &[Vec<u8>], counts: &[u64]) {
+    let mut rest = frames;
+    for count in counts {
+        let (these, later) = rest.split_at(*count as usize);
+        let found = InBytes::of(&rest[0], rest[1..].iter().map(Vec::as_slice));
+        let frame = pool.frame(&these[0]).unwrap();
+        if Segment::of(&frame).is_some_and(|segment| segment.is_tcp()) && *count > 1 {
+            let found = found.unwrap();
+            assert_eq!(found.more() + 1, these.len());
+            let mut whole = these[0].clone();
+            these[1..].iter().for_each(|more| whole.extend_from_slice(&more[found.headers()..]));
+            assert_eq!(found.total_len(), whole.len());
+            let offload = found.write(&mut whole).unwrap();
+            let mut frame = pool.frame(&whole).unwrap();
+            frame.set_offload(offload);
+            assert_eq!(cut_by_us(pool, &frame), these);
+            assert_eq!(found.write(&mut whole[..40]), None, "headers that are not there");
+        } else {
+            assert!(found.is_none());
+        }
+        rest = later;
+    }
 }
 
 fn back(pool: &FramePool, mut frames: Vec<HeapFrame>, caps: Caps) -> (Vec<u64>, Vec<Vec<u8>>) {

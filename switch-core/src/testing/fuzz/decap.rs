@@ -316,6 +316,7 @@ fn port_conf(id: PortId, name: &str, bridge: Option<BridgeId>) -> PortConf {
         storm: None,
         mtu: u16::MAX.into(),
         caps: Default::default(),
+        gro: true,
         up: true,
         opened: 0,
         state: Arc::default(),
