@@ -29,8 +29,9 @@ pub(crate) const TAP_LAYOUT: VnetLayout =
 const PACKET_LAYOUT: VnetLayout = VnetLayout::LEGACY;
 
 /// The most pieces that go to the kernel in one call: a header, and a burst of frames with a head and a
-/// tail each; or as many of some frames with headers of their own.
-const PIECES: usize = 1 + segment::PIECES_MAX;
+/// tail each, or one frame of as many parts, the first of which is in two; or as many of some frames
+/// with headers of their own.
+const PIECES: usize = 2 + segment::PIECES_MAX;
 
 /// What the device must be able to do for a frame to be sent past the queue.
 fn needed_bits(frame: &impl Frame) -> u8 {

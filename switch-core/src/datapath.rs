@@ -143,6 +143,12 @@ pub struct Caps {
 impl Caps {
     /// Everything.
     pub const ALL: Self = Self { csum: true, tso4: true, tso6: true, uso: true };
+
+    /// The same, but for super-frames.
+    #[must_use]
+    pub const fn without_super_frames(self) -> Self {
+        Self { csum: self.csum, tso4: false, tso6: false, uso: false }
+    }
 }
 
 /// What the control side learns about an open port.

@@ -152,11 +152,21 @@ impl Gathered {
         let (header, header_len) = &self.header;
         let header = header.get(..*header_len).unwrap_or_default();
         let got = packet(frame, header, len, |frame| {
-            if alone && whole.head().len() >= HEAD_MIN.min(len) {
-                mem::swap(frame, whole);
-                return true;
+            let in_pieces = whole.segments() > 1;
+            match alone {
+                true if in_pieces && len <= HEAD_CAPACITY => {
+                    // It would hold a buffer of 64 KiB.
+                    frame.rx_head();
+                    let mut fits = true;
+                    whole.for_each_segment(&mut |piece| fits &= frame.append(piece).is_ok());
+                    fits
+                }
+                true if !in_pieces || whole.head().len() >= HEAD_MIN => {
+                    mem::swap(frame, whole);
+                    true
+                }
+                _ => frame.fill_of(whole, range),
             }
-            frame.fill_of(whole, range)
         });
         if matches!(got, Got::Frame) {
             // The kernel has looked at the checksum and does not tell it. The core takes an empty field
@@ -167,7 +177,7 @@ impl Gathered {
     }
 
     /// Makes of the next datagrams one that carries a super-frame, if what they carry is one, and says what
-    /// is left to do for it and how many bytes they have. Nothing is copied but the first one's start.
+    /// is left to do for it and how many bytes they have. Only of the first one something is copied.
     fn join(&self, whole: &HeapFrame, frame: &mut HeapFrame) -> Option<(Offload, usize)> {
         if self.left() <= self.size {
             return None;
@@ -181,9 +191,9 @@ impl Gathered {
         let first = bytes(0).filter(|first| first.len() == self.size)?;
         let (tunnel, inner) = first.split_at_checked(tunnel_header(first)?)?;
         let following = (1..).map_while(|n| bytes(n)?.strip_prefix(tunnel));
-        let joined = InBytes::of(inner, following)?;
         // What is written has to be in the frame's own head.
-        let headers = tunnel.len().checked_add(joined.headers()).filter(|len| *len <= HEAD_MIN)?;
+        let joined = InBytes::of(inner, following, HEAD_MIN.checked_sub(tunnel.len())?)?;
+        let headers = tunnel.len().checked_add(joined.headers())?;
         let last = range(joined.more())?;
         let more = joined.total_len().checked_add(tunnel.len())?.checked_sub(self.size)?;
         let apart = (headers, self.size.checked_sub(headers)?, more);
@@ -240,12 +250,14 @@ mod tests {
     }
 
     fn cut(pool: &FramePool, bytes: &[u8], size: u16, from: usize) -> Vec<Vec<u8>> {
+        let tag = if bytes[from + 12] == 0x81 { 4 } else { 0 };
+        let v4 = bytes[from + 12 + tag] == 0x08;
         let claim = VnetHeader {
             flags: vnet::F_NEEDS_CSUM,
-            gso_type: vnet::GSO_TCPV4,
+            gso_type: if v4 { vnet::GSO_TCPV4 } else { vnet::GSO_TCPV6 },
             hdr_len: 0,
             gso_size: size,
-            csum_start: 34,
+            csum_start: if v4 { 34 } else { 54 } + tag as u16,
             csum_offset: 16,
         };
         let mut frame = pool.frame(&bytes[from..]).unwrap();
@@ -270,7 +282,26 @@ mod tests {
             .ack(7)
             .write(&mut bytes, &payload)
             .unwrap();
-        let parts = cut(pool, &bytes, size, 0);
+        behind(pool, header, &bytes, size)
+    }
+
+    /// The same of IPv6 in a VLAN, with TCP options.
+    fn tagged_v6(pool: &FramePool, header: &[u8], (len, size): (usize, u16)) -> Vec<Vec<u8>> {
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .single_vlan(9.try_into().unwrap())
+            .ipv6([0xfd; 16], [0xfc; 16], 64)
+            .tcp(1, 2, 3, 4)
+            .ack(7)
+            .options_raw(&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8])
+            .unwrap()
+            .write(&mut bytes, &vec![7; len])
+            .unwrap();
+        behind(pool, header, &bytes, size)
+    }
+
+    fn behind(pool: &FramePool, header: &[u8], bytes: &[u8], size: u16) -> Vec<Vec<u8>> {
+        let parts = cut(pool, bytes, size, 0);
         parts.into_iter().map(|part| [header, &part].concat()).collect()
     }
 
@@ -310,6 +341,7 @@ mod tests {
             let mut frame = gathered.pool.alloc().unwrap();
             assert!(matches!(gathered.deal(&mut frame), Some(Got::Frame)));
             let packet = content(&frame);
+            assert!(frame.head().len() >= HEAD_MIN.min(packet.len()));
             let outer = if v6 {
                 let ip = Ipv6::parse_head(frame.head(), frame.len()).unwrap();
                 assert_eq!(usize::from(ip.header().payload_len()) + 40, packet.len());
@@ -353,6 +385,17 @@ mod tests {
             let (counts, all) = dealt(&mut gathered, &datagrams[..1], v6);
             assert!((counts, &all[..]) == (vec![1], &datagrams[..1]));
         }
+        let mut gathered = Gathered::new(pool.clone());
+        let datagrams = tagged_v6(&pool, &vxlan(9), (60_000, 1396));
+        dealt(&mut gathered, &datagrams, false);
+        let (counts, all) = dealt(&mut gathered, &datagrams, false);
+        assert!((counts, &all) == (vec![datagrams.len()], &datagrams));
+        // Headers that do not fit the shortest head are not joined: 8 + 192 + 14 + 4 + 40 + 32.
+        let options = [&[0x30, 0, 0x65, 0x58, 0, 0, 9, 0], &[0; 192][..]].concat();
+        let datagrams = tagged_v6(&pool, &options, (5000, 1000));
+        let (counts, all) = dealt(&mut gathered, &datagrams, false);
+        assert!((counts, &all) == (vec![1; 5], &datagrams));
+        drop(gathered);
         // Longer than a head, and short ones.
         for (len, size) in [(62_000, 8908), (60_000, 1000), (9000, 300), (5000, 100)] {
             let mut gathered = Gathered::new(pool.clone());

@@ -90,6 +90,8 @@ impl Underlay {
         counters: &PortCounters,
     ) {
         let mut all = ArrayVec::<Option<Outer>, BURST_MAX>::new();
+        // A mirror's copy that was shortened is not cut, and so may still have the pieces of several.
+        batch.as_mut_slice().iter_mut().for_each(HeapFrame::bring_together);
         let mut before: Option<&HeapFrame> = None;
         for frame in batch.as_slice() {
             // Segments of a super-frame have the very same headers.

@@ -310,7 +310,8 @@ pub struct PortConf {
     pub mtu: u32,
     /// What it can send unfinished.
     pub caps: Caps,
-    /// Whether it takes super-frames of which somebody joined the parts, as a tunnel's end does.
+    /// Whether it takes super-frames that came out of a tunnel, whose end may have joined them, or that a
+    /// mirror copies.
     pub gro: bool,
     /// Whether it can send at all.
     pub up: bool,

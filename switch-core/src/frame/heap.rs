@@ -169,7 +169,7 @@ struct Apart {
 /// Where a received frame is to be written: the head first, what does not fit into the tail.
 #[derive(Debug)]
 pub struct RxWindow<'a> {
-    /// The first [`HEAD_CAPACITY`] bytes.
+    /// The first bytes, [`HEAD_CAPACITY`] unless the receiver wants fewer there.
     pub head: &'a mut [u8],
     /// The rest, up to [`MAX_FRAME`] in all.
     pub tail: &'a mut [u8],
@@ -246,6 +246,7 @@ impl HeapFrame {
         }
         (self.apart.gap, self.apart.piece) = (gap, piece);
         self.tail_len += more;
+        self.pull_up();
         true
     }
 
@@ -330,6 +331,28 @@ impl HeapFrame {
             (start, left, here) = (start + len + gap, left - len, piece);
             self.tail.as_ref()?.bytes.get(range)
         })
+    }
+
+    /// Brings the pieces of a payload that lies apart together: afterwards there are at most two in all.
+    pub fn bring_together(&mut self) {
+        if self.apart.gap > 0 {
+            self.copy_tail();
+        }
+    }
+
+    /// Gives the frame a tail of its own, in one piece.
+    fn copy_tail(&mut self) {
+        let mut tail = self.pool.tail();
+        let Some(new) = Arc::get_mut(&mut tail) else { return };
+        let mut at = 0;
+        for piece in self.tail_pieces() {
+            new.bytes[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
+        }
+        if let Some(before) = self.tail.replace(tail) {
+            self.pool.put_tail(before);
+        }
+        (self.tail_start, self.apart) = (0, Apart::default());
     }
 
     /// Where byte `at` of the tail lies in its buffer.
@@ -443,17 +466,7 @@ impl Frame for HeapFrame {
             let ends_at = self.tail_start as usize + len + rest.len();
             if !alone || self.apart.gap > 0 || ends_at > TAIL_BYTES {
                 // No tail yet, or one that is shared and so not to be written.
-                let mut tail = self.pool.tail();
-                let new = Arc::get_mut(&mut tail).ok_or(NoTailroom)?;
-                let mut at = 0;
-                for piece in self.tail_pieces() {
-                    new.bytes[at..at + piece.len()].copy_from_slice(piece);
-                    at += piece.len();
-                }
-                if let Some(before) = self.tail.replace(tail) {
-                    self.pool.put_tail(before);
-                }
-                (self.tail_start, self.apart) = (0, Apart::default());
+                self.copy_tail();
             }
             let tail = self.tail.as_mut().and_then(Arc::get_mut).ok_or(NoTailroom)?;
             tail.bytes[self.tail_start as usize + len..][..rest.len()].copy_from_slice(rest);

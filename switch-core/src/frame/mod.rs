@@ -139,7 +139,9 @@ pub trait Frame: Send + Sized {
 pub struct Offload {
     /// State of the layer-4 checksum.
     pub csum: Csum,
-    /// Present on a super-frame, one that stands for several frames.
+    /// Present on a super-frame, one that stands for several frames. On a packet from the underlay it is
+    /// said of the frame that the packet carries, and comes with [`Csum::Verified`], which is said of the
+    /// packet: see [`crate::tunnel::Opened::take_out`].
     pub gso: Option<Gso>,
 }
 

@@ -72,6 +72,7 @@ mod tests {
             for ecn in [false, true] {
                 let gso = Some(Gso { kind, size: 1448, ecn });
                 all.push(Offload { csum: partial, gso });
+                all.push(Offload { csum: Csum::Verified, gso });
             }
         }
         for offload in all {

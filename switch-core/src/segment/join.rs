@@ -131,9 +131,14 @@ pub struct InBytes {
 
 impl InBytes {
     /// The super-frame that `first` begins, a frame from its Ethernet header to its end, and those that
-    /// follow, if there is one.
-    pub fn of<'a>(first: &'a [u8], following: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
-        let segment = Segment::of(first).filter(Segment::is_tcp)?;
+    /// follow, if there is one. With longer headers than `headers_max` it is none: nothing is summed then.
+    pub fn of<'a>(
+        first: &'a [u8],
+        following: impl Iterator<Item = &'a [u8]>,
+        headers_max: usize,
+    ) -> Option<Self> {
+        let fits = |segment: &Segment| segment.is_tcp() && segment.payload <= headers_max;
+        let segment = Segment::of(first).filter(fits)?;
         let mut open = Open::new(first, segment);
         let more = following.take_while(|next| open.add(*next)).count();
         let Open { payload_len, flags, .. } = open;

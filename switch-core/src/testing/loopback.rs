@@ -67,6 +67,8 @@ pub struct LoopbackPort {
     pub headroom: usize,
     /// Frames that the hand-over ring of its queue holds.
     pub ring: usize,
+    /// Whether it is a VTEP's: its packets may stand for several, as [`Offload::gso`] says.
+    pub underlay: bool,
 }
 
 impl Default for LoopbackPort {
@@ -79,6 +81,7 @@ impl Default for LoopbackPort {
             tx_capacity: 4096,
             headroom: HEADROOM,
             ring: RING_FRAMES,
+            underlay: false,
         }
     }
 }
@@ -303,7 +306,7 @@ impl Backend for LoopbackBackend {
         spec: &UnderlaySpec,
     ) -> Result<OpenPort<LoopbackQueue>, BackendError> {
         let mut config = self.configs.get(&spec.name).cloned().unwrap_or_default();
-        config.mtu = u32::from(u16::MAX);
+        (config.mtu, config.underlay) = (u32::from(u16::MAX), true);
         self.open_device(port, &spec.name, config)
     }
 
@@ -415,7 +418,11 @@ impl Loopback {
     }
 
     /// Makes a frame of what arrived, as a driver would: the bytes and then the metadata.
-    fn receive(&self, packet: &Packet, headroom: usize) -> Result<Option<HeapFrame>, DropReason> {
+    fn receive(
+        &self,
+        packet: &Packet,
+        config: &LoopbackPort,
+    ) -> Result<Option<HeapFrame>, DropReason> {
         if packet.bytes.len() < ETH_HEADER {
             return Err(DropReason::Runt);
         }
@@ -424,10 +431,15 @@ impl Loopback {
         }
         // As much as a frame's head would show.
         let head = &packet.bytes[..packet.bytes.len().min(HEAD_CAPACITY)];
-        let offload = validate(head, packet.bytes.len(), &claim(packet.offload))
-            .map_err(|_| DropReason::VnetHeader)?;
+        let joined = packet.offload.csum == Csum::Verified && packet.offload.gso.is_some();
+        let offload = if config.underlay && joined {
+            packet.offload
+        } else {
+            validate(head, packet.bytes.len(), &claim(packet.offload))
+                .map_err(|_| DropReason::VnetHeader)?
+        };
         let Some(mut frame) = self.empty_frame() else { return Ok(None) };
-        let cut = HEADROOM.saturating_sub(headroom);
+        let cut = HEADROOM.saturating_sub(config.headroom);
         frame.fill(&packet.bytes[cut.min(packet.bytes.len())..]);
         if let Ok(front) = frame.prepend(cut) {
             let n = cut.min(packet.bytes.len());
@@ -516,7 +528,7 @@ impl Datapath for Loopback {
                 break;
             }
             let Some(packet) = queue.device.to_switch.pop() else { break };
-            match self.receive(&packet, queue.device.config.headroom) {
+            match self.receive(&packet, &queue.device.config) {
                 Ok(Some(frame)) => {
                     counters.rx_frames.add(1);
                     counters.rx_bytes.add(packet.bytes.len() as u64);

@@ -411,9 +411,9 @@ impl<D: Datapath> Burst<'_, D> {
         if egress::retag(&mut frame, meta, egress).is_err() {
             return self.egress.refuse(out.id, None, DropReason::NoHeadroom);
         }
-        // What a tunnel cut may have been joined at its end.
+        // What came through a tunnel may have been joined at its end.
         let uncut = out.gro || meta.tunnel.is_none();
-        let caps = if uncut { out.caps } else { Caps { csum: out.caps.csum, ..Caps::default() } };
+        let caps = if uncut { out.caps } else { out.caps.without_super_frames() };
         self.send_finished(frame, out, caps);
     }
 

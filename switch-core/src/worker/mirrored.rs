@@ -203,7 +203,8 @@ impl<D: Datapath> Burst<'_, D> {
         self.counters.copied.add(1);
         self.counters.forwarded.add(1);
         slot.counters.offered.add(1);
-        self.send_finished(frame, out, out.caps);
+        let caps = if out.gro { out.caps } else { out.caps.without_super_frames() };
+        self.send_finished(frame, out, caps);
         true
     }
 

@@ -36,6 +36,7 @@ impl<D: LabDatapath> Lab<D> {
     pub(crate) fn vtep_with(&mut self, local: &str, set: impl FnOnce(&mut PortSetup)) -> Port {
         let port = self.port_with(|setup| {
             (setup.conf.mtu, setup.conf.loop_guard) = (u16::MAX.into(), false);
+            setup.device.underlay = true;
             set(setup);
         });
         let mut next = self.switch.snapshot().next();

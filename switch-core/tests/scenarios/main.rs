@@ -48,7 +48,7 @@ scenarios! {
     mirror: directions, whole_bridges, tags_vlans_and_filters, samples_and_snaps, super_frames_are_cut_where_they_must_be, copies_through_a_tunnel, copies_in_erspan, what_is_mirrored_is_unharmed, copies_that_cannot_be_made, random_traffic_is_copied_and_unchanged;
     model: random_switches_do_as_the_model, random_bursts_stay_apart;
     offload: a_device_that_refuses, the_mtu_is_kept, unfinished_checksums, super_frames, super_frames_and_tags, super_frames_and_the_mtu, no_buffers_for_segments, lying_metadata;
-    overlay: a_network_of_four_hosts, packets_that_are_refused, options_checksums_and_numbers, split_horizon, a_route_into_the_overlay, congestion_that_cannot_be_marked, frames_that_do_not_fit_the_path, vlans_and_tunnels, a_tunnel_goes, an_address_in_two_places, addresses_that_no_remote_takes, checksums_that_nobody_finished;
+    overlay: a_network_of_four_hosts, packets_that_are_refused, options_checksums_and_numbers, split_horizon, a_route_into_the_overlay, congestion_that_cannot_be_marked, frames_that_do_not_fit_the_path, vlans_and_tunnels, a_tunnel_goes, an_address_in_two_places, addresses_that_no_remote_takes, checksums_that_nobody_finished, a_packet_that_stands_for_several;
     rehearsal: what_is_foretold_happens;
     samples: one_in_so_many_of_what_is_asked_for, each_sample_is_a_record;
     vlan: access_ports, trunk_and_access, native_vlan, trunk_to_trunk_keeps_priority, priority_tags, transparent_ports_pass_every_tag, service_tags_are_payload, reserved_vid_is_dropped, stacked_tags, no_vlan_is_reached_by_two_tags, a_port_that_left_the_vlan;

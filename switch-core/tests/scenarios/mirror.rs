@@ -214,8 +214,13 @@ pub(crate) fn super_frames_are_cut_where_they_must_be() {
     set(&mut lab, mirrors);
     lab.send(a, whole.clone());
     assert_eq!(lab.received(b), std::slice::from_ref(&whole));
-    assert_eq!(lab.received(to), [whole]);
+    assert_eq!(lab.received(to), std::slice::from_ref(&whole));
     assert_eq!(lab.received(plain).len(), 3);
+    // A probe that wants to see what a wire would.
+    lab.change(to, |conf| conf.gro = false);
+    lab.send(a, whole.clone());
+    assert_eq!(lab.received(b), [whole]);
+    assert_eq!((lab.received(to).len(), lab.received(plain).len()), (3, 3));
     // What does not fit there is lost there, and nowhere else.
     lab.change(plain, |conf| conf.mtu = 500);
     lab.send(a, tcp4(BROADCAST, mac(1), &pattern(1, 1000)));

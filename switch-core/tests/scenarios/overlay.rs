@@ -2,9 +2,11 @@
 //! `tests/overlay`.
 
 use switch_core::config::{InnerTags, TunnelKind, TunnelSpec};
+use switch_core::datapath::Caps;
 use switch_core::fdb::Flags;
+use switch_core::frame::{Csum, GsoKind, Offload};
 use switch_core::testing::Packet;
-use switch_core::testing::frames::{finished, mac, pattern, tagged, tcp4, tcp6, udp4};
+use switch_core::testing::frames::{finished, gso, mac, pattern, tagged, tcp4, tcp6, udp4};
 use switch_core::wire::MacAddr;
 use switch_core::{BridgeId, DropReason};
 
@@ -327,4 +329,31 @@ pub(crate) fn checksums_that_nobody_finished() {
             assert_eq!((finished(&got), &got.bytes), (whole.clone(), bytes));
         }
     }
+}
+
+/// What a backend joined of several packets comes out as one super-frame of their size, and is cut again
+/// for a port that has to have it so or wants it.
+pub(crate) fn a_packet_that_stands_for_several() {
+    let mut site = site(&spec(vxlan(VNI), &REMOTES));
+    for (inner, kind) in [(tcp4 as Build, GsoKind::TcpV4), (tcp6, GsoKind::TcpV6)] {
+        let whole = gso(inner(MacAddr::BROADCAST, mac(2), &pattern(1, 3000)), kind, 1000);
+        let bytes = vxlan_from(REMOTES[0], VNI, &whole.bytes);
+        let offload = Offload { csum: Csum::Verified, gso: whole.offload.gso };
+        for (caps, gro, frames) in
+            [(Caps::ALL, true, 1), (Caps::ALL, false, 3), (Caps::default(), true, 3)]
+        {
+            site.lab.change(site.tenant, |conf| (conf.caps, conf.gro) = (caps, gro));
+            site.lab.send(site.vtep, Packet { bytes: bytes.clone(), offload });
+            let got = site.lab.received(site.tenant);
+            assert_eq!(got.len(), frames);
+            if frames == 1 {
+                assert_eq!(got, std::slice::from_ref(&whole));
+            } else {
+                assert!(got.iter().all(|part| part.offload.is_finished()));
+                let len: usize = got.iter().map(|part| part.bytes.len()).sum();
+                assert_eq!(len, whole.bytes.len() + 2 * (whole.bytes.len() - 3000));
+            }
+        }
+    }
+    assert_eq!(site.lab.all_drops(), 0);
 }

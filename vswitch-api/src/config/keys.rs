@@ -355,7 +355,8 @@ pub const KEYS: &[Key] = keys! {
     Port "gro": KeyType::Bool, Is("true"), WITH_DEVICE, "true",
         "Join TCP segments or UDP datagrams that follow each other into one super-frame where the \
          device takes those, which costs it one system call in place of many. Cut again, they are \
-         the same bytes. With `false` they stay apart, also those that a tunnel joined at its end.";
+         the same bytes. With `false` they stay apart, and super-frames that come out of a tunnel or are a mirror\'s \
+         copies are cut.";
     Port "max-fdb": KeyType::Limit { min: 1, max: MAX_FDB },
         Otherwise("1024 for tap and vhost-user, \"off\" for netdev and dpdk"), &[], "1024",
         "Most entries learned on the port. Frames from further addresses are forwarded and not \

@@ -200,6 +200,11 @@ fn parts_that_lie_apart_are_a_frame_and_stay_as_they_are() {
             let mut pieces = 0;
             frame.for_each_segment(&mut |_| pieces += 1);
             assert_eq!(frame.segments(), pieces);
+            assert!(frame.head().len() >= HEAD_MIN.min(frame.len()));
+            let mut together = frame.share().unwrap();
+            together.bring_together();
+            assert!(together.segments() <= 2 && content(&together) == want);
+            drop(together);
             // A copy is the same, and what is done to one is not done to the other.
             let mut copy = frame.share().unwrap();
             copy.append(b"more").unwrap();

@@ -3,7 +3,7 @@
 use super::super::join::Segment;
 use super::*;
 use crate::datapath::Caps;
-use crate::frame::Csum;
+use crate::frame::{Csum, HEAD_MIN};
 
 /// What `join` makes of finished frames: how many frames each stands for, and the bytes of all after
 /// super-frames were cut again.
@@ -21,7 +21,7 @@ fn found_in_bytes(pool: &FramePool, frames: &[Vec<u8>], counts: &[u64]) {
     let mut rest = frames;
     for count in counts {
         let (these, later) = rest.split_at(*count as usize);
-        let found = InBytes::of(&rest[0], rest[1..].iter().map(Vec::as_slice));
+        let found = InBytes::of(&rest[0], rest[1..].iter().map(Vec::as_slice), HEAD_MIN);
         let frame = pool.frame(&these[0]).unwrap();
         if Segment::of(&frame).is_some_and(|segment| segment.is_tcp()) && *count > 1 {
             let found = found.unwrap();

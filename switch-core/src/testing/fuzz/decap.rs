@@ -17,12 +17,15 @@ use crate::config::{TunnelKind, TunnelSpec, TunnelType};
 use crate::datapath::{Backend, Wait};
 use crate::drop::DropReason;
 use crate::fdb::{FdbConfig, Flush};
-use crate::frame::{Csum, Frame, FramePool, HEAD_CAPACITY, HeapFrame, Offload, PoolConfig};
+use crate::frame::{
+    Csum, Frame, FramePool, Gso, GsoKind, HEAD_CAPACITY, HeapFrame, Offload, PoolConfig,
+};
 use crate::ids::{BridgeId, PeerId, PortId, TunnelId, WorkerId};
+use crate::segment::header_len;
 use crate::stats::{PortCounters, PortTotals, WorkerCounters};
 use crate::switch::Switch;
 use crate::testing::frames::sum;
-use crate::testing::{Loopback, LoopbackBackend, Packet, Wire};
+use crate::testing::{Loopback, LoopbackBackend, LoopbackPort, Packet, Wire};
 use crate::tunnel::{
     self, Accepts, OuterHeader, OverlayCounters, PeerConf, Proto, TunnelConf, TunnelParts, VtepConf,
 };
@@ -36,6 +39,8 @@ const REPAIR: u8 = 1;
 const VERIFIED: u8 = 2;
 /// A GRE checksum is made right.
 const GRE_CHECKSUM: u8 = 4;
+/// The packet stands for several, as a backend says that joined them.
+const JOINED: u8 = 8;
 
 const VXLAN_PORT: u16 = TunnelKind::VXLAN_PORT;
 const GENEVE_PORT: u16 = TunnelKind::GENEVE_PORT;
@@ -66,7 +71,9 @@ fn decap(data: &[u8], proto: Proto) {
         repair(&mut packet, proto, choice & GRE_CHECKSUM != 0);
     }
     let csum = if choice & VERIFIED != 0 { Csum::Verified } else { Csum::Unknown };
-    let packet = Packet { bytes: packet, offload: Offload { csum, gso: None } };
+    let size = u16::from(*cut) + 1;
+    let gso = (choice & JOINED != 0).then_some(Gso { kind: GsoKind::TcpV4, size, ecn: false });
+    let packet = Packet { bytes: packet, offload: Offload { csum, gso } };
     let vtep = usize::from(packet.bytes.first().is_some_and(|first| first >> 4 == 6));
     RIG.with_borrow_mut(|rig| {
         rig.opens_alike(vtep, &packet, 4 * usize::from(*cut));
@@ -160,11 +167,13 @@ impl Rig {
         let mut worker = Worker::new(WorkerId(0), datapath, Arc::clone(&switch), inbox, counters);
         let mut rig_counters = Vec::new();
         let mut snapshot = switch.snapshot().next();
-        let mut open = |snapshot: &mut Snapshot, bridge| {
+        let mut open = |snapshot: &mut Snapshot, bridge: Option<BridgeId>| {
             let id = PortId::new(rig_counters.len() as u16).unwrap();
             let name = format!("p{}", id.index());
             let kind =
                 PortKind::Tap { device: name.clone(), netns: None, persist: false, queues: None };
+            let underlay = bridge.is_none();
+            backend.configure(&name, LoopbackPort { underlay, ..LoopbackPort::default() });
             let opened = backend.open_port(id, &PortSpec::new(&name, kind, None)).unwrap();
             let counters = Arc::<PortCounters>::default();
             rig_counters.push(Arc::clone(&counters));
@@ -234,6 +243,7 @@ impl Rig {
         mut frame: HeapFrame,
         packet: &[u8],
     ) -> Result<(TunnelId, Vec<u8>), DropReason> {
+        let joined_of = frame.offload().gso.map(|gso| gso.size);
         let snapshot = self.switch.snapshot();
         let opened = tunnel::open(snapshot.overlay(), &self.vteps[vtep].0, &frame);
         let opened = opened.map_err(|refused| refused.reason)?;
@@ -246,6 +256,10 @@ impl Rig {
             // A checksum that arrived unfinished is to be finished within the frame.
             Offload { csum: Csum::Partial { start, offset }, gso: None } => {
                 assert!(usize::from(start) + usize::from(offset) + 2 <= inner.len());
+            }
+            Offload { csum: Csum::Partial { .. }, gso: Some(Gso { size, .. }) } => {
+                assert_eq!(Some(size), joined_of);
+                assert!(header_len(frame.head(), &frame.offload()).is_some());
             }
             offload => assert_eq!(offload, Offload::NONE),
         }
@@ -269,7 +283,9 @@ impl Rig {
         let after = self.totals();
         let dropped = after.dropped() - before.dropped();
         let came_out: Vec<_> = self.tenants.iter().flat_map(Wire::collect).collect();
-        assert_eq!(came_out.len() as u64 + dropped, 1);
+        // What carries a super-frame comes out as its segments.
+        let all = came_out.len() as u64 + dropped;
+        assert!(all == 1 || packet.offload.gso.is_some() && all > 1 && dropped == 0);
         assert!(came_out.iter().all(|frame| frame.bytes.len() <= packet.bytes.len() + 4));
         let learned = self.switch.fdb().len();
         assert!(learned <= came_out.len() + usize::from(late_drop(&before, &after)));
