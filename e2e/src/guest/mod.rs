@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 
 pub use image::{Image, Platform, ensure_image};
 
-use crate::command::{Host, Output, Process, until, until_ok};
+use crate::command::{Host, Output, Process, run, until, until_ok};
 
 /// A boot takes 2 to 4 s alone, and much longer beside a compiler.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -118,6 +118,14 @@ pub struct GuestSpec {
 }
 
 impl GuestSpec {
+    /// The TAP devices that QEMU makes for it.
+    fn taps(&self) -> impl Iterator<Item = &str> {
+        self.nics.iter().filter_map(|nic| match &nic.backend {
+            Backend::Tap(tap) | Backend::Igb(tap) => Some(tap.as_str()),
+            Backend::VhostUser { .. } => None,
+        })
+    }
+
     /// A guest with 256 MiB and these NICs, in the current network namespace.
     pub fn new(name: &str, nics: Vec<Nic>) -> Self {
         Self {
@@ -181,8 +189,13 @@ impl Guest {
             .spawn(Stdio::null(), Stdio::from(err))
             .context("is qemu-system-x86 installed?")?;
 
-        // QEMU binds the socket after it has opened the TAP devices.
-        let stream = until_ok(Duration::from_secs(20), "QEMU's control socket", || {
+        // Either may be there first.
+        let stream = until_ok(Duration::from_secs(20), "QEMU's TAP devices and socket", || {
+            for tap in spec.taps() {
+                let about =
+                    spec.netns.iter().map(|netns| format!("-n {netns} ")).collect::<String>();
+                run(&format!("ip {about}link show dev {tap}"))?;
+            }
             UnixStream::connect(&socket).map_err(anyhow::Error::from)
         });
         let stream = match stream {
