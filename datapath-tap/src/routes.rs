@@ -55,12 +55,12 @@ pub struct Neighbour {
 /// How much is known of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Its address on the link; `fresh` unless it was long not heard of.
+    /// Its address on the link.
     At {
         /// The address.
         mac: [u8; 6],
-        /// False for what has to be confirmed once it is used (`NUD_STALE`).
-        fresh: bool,
+        /// Whether it still holds.
+        holds: Holds,
     },
     /// It is being asked for.
     Asked,
@@ -68,6 +68,18 @@ pub enum Reach {
     Failed,
     /// The kernel has forgotten it.
     Unknown,
+}
+
+/// Whether a neighbour's address on the link still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// It was entered for good (`NUD_PERMANENT`, `NUD_NOARP`). The kernel must not be told to confirm it:
+    /// [`Routes::use_neighbour`] would end it.
+    Always,
+    /// It was heard of lately.
+    Now,
+    /// It has to be confirmed once it is used (`NUD_STALE`).
+    Perhaps,
 }
 
 /// News of what the tables hold.
@@ -158,7 +170,7 @@ impl Routes {
     }
 
     /// Has the kernel find a neighbour, or find out whether it is still there (`NTF_USE`), as if a
-    /// packet had been sent to it.
+    /// packet had been sent to it. One that was entered for good is so no more then (since Linux 5.16).
     ///
     /// # Errors
     /// The kernel's: the device is down, or its table is full.
@@ -303,14 +315,13 @@ fn neighbour_of(msg: &NeighbourMessage) -> Option<Neighbour> {
             _ => {}
         }
     }
-    let known = |fresh| mac.map_or(Reach::Unknown, |mac| Reach::At { mac, fresh });
+    let known = |holds| mac.map_or(Reach::Unknown, |mac| Reach::At { mac, holds });
     let state = match msg.header.state {
-        NeighbourState::Reachable
-        | NeighbourState::Permanent
-        | NeighbourState::Noarp
-        | NeighbourState::Delay
-        | NeighbourState::Probe => known(true),
-        NeighbourState::Stale => known(false),
+        NeighbourState::Permanent | NeighbourState::Noarp => known(Holds::Always),
+        NeighbourState::Reachable | NeighbourState::Delay | NeighbourState::Probe => {
+            known(Holds::Now)
+        }
+        NeighbourState::Stale => known(Holds::Perhaps),
         NeighbourState::Incomplete => Reach::Asked,
         NeighbourState::Failed => Reach::Failed,
         _ => Reach::Unknown,

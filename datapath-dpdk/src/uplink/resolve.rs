@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use datapath_tap::routes::{Neighbour, Reach, Route};
+use datapath_tap::routes::{Holds, Neighbour, Reach, Route};
 
 use super::hops::{Entry, Hop, Table, key};
 
@@ -136,9 +136,9 @@ impl Resolver {
             next.users.insert(to);
             if is_new {
                 match self.known.get(&via) {
-                    Some(reach @ Reach::At { fresh, .. }) => {
+                    Some(reach @ Reach::At { holds, .. }) => {
                         next.reach = *reach;
-                        if !fresh {
+                        if *holds == Holds::Perhaps {
                             kernel.use_neighbour(via);
                         }
                     }
@@ -188,7 +188,7 @@ impl Resolver {
         }
         let Some(next) = self.neighbours.get_mut(&news.addr) else { return };
         match news.state {
-            Reach::At { mac, fresh } => {
+            Reach::At { mac, holds } => {
                 let same = matches!(next.reach, Reach::At { mac: known, .. } if known == mac);
                 (next.reach, next.asked) = (news.state, false);
                 next.pause = RETRY;
@@ -196,7 +196,7 @@ impl Resolver {
                 if !same {
                     self.enter_all(news.addr);
                 }
-                if !fresh {
+                if holds == Holds::Perhaps {
                     // In use as it is, it has to be confirmed: nothing else tells the kernel so.
                     kernel.use_neighbour(news.addr);
                 }
@@ -289,7 +289,8 @@ impl Resolver {
             self.table.set(key(to), None);
         }
         for via in in_use {
-            if self.neighbours.get(&via).is_some_and(|n| matches!(n.reach, Reach::At { .. })) {
+            let reach = self.neighbours.get(&via).map(|next| next.reach);
+            if let Some(Reach::At { holds: Holds::Now | Holds::Perhaps, .. }) = reach {
                 kernel.use_neighbour(via);
             }
         }
@@ -400,7 +401,7 @@ mod tests {
     }
 
     fn at(n: u8) -> Reach {
-        Reach::At { mac: [n; 6], fresh: true }
+        Reach::At { mac: [n; 6], holds: Holds::Now }
     }
 
     #[test]
@@ -430,7 +431,7 @@ mod tests {
     fn who_is_known_already_is_not_asked_for() {
         let mut lab = Lab::new(&[(2, None), (3, None)]);
         lab.hear(2, at(2));
-        lab.hear(3, Reach::At { mac: [3; 6], fresh: false });
+        lab.hear(3, Reach::At { mac: [3; 6], holds: Holds::Perhaps });
         lab.ask(2);
         assert_eq!((lab.hop(2), lab.asked()), (Some(Hop::At([2; 6])), Vec::new()));
         // Used as it is, and confirmed.
@@ -530,5 +531,18 @@ mod tests {
         lab.resolver.hear_all(&all, &mut lab.kernel, lab.now);
         assert_eq!((lab.hop(2), lab.hop(3)), (Some(Hop::At([5; 6])), None));
         assert_eq!(lab.asked(), [ip(3)]);
+    }
+
+    #[test]
+    fn a_neighbour_that_was_entered_for_good_is_left_alone() {
+        let mut lab = Lab::new(&[(2, None), (3, None)]);
+        lab.ask(2);
+        lab.ask(3);
+        lab.hear(2, Reach::At { mac: [2; 6], holds: Holds::Always });
+        lab.hear(3, at(3));
+        lab.asked();
+        assert_eq!((lab.hop(2), lab.hop(3)), (Some(Hop::At([2; 6])), Some(Hop::At([3; 6]))));
+        lab.later(CONFIRM);
+        assert_eq!(lab.asked(), [ip(3)], "the other one is confirmed");
     }
 }
